@@ -43,6 +43,7 @@ class Command:
         run: does the work and returns the result and the exit status. It imports heavy packages only after the checks.
         format_text: turns the result into lines for a person.
         check_arguments: raises UsageError for values that argparse cannot check.
+        start: the quick part of the work, whose lines are printed before `run`; it leaves its result in the arguments.
         takes_trust: whether the command can run classes from outside the package, and so has the option `--trust`.
 
     >>> hello = Command(
@@ -62,4 +63,5 @@ class Command:
     run: Callable[[argparse.Namespace], CommandResult]
     format_text: Callable[[dict[str, Any]], Iterator[str]]
     check_arguments: Callable[[argparse.Namespace], None] = accept_arguments
+    start: Callable[[argparse.Namespace], Iterator[str]] | None = None
     takes_trust: bool = True

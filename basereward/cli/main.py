@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import sys
 from collections.abc import Sequence
 
-from basereward.cli.command import USER_MISTAKE
+from basereward.cli.command import USER_MISTAKE, Command
 from basereward.cli.commands import COMMANDS
 from basereward.cli.machine_faults import machine_fault, working_folder
 from basereward.cli.parser import parse
@@ -78,11 +79,22 @@ def _run(argv: Sequence[str], *, as_json: bool) -> int:
         # The console script, unlike `python -m`, does not search the working folder, where a user's class often is.
         sys.path.append(folder)
     level = logging.INFO if arguments.command in LOGS_PROGRESS else logging.WARNING
-    # Standard output is for the result alone, so that `--json` can be parsed whatever libraries print.
-    with stdout_to_stderr(), log_to_stderr(level), disk_faults(), loader_faults(), trusting(trust):
-        result, status = command.run(arguments)
+    with log_to_stderr(level), disk_faults(), loader_faults(), trusting(trust):
+        if command.start is not None and (closed := _start(command, arguments, as_json=as_json)):
+            return closed
+        # Standard output is for the result alone, so that `--json` can be parsed whatever libraries print.
+        with stdout_to_stderr():
+            result, status = command.run(arguments)
     text = json_text(result) if as_json else "\n".join(command.format_text(result))
     return _print_result(escape_control_characters(text)) or status
+
+
+def _start(command: Command, arguments: argparse.Namespace, *, as_json: bool) -> int:
+    """Does the quick part of a command and prints its lines. Returns 0, or the exit status of a closed pipe."""
+    assert command.start is not None
+    with stdout_to_stderr():
+        lines = list(command.start(arguments))
+    return 0 if as_json or not lines else _print_result(escape_control_characters("\n".join(lines)))
 
 
 def _report_error(message: str, error_type: str, *, as_json: bool) -> int:

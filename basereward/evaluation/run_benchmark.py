@@ -303,4 +303,5 @@ def _record(subject: Subject, folder: Path, benchmark: str, variants: CountedVar
             if measure["value"] is not None:
                 values[f"{prefix}/{benchmark}/{variant}/{metric}"] = measure["value"]
     files = sorted(file for file in folder.iterdir() if file.name != JOURNAL)
-    record(subject.run, values, files, folder=f"{FOLDER}/{benchmark}")
+    written_ms = (folder / "evaluation.json").stat().st_mtime_ns // 10**6
+    record(subject.run, values, files, folder=f"{FOLDER}/{benchmark}", step=written_ms)

@@ -99,6 +99,7 @@ class RunFolder:
         parent: str | None = None,
         kind: RunKind = "run",
         axes: Mapping[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
         root: Path | None = None,
     ) -> RunFolder:
         """Create the folder of a new run of this process; see `begin` for the arguments.
@@ -107,7 +108,15 @@ class RunFolder:
             root: folder of all runs.
         """
         run = cls.reserve(root=root)
-        run.begin(recipe_yaml, recipe_sha256=recipe_sha256, name=name, parent=parent, kind=kind, axes=axes)
+        run.begin(
+            recipe_yaml,
+            recipe_sha256=recipe_sha256,
+            name=name,
+            parent=parent,
+            kind=kind,
+            axes=axes,
+            settings=settings,
+        )
         return run
 
     @classmethod
@@ -133,6 +142,7 @@ class RunFolder:
         parent: str | None = None,
         kind: RunKind = "run",
         axes: Mapping[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         """Create the folder of a new run of this process. It appears whole or not at all.
 
@@ -143,12 +153,13 @@ class RunFolder:
             parent: id of the sweep that the run belongs to.
             kind: of what the folder is.
             axes: label of each axis of a sweep's cell, by the name of the axis.
+            settings: `profile` and `overrides` of a sweep.
         """
         # A folder under its final name would be listed, and taken for a broken run, before its files are written.
         temporary = RunFolder(self.path.parent / temporary_name(self.run_id, ".new"))
         temporary.path.mkdir(parents=True)
         status: dict[str, Any] = {"name": name, "kind": kind, "parent": parent, "recipe_sha256": recipe_sha256}
-        status |= {"axes": dict(axes or {}), "created": time.time()}
+        status |= {"axes": dict(axes or {}), "settings": dict(settings or {}), "created": time.time()}
         status |= {"state": "running", "error": None, "process": identify_process()}
         try:
             write_atomic(temporary.recipe, recipe_yaml)
@@ -250,6 +261,12 @@ class RunFolder:
     def axes(self) -> dict[str, str]:
         """Label of each axis of a sweep's cell, by the name of the axis; empty for other runs."""
         return dict(self.status.get("axes") or {})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """`profile` and `overrides` of a sweep; empty for runs, and for sweeps of earlier versions."""
+        settings = self.status.get("settings")
+        return dict(settings) if isinstance(settings, dict) else {}
 
     @property
     def state(self) -> State:

@@ -12,7 +12,7 @@ from basereward.io.processes import remove_leftovers
 from basereward.recipe import Cell, Experiment, recipe_sha256
 from basereward.runs.locks import lock_run, unlock_run
 from basereward.runs.params import AXIS
-from basereward.runs.run_folder import RunFolder, finished_with, list_runs, runs_root
+from basereward.runs.run_folder import RunFolder, list_runs, runs_root
 from basereward.runs.tracking.mlflow_store import NOTE_TAG
 from basereward.runs.tracking.tracker import Tracker, check_store, deliver_pending
 from basereward.sweeps.cell_queue import run_cells
@@ -21,6 +21,7 @@ from basereward.sweeps.ensembles import make_ensembles
 from basereward.sweeps.launcher import Launcher
 from basereward.sweeps.launchers.local import Local
 from basereward.sweeps.sweep_record import describe_sweep, record_results
+from basereward.training.preflight import check_cells, unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -35,14 +36,18 @@ def sweep(experiment: Experiment, *, launcher: Launcher | None = None) -> dict[s
         experiment: with its cells and ensembles.
         launcher: trains the cells; by default in processes of this machine. Ensembles are always made on this machine.
 
+    Raises:
+        BaseRewardError: a cell cannot be trained here; nothing was trained.
+
     Returns:
         `sweep_id`; `cells`, a `summary_row` of each; `ensembles`, the same; `comparisons` of the best recipe with every
         other one, see `compare`; `differences`, sentences about them.
     """
     check_store(experiment.cells[0].recipe.tracking.uri)
+    check_cells(unfinished(experiment.cells))
     deliver_pending()
     remove_leftovers(runs_root(), ".*.new")
-    folder = _sweep_folder(experiment.cells, name=experiment.name)
+    folder = _sweep_folder(experiment)
     try:
         return _sweep(experiment, folder, launcher or Local())
     finally:
@@ -55,7 +60,7 @@ def _sweep(experiment: Experiment, folder: RunFolder, launcher: Launcher) -> dic
     tracker = Tracker(folder)
     with contextlib.closing(launcher):
         # Before the tracker, whose database takes seconds to open: a worker imports torch in the meantime.
-        if any(finished_with(recipe_sha256(cell.recipe)) is None for cell in cells):
+        if unfinished(cells):
             launcher.prepare()
         try:
             tracker.start(
@@ -113,9 +118,10 @@ def _abandon(folder: RunFolder, tracker: Tracker, error: BaseException) -> None:
     logger.info("the sweep was stopped; the same command continues it, and skips finished cells")
 
 
-def _sweep_folder(cells: Sequence[Cell], *, name: str) -> RunFolder:
+def _sweep_folder(experiment: Experiment) -> RunFolder:
     """The folder of the sweep. An earlier sweep of the same cells is reused, so that its runs keep their parent."""
-    grid = "\n".join(f"{cell.name}: {recipe_sha256(cell.recipe)}" for cell in cells)
+    name = experiment.name
+    grid = "\n".join(f"{cell.name}: {recipe_sha256(cell.recipe)}" for cell in experiment.cells)
     for run in list_runs(kind="sweep"):
         if run.name == name and run.recipe_text() == grid and lock_run(run):
             # Another process may have taken it between the listing and the lock; then its state is "running" here.
@@ -123,6 +129,9 @@ def _sweep_folder(cells: Sequence[Cell], *, name: str) -> RunFolder:
                 run.mark("running")
                 return run
             unlock_run(run)
-    folder = RunFolder.create(grid, recipe_sha256="", name=name, kind="sweep")
+    # Settings of tracking decide on no recipe, and an address may hold a password.
+    overrides = [override for override in experiment.overrides if not override.startswith("tracking")]
+    settings = {"profile": experiment.profile, "overrides": overrides}
+    folder = RunFolder.create(grid, recipe_sha256="", name=name, kind="sweep", settings=settings)
     lock_run(folder)
     return folder

@@ -31,10 +31,12 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     """Trains the cells that are not finished, and then makes the ensembles."""
     from basereward.recipe import load_experiment
     from basereward.sweeps.launcher import load_launcher
+    from basereward.training.preflight import check_quickly, unfinished
 
     launcher = load_launcher(arguments.on)
     experiment = load_experiment(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
-    # Only after the experiment is found right: this import takes seconds.
+    check_quickly(unfinished(experiment.cells))
+    # Only after the experiment and its files are found right: this import takes seconds.
     from basereward.sweeps.sweep import sweep
 
     result = sweep(experiment, launcher=launcher)
@@ -100,7 +102,7 @@ def _cell_row(cell: Mapping[str, Any], metrics: Sequence[str], *, is_timed: bool
 
 COMMAND = Command(
     summary="train every cell of an experiment; finished ones are skipped",
-    examples=("basereward sweep head_depth", "basereward sweep head_depth 'seeds=[0, 1, 2]'"),
+    examples=("basereward sweep head_depth", "basereward sweep head_depth 'seeds=[0, 1, 2]' trainer.steps=50"),
     add_arguments=add_arguments,
     run=run,
     format_text=format_text,

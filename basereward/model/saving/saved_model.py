@@ -61,20 +61,18 @@ LANGUAGE = "language.safetensors"
 PROMPT = "prompt.txt"
 PROCESSOR = "processor"
 FILES = (CARD, "recipe.yaml", HEAD, LANGUAGE, PROMPT)
+PROCESSOR_FILES = (
+    *("*tokenizer*.json", "*.model", "*vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template*", "*processor_config.json", "*.py"),
+)
 FOLDERS: dict[str, tuple[str, ...]] = {
-    "backbone": ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "*.py"),
-    "adapter": ("adapter_config.json", "adapter_model.safetensors", "README.md"),
-    PROCESSOR: (
-        "*tokenizer*.json",
-        "*.model",
-        "*vocab*",
-        "merges.txt",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "chat_template*",
-        "*processor_config.json",
-        "*.py",
+    # The folder of a backbone is a whole checkpoint, with the files of its processor.
+    "backbone": (
+        *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
+        *PROCESSOR_FILES,
     ),
+    "adapter": ("adapter_config.json", "adapter_model.safetensors", "README.md"),
+    PROCESSOR: PROCESSOR_FILES,
 }
 """The folders of a saved model, with patterns of the files that transformers and peft write into them."""
 # A head may have this many parameters more than its file allows for, such as buffers that are not saved.

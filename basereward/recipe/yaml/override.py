@@ -20,8 +20,7 @@ def read_overrides(overrides: Iterable[str], *, reader: Reader) -> list[Layer]:
     Raises:
         RecipeError: `overrides` is one text instead of a list.
 
-    >>> from pathlib import Path
-    >>> [layer.values for layer in read_overrides(["optimizer.lr=1e-3"], reader=Reader(Path("experiments")))]
+    >>> [layer.values for layer in read_overrides(["optimizer.lr=1e-3"], reader=Reader([]))]
     [{'optimizer': {'lr': 0.001}}]
     """
     check_several(overrides, name="overrides", of="texts", error=RecipeError)

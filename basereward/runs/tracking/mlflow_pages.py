@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from fastapi import Request, Response
 from mlflow.server.fastapi_app import app
@@ -33,13 +34,15 @@ def with_defaults(page: str) -> str:
     return page.replace("<head>", f"<head>{script}", 1)
 
 
-@app.middleware("http")
+@app.middleware("http")  # type: ignore[untyped-decorator]
 async def add_defaults(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
     """Add the script to the page that holds the whole application."""
     response = await call_next(request)
     if request.method != "GET" or not response.headers.get("content-type", "").startswith("text/html"):
         return response
-    body = b"".join([chunk async for chunk in response.body_iterator])
+    # The server's answers are streams, which the type of a response does not say.
+    chunks: Any = getattr(response, "body_iterator")  # noqa: B009
+    body = b"".join([chunk async for chunk in chunks])
     page = with_defaults(body.decode())
     # Its length, its tag and its date would be those of the page without the script.
     dropped = ("content-length", "etag", "last-modified")

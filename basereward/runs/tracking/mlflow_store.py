@@ -110,6 +110,11 @@ def tracking_uri(uri: str | None) -> str:
             "address. Remove the secret, and set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD"
         )
+    if re.fullmatch(r"[\w.\-]+:\d+(/.*)?", uri):
+        raise RunError(
+            f"MLflow has no store at '{uri}': the address of a server begins with http:// or https://. Set "
+            f"MLFLOW_TRACKING_URI or tracking.uri to http://{uri}"
+        )
     if _is_file_store(uri) and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
         raise RunError(
             f"MLflow no longer supports a folder of files as a store, and '{uri}' is one. Set MLFLOW_TRACKING_URI or "
@@ -142,12 +147,28 @@ def _address_fault(uri: str) -> str:
     >>> _address_fault("http://"), _address_fault("htp://host")[:30]
     ('it names no host', 'the scheme is none of databric')
     """
-    scheme, separator, _ = uri.partition("://")
+    scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "file":
         return ""
     if scheme.partition("+")[0] not in SCHEMES:
         return f"the scheme is none of {', '.join(SCHEMES)}"
-    return "it names no host" if scheme in ("http", "https") and not urlsplit(uri).hostname else ""
+    if scheme == "sqlite" and not rest.startswith("/"):
+        return "the file of a SQLite database follows three slashes, as in sqlite:///mlflow.db"
+    return _host_fault(uri) if scheme in ("http", "https") else ""
+
+
+def _host_fault(uri: str) -> str:
+    """What is wrong with the host and the port of a server's address; '' for nothing.
+
+    >>> _host_fault("http://host:99999")
+    'its port is no number from 0 to 65535'
+    """
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port
+    except ValueError:
+        return "its port is no number from 0 to 65535"
+    return "" if parts.hostname else "it names no host"
 
 
 def _whole_address(uri: str) -> str:
@@ -268,7 +289,8 @@ class MlflowStore:
                 return
             self._models[run_id, record["name"]] = model.model_id
             # MLflow would list a second output for a repeated request.
-            if all(output.model_id != model.model_id for output in run.outputs.model_outputs):
+            outputs = run.outputs.model_outputs if run.outputs is not None else []
+            if all(output.model_id != model.model_id for output in outputs):
                 self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, record["step"])])
             if record["ready"]:
                 self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
@@ -452,7 +474,7 @@ def _build_database(path: Path) -> None:
     """Create MLflow's tables in a new file, with the experiment `Default`."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    store = SqlAlchemyStore(f"sqlite:///{path}", (path.parent / ARTIFACTS).as_uri())  # type: ignore[no-untyped-call]
+    store = SqlAlchemyStore(f"sqlite:///{path}", (path.parent / ARTIFACTS).as_uri())
     store.engine.dispose()
 
 

@@ -48,7 +48,7 @@ def other_loggers(recipe: Recipe, run: RunFolder) -> list[Logger]:
             )
     for opened in loggers:
         # Opened here: the first of two threads to log would open it, and the second one once more.
-        _ = opened.experiment
+        _ = getattr(opened, "experiment")  # noqa: B009 - the base class does not declare it
     return loggers
 
 

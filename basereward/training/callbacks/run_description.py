@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from basereward.data.module import PreferenceData
+from basereward.data.schema.group import Split
 from basereward.recipe.schema import Recipe
 from basereward.runs.provenance import command_line
 
@@ -47,7 +48,8 @@ def dataset_inputs(recipe: Recipe, data: PreferenceData) -> Iterator[dict[str, s
     for name, splits in data.content.items():
         source_type, source = _origin(recipe.data.sources.get(name, {}))
         for split, content in splits.items():
-            lengths = data.lengths[split].get(name)  # type: ignore[call-overload]  # the keys of `content` are splits
+            # The keys of `content` are splits.
+            lengths = data.lengths[cast(Split, split)].get(name)
             # The training groups of a stream are not counted before they are read.
             rows = {"num_rows": len(lengths)} if lengths is not None else {}
             if rows.get("num_rows") == 0:

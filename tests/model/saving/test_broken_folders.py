@@ -404,6 +404,10 @@ def test_broken_folder_raises_model_error(case: str, saved: dict[str, Path], tmp
 
 @pytest.mark.parametrize("kind", ["full", "adapter", "head"])
 def test_unchanged_copy_loads(kind: str, saved: dict[str, Path], tmp_path: Path) -> None:
-    """An unchanged copy loads, so the errors above come from the changes."""
+    """An unchanged copy loads, so the errors above come from the changes; and it is replaced by a newer model."""
     shutil.copytree(saved[kind], tmp_path / "copy")
-    assert len(load_scorer(tmp_path / "copy" / "model").score("?", ["yes", "no"])) == 2
+    scorer = load_scorer(tmp_path / "copy" / "model")
+    scores = scorer.score("?", ["yes", "no"])
+    assert len(scores) == 2
+    scorer.save(tmp_path / "copy" / "model")
+    assert load_scorer(tmp_path / "copy" / "model").score("?", ["yes", "no"]) == scores

@@ -70,6 +70,7 @@ def test_saved_model_is_replaced(scorer: Scorer, tmp_path: Path) -> None:
     expected = load_scorer(tmp_path / "m").score("?", ["yes", "no"])
     merged = load_scorer(tmp_path / "m").merged()
     merged.save(tmp_path / "m")
+    merged.save(tmp_path / "m")
     assert not (tmp_path / "m" / "adapter").exists()
     assert load_scorer(tmp_path / "m").score("?", ["yes", "no"]) == pytest.approx(expected, abs=1e-5)
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
