@@ -61,13 +61,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def interrupted(project: Path) -> tuple[str, str, Path]:
-    """Type Ctrl-C when the bar is at step 3. Returns the output, and a copy of the project as it was left."""
+    """Type Ctrl-C in one of the first steps. Returns the output, and a copy of the project as it was left."""
     overrides = [*SOURCE, "trainer.steps=40", "trainer.validations=2", "trainer.checkpoint_every=1"]
     result = run_in_terminal(
         [*BASEREWARD, "train", "basereward", "--profile", PROFILE, *overrides],
         cwd=project,
         environment=environment(project),
-        interrupt_when=lambda output: "step 3 of 40" in output,
+        interrupt_when=lambda output: re.search(r"training: step \d+ of 40", output) is not None,
     )
     assert result.code == 130, result.output
     copy = project.with_name("copy")
@@ -80,7 +80,7 @@ def test_terminal_shows_the_plan_the_bar_and_how_to_continue(interrupted: tuple[
     line is the command that continues it."""
     output, first, _ = interrupted
     assert first.startswith("train: ")
-    for line in ("trained: ", "frozen: |device: ", "memory by count: ", "plan: 40 steps", "source mine: "):
+    for line in ("trained: ", "device: ", "memory by count: ", "plan: 40 steps", "source mine: "):
         assert re.search(line, output), line
     assert re.search(r"training: step \d+ of 40 +\d+%\|.*\| \d\d:\d\d<\d\d:\d\d", output)
     assert "Traceback" not in output
@@ -136,10 +136,10 @@ def test_sweep_continues_from_its_folder_alone(tmp_path: Path, project: Path) ->
         command,
         cwd=folder,
         environment=environment(folder),
-        interrupt_when=lambda output: bool(re.search(r"cell 2 of 2: training: step [1-9]", output)),
+        interrupt_when=lambda output: re.search(r"cell 2 of 2: training: step \d", output) is not None,
     )
     assert result.code == 130, result.output
-    assert re.search(r"cell 2 of 2: seed=1; the last, seed=0, scored 0\.\d{4}; about \d+ s to the end", result.output)
+    assert re.search(r"cell 2 of 2: seed=1; the last, seed=0, scored 0\.\d{4}; about \d.* to the end", result.output)
     sweep = printed_command(result.output)
     assert RunFolder(folder / "runs" / sweep[-1]).status["kind"] == "sweep"
     shutil.rmtree(folder / "experiments")

@@ -98,11 +98,12 @@ class RunProgress(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count a micro-batch."""
-        self._advance(trainer, TRAINING_WORK)
+        is_complete = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        self._advance(TRAINING_WORK, step=trainer.global_step + (not is_complete))
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
         """Count a batch of the validation."""
-        self._advance(trainer, 1, within=", validation")
+        self._advance(1, step=trainer.global_step, within=", validation")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the loss and the accuracies, with the step and the seconds since the start."""
@@ -145,11 +146,11 @@ class RunProgress(Callback):
         """End the bar of a run that stops."""
         self._end()
 
-    def _advance(self, trainer: Trainer, work: int, *, within: str = "") -> None:
+    def _advance(self, work: int, *, step: int, within: str = "") -> None:
         # Validations can also be run alone, by `trainer.validate`.
         if self._phase is None:
             return
-        detail = f"step {trainer.global_step} of {self._work.steps}{within}{self._monitored}"
+        detail = f"step {step} of {self._work.steps}{within}{self._monitored}"
         self._phase.advance(work, detail=detail)
 
     def _end(self) -> None:

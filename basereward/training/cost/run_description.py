@@ -148,15 +148,24 @@ def describe_memory(counted: Memory, *, available: int, probe: bool = False) -> 
         probe: the counted memory is that of the head alone, after the states were computed.
 
     >>> describe_memory(Memory(weights=4 * GIB, gradients=0, moments=0, copies=0, activations=GIB), available=4 * GIB)
-    'memory by count: 5.0 GiB of 4.0 GiB (weights 4.0, gradients 0.0, moments 0.0, activations 1.0): it may not fit'
+    'memory by count: 5.0 GiB of 4.0 GiB (weights 4.0 GiB, gradients 0 MiB, moments 0 MiB, activations 1.0 GiB): ...'
     """
     parts = {"weights": counted.weights, "gradients": counted.gradients, "moments": counted.moments}
     parts["activations"] = counted.activations + counted.copies
-    listed = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
-    text = f"memory by count: {counted.peak / GIB:.1f} GiB of {available / GIB:.1f} GiB ({listed})"
+    listed = ", ".join(f"{name} {format_size(size)}" for name, size in parts.items())
+    text = f"memory by count: {format_size(counted.peak)} of {format_size(available)} ({listed})"
     if probe:
         text += ", while the head is trained"
     return f"{text}: it may not fit" if counted.peak > available else text
+
+
+def format_size(size: int) -> str:
+    """A size in memory for people.
+
+    >>> format_size(3 * GIB // 2), format_size(5 * 2**20)
+    ('1.5 GiB', '5 MiB')
+    """
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
 
 
 def _count_memory(recipe: Recipe, model: RewardModel, data: PreferenceData) -> Memory | None:
