@@ -46,6 +46,7 @@ class Command:
         run: does the work and returns the result and the exit status. It imports heavy packages only after the checks.
         format_text: turns the result into lines for a person.
         check_arguments: raises UsageError for values that argparse cannot check.
+        start: the quick part of the work, whose lines are printed before `run`; it leaves its result in the arguments.
         activity: what the command does, with the names of arguments in braces. It is printed to standard error at once.
             Empty for a command that answers at once.
         continues: whether the same command line, after Ctrl-C, continues where it stopped.
@@ -68,6 +69,7 @@ class Command:
     run: Callable[[argparse.Namespace], CommandResult]
     format_text: Callable[[dict[str, Any]], Iterator[str]]
     check_arguments: Callable[[argparse.Namespace], None] = accept_arguments
+    start: Callable[[argparse.Namespace], Iterator[str]] | None = None
     takes_trust: bool = True
     activity: str = ""
     continues: bool = False

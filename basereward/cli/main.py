@@ -82,16 +82,28 @@ def _run(argv: Sequence[str], *, as_json: bool) -> int:
         # The console script, unlike `python -m`, does not search the working folder, where a user's class often is.
         sys.path.append(folder)
     level = logging.INFO if arguments.command in LOGS_PROGRESS else logging.WARNING
-    # Standard output is for the result alone, so that `--json` can be parsed whatever libraries print.
     with (
-        stdout_to_stderr(), reporting(), log_to_stderr(level), disk_faults(), loader_faults(), trusting(trust),
+        reporting(), log_to_stderr(level), disk_faults(), loader_faults(), trusting(trust),
         _how_to_continue(command, argv),
     ):  # fmt: skip
         # Before the imports of the command, which may take many seconds.
-        announce(_activity(command, arguments))
-        result, status = command.run(arguments)
+        with stdout_to_stderr():
+            announce(_activity(command, arguments))
+        if command.start is not None and (closed := _start(command, arguments, as_json=as_json)):
+            return closed
+        # Standard output is for the result alone, so that `--json` can be parsed whatever libraries print.
+        with stdout_to_stderr():
+            result, status = command.run(arguments)
     text = json_text(result) if as_json else "\n".join(command.format_text(result))
     return _print_result(escape_control_characters(text)) or status
+
+
+def _start(command: Command, arguments: argparse.Namespace, *, as_json: bool) -> int:
+    """Does the quick part of a command and prints its lines. Returns 0, or the exit status of a closed pipe."""
+    assert command.start is not None
+    with stdout_to_stderr():
+        lines = list(command.start(arguments))
+    return 0 if as_json or not lines else _print_result(escape_control_characters("\n".join(lines)))
 
 
 def _activity(command: Command, arguments: argparse.Namespace) -> str:

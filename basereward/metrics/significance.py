@@ -1,7 +1,7 @@
 """Significance tests of the differences between recipes.
 
 Recipes are compared by their correct pairs in the same G groups. Pairs of one group depend on each other, so the
-bootstrap draws whole groups and the permutation test exchanges whole groups. A recipe has R runs, one per seed.
+permutation test exchanges whole groups. A recipe has R runs, one per seed.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import ttest_rel
-
-from basereward.metrics.interval import resampled
+from scipy.stats import norm, ttest_rel
 
 LEVEL = 0.05
 """Largest probability of a significant difference."""
@@ -35,10 +33,9 @@ class Difference:
 
     Attributes:
         mean: the difference.
-        low: lower limit of its 95 % interval, for this comparison alone.
+        low: lower limit of its interval, adjusted like `p`: it excludes 0 if and only if the difference is significant.
         high: upper limit.
         p: probability of a difference at least as large by chance, adjusted for all comparisons.
-        p_alone: the same for this comparison alone; None when unknown.
 
     >>> Difference(mean=0.1, low=0.02, high=0.18, p=0.01).is_significant
     True
@@ -48,7 +45,6 @@ class Difference:
     low: float
     high: float
     p: float
-    p_alone: float | None = None
 
     @property
     def is_significant(self) -> bool:
@@ -84,11 +80,12 @@ def compare(recipes: Mapping[str, RunScores], pairs: NDArray[np.int64]) -> list[
 
     The best recipe is chosen on the same data. So the probabilities are adjusted, by `holm`, for the comparisons of all
     k (k - 1) / 2 pairs of the k recipes, of which the returned ones are a part whichever recipe is the best: when all
-    recipes are equal, any difference is significant in at most 5 % of cases. The intervals are those of one comparison;
-    the sentences give the probability of that comparison alone beside them.
+    recipes are equal, any difference is significant in at most 5 % of cases. An interval has the level at which Holm's
+    method tests its difference, so that it excludes 0 if and only if the adjusted probability is below 5 %. With two
+    recipes it is the usual 95 % interval.
 
-    For other items, the interval is a bootstrap over groups and the probability that of `sign_flip_p`. For other seeds,
-    both come from `paired_t_test` on the seeds that the two recipes share.
+    For other items, the probability is that of `sign_flip_p` and the interval that of `sign_flip_interval`. For other
+    seeds, both come from `paired_t_test` on the seeds that the two recipes share.
 
     Args:
         recipes: by name.
@@ -113,8 +110,8 @@ def compare(recipes: Mapping[str, RunScores], pairs: NDArray[np.int64]) -> list[
                 other,
                 recipes,
                 pairs,
-                p_items=(adjusted_items[key], p_items[key]),
-                p_seeds=(adjusted_seeds[key], p_seeds[key]) if key in p_seeds else None,
+                items_test=adjusted_items[key],
+                seeds_test=adjusted_seeds.get(key),
                 num_comparisons=(len(p_items), len(p_seeds)),
             )
         )
@@ -163,12 +160,63 @@ def sign_flip_p(differences: NDArray[np.int64]) -> float:
     return float(np.clip(2 * probabilities[observed:].sum(), smallest, 1.0))
 
 
-def paired_t_test(first: Sequence[float], second: Sequence[float]) -> Difference | None:
+def sign_flip_interval(
+    differences: NDArray[np.float64], pairs: NDArray[np.int64], *, p: float, level: float = LEVEL
+) -> tuple[float, float]:
+    """The differences of shares that the paired permutation test does not reject at a level.
+
+    Of a supposed difference d, the test statistic is the sum of `differences - d * pairs`, with the normal
+    approximation of its distribution under random signs. The approximation is corrected so that it is exact at d = 0:
+    the interval excludes 0 if and only if `p < level`.
+
+    Args:
+        differences: `(G,)`, of the correct pairs of two recipes in each group.
+        pairs: `(G,)`, number of pairs in each group.
+        p: `sign_flip_p` of the differences.
+        level: of the test; 0.05 gives a 95 % interval.
+
+    Returns:
+        Lower and upper limit, within -1 and 1.
+
+    >>> better = np.array([1.0] * 60 + [-1.0] * 20 + [0.0] * 120)
+    >>> low, high = sign_flip_interval(better, np.ones(200, int), p=sign_flip_p(better.astype(int)))
+    >>> round(low, 2), round(high, 2)
+    (0.12, 0.28)
+    """
+    z, total = float(norm.isf(level / 2)), abs(float(differences.sum()))
+    exact = math.sqrt(float((differences**2).sum())) * float(norm.isf(p / 2))
+    # Where the normal distribution gives a smaller p than the exact one, because sums are whole numbers, the correction
+    # is one of continuity; where it gives a larger one, in its far tail, it is a factor.
+    continuity = max(0.0, total - exact)
+    if exact > total:
+        z *= total / exact
+    low = _score_limit(differences, pairs, z=z, shift=-continuity)
+    # The upper limit is the lower one of the recipes in the other order.
+    return low, -_score_limit(-differences, pairs, z=z, shift=-continuity)
+
+
+def _score_limit(differences: NDArray[np.float64], pairs: NDArray[np.int64], *, z: float, shift: float) -> float:
+    """The smallest d with `(sum(differences) + shift - d * N)^2 <= z^2 * sum((differences - d * pairs)^2)`."""
+    total, num_pairs = float(differences.sum()) + shift, float(pairs.sum())
+    # a d^2 + b d + c <= 0
+    a = num_pairs**2 - z**2 * float((pairs**2).sum())
+    b = -2 * (total * num_pairs - z**2 * float((differences * pairs).sum()))
+    c = total**2 - z**2 * float((differences**2).sum())
+    if a > 0:
+        return max(-1.0, (-b - math.sqrt(max(0.0, b**2 - 4 * a * c))) / (2 * a))
+    # So few groups that large differences cannot be rejected. Zero can be, and then the limit is above it.
+    if c > 0 and total > 0:
+        return min(1.0, float(max(np.roots([a, b, c]).real)))
+    return -1.0
+
+
+def paired_t_test(first: Sequence[float], second: Sequence[float], *, level: float = LEVEL) -> Difference | None:
     """Compare two recipes with the same seeds by Student's paired t test.
 
     Args:
         first: one share per seed.
         second: the same of the other recipe, in the same order of seeds.
+        level: of the test that the interval belongs to; 0.05 gives a 95 % interval.
 
     Returns:
         None when the differences vary by rounding alone: then they say nothing about other seeds.
@@ -186,7 +234,7 @@ def paired_t_test(first: Sequence[float], second: Sequence[float]) -> Difference
     if np.ptp(differences) < ROUNDING:
         return None
     test = ttest_rel(first, second)
-    interval = test.confidence_interval(0.95)
+    interval = test.confidence_interval(1 - level)
     return Difference(float(differences.mean()), float(interval.low), float(interval.high), float(test.pvalue))
 
 
@@ -209,6 +257,25 @@ def holm(values: Sequence[float]) -> list[float]:
         largest = max(largest, min(values[index] * (len(values) - rank), 1.0))
         adjusted[index] = largest
     return adjusted
+
+
+def holm_levels(values: Sequence[float]) -> list[float]:
+    """The level at which Holm's method tests each of several p values.
+
+    A value is below its level if and only if its adjusted value is below `LEVEL`. Levels of values that are not
+    significant are equal, that of the first one at which the method stops.
+
+    Args:
+        values: p values.
+
+    >>> [round(level, 4) for level in holm_levels([0.001, 0.04, 0.03])]
+    [0.0167, 0.025, 0.025]
+    """
+    significant = sum(value < LEVEL for value in holm(values))
+    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+    # If all are significant, the last one has been tested alone.
+    last = min(significant, len(values) - 1)
+    return [LEVEL / (len(values) - min(int(rank), last)) for rank in ranks]
 
 
 def describe_difference(
@@ -234,37 +301,48 @@ def describe_difference(
 
     >>> better = Difference(0.02, 0.01, 0.03, 0.001)
     >>> describe_difference("silu", "tanh", better, None, pairs=900, no_seeds_reason="each has one run")
-    'silu beats tanh by 2.0 points (1.0 to 3.0) on the same 900 pairs: significant for these runs; each has one run'
-    >>> by_chance = Difference(0.051, 0.017, 0.087, 0.11, p_alone=0.0052)
+    'silu beats tanh by 2.0 points (1.0 to 3.0) on the same 900 pairs: significant for these runs (p = 0.001); each \
+has one run'
+    >>> by_chance = Difference(0.051, -0.004, 0.106, 0.11)
     >>> describe_difference("silu", "tanh", by_chance, None, pairs=900, no_seeds_reason="", num_comparisons=(21, 1))
-    'silu and tanh differ by 5.1 points (1.7 to 8.7, p = 0.0052 in this comparison alone) on the same 900 pairs: not \
-significant among 21 comparisons (p = 0.11)'
+    'silu and tanh differ by 5.1 points (-0.4 to 10.6) on the same 900 pairs: not significant among 21 comparisons \
+(p = 0.11)'
     """
     among_items, among_seeds = (_among(number) for number in num_comparisons)
-    points = f"{100 * items.mean:.1f} points ({_interval(items, num_comparisons[0])}) on the same {pairs:,} pairs"
+    points = f"{100 * items.mean:.1f} points ({_interval(items)}) on the same {pairs:,} pairs"
     if not items.is_significant or items.mean <= 0:
         return f"{better} and {other} differ by {points}: not significant{among_items} (p = {items.p:.2g})"
     if seeds is None:
-        return f"{better} beats {other} by {points}: significant for these runs{among_items}; {no_seeds_reason}"
-    over_seeds = f"{_interval(seeds, num_comparisons[1])} over seeds, p = {seeds.p:.2g}{among_seeds}"
-    verdict = "significant" if seeds.is_significant else "significant on these items, not over seeds"
-    return f"{better} beats {other} by {points}: {verdict} ({over_seeds})"
+        verdict = f"significant for these runs{among_items} (p = {items.p:.2g}); {no_seeds_reason}"
+    else:
+        over_seeds = f"{_interval(seeds)} over seeds, p = {seeds.p:.2g}{among_seeds}"
+        verdict = "significant" if seeds.is_significant else "significant on these items, not over seeds"
+        verdict = f"{verdict} ({over_seeds})"
+    return f"{better} beats {other} by {points}: {verdict}"
 
 
-def _interval(difference: Difference, num_comparisons: int) -> str:
-    """The interval in points; among several comparisons with the probability that belongs to it."""
-    alone = ""
-    if num_comparisons > 1 and difference.p_alone is not None:
-        alone = f", p = {difference.p_alone:.2g} in this comparison alone"
-    return f"{100 * difference.low:.1f} to {100 * difference.high:.1f}{alone}"
+def _interval(difference: Difference) -> str:
+    """The interval in points."""
+    return f"{100 * difference.low:.1f} to {100 * difference.high:.1f}"
 
 
 def _among(num_comparisons: int) -> str:
     return f" among {num_comparisons} comparisons" if num_comparisons > 1 else ""
 
 
-def _adjust(p: Mapping[frozenset[str], float]) -> dict[frozenset[str], float]:
-    return dict(zip(p, holm([*p.values()]), strict=True))
+@dataclass(frozen=True, slots=True)
+class _AdjustedTest:
+    """One of several tests: its p value alone, the adjusted one, and the level at which the first one is tested."""
+
+    p_alone: float
+    p: float
+    level: float
+
+
+def _adjust(p: Mapping[frozenset[str], float]) -> dict[frozenset[str], _AdjustedTest]:
+    values = [*p.values()]
+    tests = [_AdjustedTest(*test) for test in zip(values, holm(values), holm_levels(values), strict=True)]
+    return dict(zip(p, tests, strict=True))
 
 
 def _compare_two(
@@ -273,16 +351,16 @@ def _compare_two(
     recipes: Mapping[str, RunScores],
     pairs: NDArray[np.int64],
     *,
-    p_items: tuple[float, float],
-    p_seeds: tuple[float, float] | None,
+    items_test: _AdjustedTest,
+    seeds_test: _AdjustedTest | None,
     num_comparisons: tuple[int, int],
 ) -> Comparison:
-    """Compare two recipes; `p_items` and `p_seeds` are the adjusted probability and that of this comparison alone."""
     first, second = recipes[better], recipes[other]
-    items = replace(_over_items(first, second, pairs, p=p_items[0]), p_alone=p_items[1])
-    seeds = _over_seeds(first, second, pairs)
-    if seeds is not None and p_seeds is not None:
-        seeds = replace(seeds, p=p_seeds[0], p_alone=p_seeds[1])
+    items = _over_items(first, second, pairs, test=items_test)
+    seeds = None
+    if seeds_test is not None:
+        unadjusted = _over_seeds(first, second, pairs, level=seeds_test.level)
+        seeds = replace(unadjusted, p=seeds_test.p) if unadjusted is not None else None
     words = describe_difference(
         better,
         other,
@@ -308,21 +386,22 @@ def _differences(first: RunScores, second: RunScores) -> tuple[NDArray[np.int64]
     return first_sum - second_sum, fractions
 
 
-def _over_items(first: RunScores, second: RunScores, pairs: NDArray[np.int64], *, p: float) -> Difference:
+def _over_items(first: RunScores, second: RunScores, pairs: NDArray[np.int64], *, test: _AdjustedTest) -> Difference:
     differences, fractions = _differences(first, second)
-    sums = np.stack([differences / fractions, pairs], axis=-1)[:, None]
-    low, high = resampled(sums, np.ones(1)) if len(pairs) > 1 else (-1.0, 1.0)
-    return Difference(float(differences.sum() / fractions / pairs.sum()), low, high, p)
+    low, high = sign_flip_interval(differences / fractions, pairs, p=test.p_alone, level=test.level)
+    return Difference(float(differences.sum() / fractions / pairs.sum()), low, high, test.p)
 
 
-def _over_seeds(first: RunScores, second: RunScores, pairs: NDArray[np.int64]) -> Difference | None:
-    """The unadjusted difference on the seeds that both have; None when nothing is known."""
+def _over_seeds(
+    first: RunScores, second: RunScores, pairs: NDArray[np.int64], *, level: float = LEVEL
+) -> Difference | None:
+    """The difference on the seeds that both have, its p not adjusted; None when nothing is known."""
     shared_seeds = sorted(first.keys() & second.keys())
     if len(shared_seeds) < 2:
         return None
     first_shares = [float(first[seed].sum() / pairs.sum()) for seed in shared_seeds]
     second_shares = [float(second[seed].sum() / pairs.sum()) for seed in shared_seeds]
-    return paired_t_test(first_shares, second_shares)
+    return paired_t_test(first_shares, second_shares, level=level)
 
 
 def _no_seeds_reason(first: RunScores, second: RunScores) -> str:

@@ -109,6 +109,7 @@ class RunFolder:
         parent: str | None = None,
         kind: RunKind = "run",
         axes: Mapping[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
         experiment: str | None = None,
         root: Path | None = None,
     ) -> RunFolder:
@@ -125,6 +126,7 @@ class RunFolder:
             parent=parent,
             kind=kind,
             axes=axes,
+            settings=settings,
             experiment=experiment,
         )
         return run
@@ -152,6 +154,7 @@ class RunFolder:
         parent: str | None = None,
         kind: RunKind = "run",
         axes: Mapping[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
         experiment: str | None = None,
     ) -> None:
         """Create the folder of a new run of this process. It appears whole or not at all.
@@ -163,6 +166,7 @@ class RunFolder:
             parent: id of the sweep that the run belongs to.
             kind: of what the folder is.
             axes: label of each axis of a sweep's cell, by the name of the axis.
+            settings: `profile` and `overrides` of a sweep.
             experiment: name of the experiment; None: the display name.
         """
         # A folder under its final name would be listed, and taken for a broken run, before its files are written.
@@ -170,7 +174,8 @@ class RunFolder:
         temporary.path.mkdir(parents=True)
         status: dict[str, Any] = {"name": name, "kind": kind, "parent": parent, "recipe_sha256": recipe_sha256}
         now = time.time()
-        status |= {"axes": dict(axes or {}), "created": now, "experiment": experiment or name}
+        status |= {"axes": dict(axes or {}), "settings": dict(settings or {}), "created": now}
+        status["experiment"] = experiment or name
         # What `basereward resume` needs besides the recipe: relative paths of the recipe start from the folder.
         status |= {"folder": os.getcwd(), "trust": is_trusted(), "started": now, "seconds": 0.0}
         status |= {"state": "running", "error": None, "process": identify_process()}
@@ -276,6 +281,12 @@ class RunFolder:
         return dict(self.status.get("axes") or {})
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """`profile` and `overrides` of a sweep; empty for runs, and for sweeps of earlier versions."""
+        settings = self.status.get("settings")
+        return dict(settings) if isinstance(settings, dict) else {}
+
+    @property
     def state(self) -> State:
         """The state of the run.
 
@@ -319,13 +330,13 @@ class RunFolder:
         """Seconds of work on the run, without pauses before it was resumed; None for a run of an earlier version."""
         status = self.status
         seconds, started = status.get("seconds"), status.get("started")
-        if not _is_time(seconds) or not _is_time(started):
+        if seconds is None or started is None or not _is_time(seconds) or not _is_time(started):
             return None
         if status["state"] != "running":
             return float(seconds)
         # The process of a run that was killed cannot have written its end.
         end = time.time() if self.state == "running" else self._last_write_time()
-        return float(seconds) + max(end - started, 0.0)
+        return float(seconds) + max(float(end) - float(started), 0.0)
 
     def give_up(self, state: State, error: BaseException) -> None:
         """Mark a run that ends with an error. Raises nothing, because the disk may be full.

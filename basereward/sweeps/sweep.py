@@ -11,7 +11,9 @@ from basereward.io.processes import remove_leftovers
 from basereward.io.progress import phase
 from basereward.recipe import Cell, Experiment, recipe_sha256
 from basereward.runs.locks import lock_run, unlock_run
-from basereward.runs.run_folder import RunFolder, finished_with, list_runs, resume_command, runs_root
+from basereward.runs.params import AXIS
+from basereward.runs.run_folder import RunFolder, list_runs, resume_command, runs_root
+from basereward.runs.tracking.mlflow_store import NOTE_TAG
 from basereward.runs.tracking.tracker import Tracker, check_store, deliver_pending
 from basereward.sweeps.cell_queue import run_cells
 from basereward.sweeps.comparison import compare_cells
@@ -19,6 +21,8 @@ from basereward.sweeps.ensembles import make_ensembles
 from basereward.sweeps.launcher import Launcher
 from basereward.sweeps.launchers.local import Local
 from basereward.sweeps.saved_sweep import save_sweep
+from basereward.sweeps.sweep_record import describe_sweep, record_results
+from basereward.training.preflight import check_cells, unfinished
 
 
 def sweep(experiment: Experiment, *, launcher: Launcher | None = None) -> dict[str, Any]:
@@ -31,14 +35,18 @@ def sweep(experiment: Experiment, *, launcher: Launcher | None = None) -> dict[s
         experiment: with its cells and ensembles.
         launcher: trains the cells; by default in processes of this machine. Ensembles are always made on this machine.
 
+    Raises:
+        BaseRewardError: a cell cannot be trained here; nothing was trained.
+
     Returns:
         `sweep_id`; `cells`, a `summary_row` of each; `ensembles`, the same; `comparisons` of the best recipe with every
         other one, see `compare`; `differences`, sentences about them.
     """
     check_store(experiment.cells[0].recipe.tracking.uri)
+    check_cells(unfinished(experiment.cells))
     deliver_pending()
     remove_leftovers(runs_root(), ".*.new")
-    folder = _sweep_folder(experiment.cells, name=experiment.name)
+    folder = _sweep_folder(experiment)
     launcher = launcher or Local()
     try:
         save_sweep(folder, experiment, launcher)
@@ -53,11 +61,18 @@ def _sweep(experiment: Experiment, folder: RunFolder, launcher: Launcher) -> dic
     tracker = Tracker(folder)
     with contextlib.closing(launcher):
         # Before the tracker, whose database takes seconds to open: a worker imports torch in the meantime.
-        if any(finished_with(recipe_sha256(cell.recipe)) is None for cell in cells):
+        if unfinished(cells):
             launcher.prepare()
         try:
             with phase("opening MLflow"):
-                tracker.start(uri=tracking.uri, experiment=tracking.experiment or name, name=name)
+                tracker.start(
+                    uri=tracking.uri,
+                    experiment=tracking.experiment or name,
+                    name=name,
+                    tags={NOTE_TAG: describe_sweep(name, summary=experiment.summary, cells=len(cells))},
+                    axes=[f"{AXIS}.{axis}" for axis in cells[0].axes],
+                    summary=experiment.summary,
+                )
             results = run_cells(cells, launcher=launcher, sweep_id=folder.run_id)
             # The workers of the cells may hold a GPU's memory, which the ensembles need.
             launcher.close()
@@ -92,6 +107,7 @@ def _finish(
         "differences": [*filter(None, [compared.measure]), *compared.words],
     }
     folder.write_result(result)
+    record_results(tracker, folder, cells=cells, rows=[*results, *ensembles])
     tracker.close(state)
     folder.mark(state)
     tracker.finish(state)
@@ -106,9 +122,10 @@ def _abandon(folder: RunFolder, tracker: Tracker, error: BaseException) -> None:
     tracker.finish(state)
 
 
-def _sweep_folder(cells: Sequence[Cell], *, name: str) -> RunFolder:
+def _sweep_folder(experiment: Experiment) -> RunFolder:
     """The folder of the sweep. An earlier sweep of the same cells is reused, so that its runs keep their parent."""
-    grid = "\n".join(f"{cell.name}: {recipe_sha256(cell.recipe)}" for cell in cells)
+    name = experiment.name
+    grid = "\n".join(f"{cell.name}: {recipe_sha256(cell.recipe)}" for cell in experiment.cells)
     for run in list_runs(kind="sweep"):
         if run.name == name and run.recipe_text() == grid and lock_run(run):
             # Another process may have taken it between the listing and the lock; then its state is "running" here.
@@ -116,6 +133,9 @@ def _sweep_folder(cells: Sequence[Cell], *, name: str) -> RunFolder:
                 run.mark("running")
                 return run
             unlock_run(run)
-    folder = RunFolder.create(grid, recipe_sha256="", name=name, kind="sweep")
+    # Settings of tracking decide on no recipe, and an address may hold a password.
+    overrides = [override for override in experiment.overrides if not override.startswith("tracking")]
+    settings = {"profile": experiment.profile, "overrides": overrides}
+    folder = RunFolder.create(grid, recipe_sha256="", name=name, kind="sweep", settings=settings)
     lock_run(folder)
     return folder

@@ -25,12 +25,12 @@ from basereward.data.encoding.encoder import Encoder
 from basereward.data.module import PreferenceData
 from basereward.data.schema.group import Group
 from basereward.data.streaming.streamed_module import StreamedData
+from basereward.data.summary import log_reading
 from basereward.errors import RecipeError
 from basereward.inference.score_file import load
 from basereward.io.files import cache_folder
 from basereward.io.progress import phase
 from basereward.model.attention.compiled import compile_layers
-from basereward.model.attention.kernels import check_liger
 from basereward.model.families.processing import recipe_encoder
 from basereward.model.families.vision import keep_features
 from basereward.model.losses.contracts import build_loss
@@ -46,10 +46,10 @@ from basereward.training.callbacks.performance import Performance
 from basereward.training.callbacks.progress import RunProgress, RunWork
 from basereward.training.callbacks.recorder import Recorder, RunDetails
 from basereward.training.callbacks.step_timer import StepTimer
+from basereward.training.checks.rows import rejections_file
 from basereward.training.module import RewardModule
 from basereward.training.objectives.contracts import build_objective, objective_unit
-from basereward.training.optimizer import check_kind
-from basereward.training.preflight import check_ready, check_validation, rejections_file
+from basereward.training.preflight import check_ready, check_validation
 from basereward.training.probe import ProbeStates
 from basereward.training.probe_cache import ProbeCache
 from basereward.training.run_identity import IdentityInCheckpoint, RunIdentity, check_encoder
@@ -178,7 +178,7 @@ def prepare_run(
         BaseRewardError: the recipe or the data have an error, or an earlier run had another backbone or other data.
     """
     quiet_lightning()
-    check_machine(recipe)
+    check_ready(recipe)
     # Without a cache of the caller the probe gets an empty one, which ends with this call.
     probe_cache = probe_cache or ProbeCache()
     module, data = build_module(recipe, run=run, probe_cache=probe_cache)
@@ -270,26 +270,8 @@ def _read_data(recipe: Recipe, path: str, *, list_file: Path, run: RunFolder | N
         check_encoder(run, encoder)
     data = build_data(recipe, encoder=encoder, rejections_file=list_file, unit=unit)
     data.setup()
+    log_reading(data)
     return data
-
-
-def check_machine(recipe: Recipe) -> None:
-    """Check that this machine can run the recipe, before anything is read.
-
-    Args:
-        recipe: of the run.
-
-    Raises:
-        RecipeError: the accelerator or the precision is missing, or the folder of the runs cannot be used.
-        ModelError: the optimizer or the kernels need an NVIDIA GPU, and there is none.
-
-    >>> check_machine(Recipe())
-    """
-    check_ready(recipe)
-    on_gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    check_kind(recipe.optimizer.kind, devices=["cuda" if on_gpu else "cpu"])
-    if recipe.model.backbone.kernels == "liger":
-        check_liger()
 
 
 def build_data(

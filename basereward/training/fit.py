@@ -22,12 +22,12 @@ from basereward.recipe.schema import Recipe
 from basereward.runs.locks import lock_run, unlock_run
 from basereward.runs.params import flatten
 from basereward.runs.run_folder import RunFolder, find, resume_command, runs_root
-from basereward.runs.tracking.tracker import check_store, deliver_pending
+from basereward.runs.tracking.tracker import deliver_pending
 from basereward.training.allocator import keep_freed_memory
 from basereward.training.build import PreparedRun, prepare_run
 from basereward.training.callbacks.recorder import Recorder, RunDetails
 from basereward.training.cost.run_description import describe_run
-from basereward.training.preflight import check_ready
+from basereward.training.preflight import check_recipe
 from basereward.training.probe_cache import ProbeCache
 from basereward.training.run_identity import has_checkpoint
 
@@ -61,7 +61,8 @@ def train(
     Raises:
         BaseRewardError: the run cannot start or cannot continue; the work so far is kept.
     """
-    _tidy_up(recipe)
+    check_recipe(recipe, resuming=resume is not None)
+    _tidy_up()
     details = RunDetails(title=title, parent=parent, axes=axes or {})
     with _current_run() as current, disk_faults(), loader_faults():
         if resume is not None:
@@ -113,14 +114,8 @@ def _current_run() -> Iterator[_CurrentRun]:
             unlock_run(current.folder)
 
 
-def _tidy_up(recipe: Recipe) -> None:
-    """Check what needs no data, and clean up after earlier runs.
-
-    Raises:
-        BaseRewardError: this machine cannot run the recipe, or the tracking store is not supported.
-    """
-    check_store(recipe.tracking.uri)
-    check_ready(recipe)
+def _tidy_up() -> None:
+    """Clean up after earlier runs."""
     # Records that an earlier run could not upload, because the tracking server did not answer.
     deliver_pending()
     # Half-made run folders and downloads of killed processes; nothing else would ever remove them.

@@ -7,7 +7,7 @@ from basereward.cli.commands import (
     annotate,
     audit,
     check,
-    completion,
+    convert,
     data,
     ensemble,
     eval,
@@ -19,9 +19,11 @@ from basereward.cli.commands import (
     sweep,
     train,
 )
+from basereward.cli.commands.authoring import completion, new, schema
 
-# In the order of `basereward --help`: look before training, train, use, and then the lists.
+# In the order of `basereward --help`: write a recipe, look before training, train, use, and then the lists.
 COMMANDS: dict[str, Command] = {
+    "new": new.COMMAND,
     "check": check.COMMAND,
     "data": data.COMMAND,
     "audit": audit.COMMAND,
@@ -34,6 +36,8 @@ COMMANDS: dict[str, Command] = {
     "ensemble": ensemble.COMMAND,
     "report": report.COMMAND,
     "look": look.COMMAND,
+    "convert": convert.COMMAND,
     "ls": ls.COMMAND,
+    "schema": schema.COMMAND,
     "completion": completion.COMMAND,
 }

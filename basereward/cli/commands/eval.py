@@ -70,7 +70,9 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="name in experiments/benchmarks/, or path to a YAML file; repeat the option for several benchmarks",
     )
-    parser.add_argument("--data", metavar="FILE", help="file or folder of your own pairs, instead of a benchmark")
+    parser.add_argument(
+        "--data", metavar="FILE", help="your own pairs instead of a benchmark: a file, a folder, a pattern or a hub id"
+    )
     parser.add_argument(
         "--scores",
         metavar="FILE",
@@ -96,7 +98,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         arguments.overrides.insert(0, arguments.model)
         arguments.model = None
     if bool(arguments.benchmark) == (arguments.data is not None):
-        raise UsageError("give --benchmark with the name of a benchmark, or --data with your own file of pairs")
+        raise UsageError(
+            "give --benchmark with the name of a benchmark (`basereward ls benchmarks` lists them), or --data with "
+            "your own file of pairs"
+        )
     check_choice("order", arguments.order, ORDERS)
     if (arguments.endpoint is None) != (arguments.judge is None):
         raise UsageError("a judge needs both options: --endpoint for its address and --judge for its name there")

@@ -9,6 +9,7 @@ from typing import Any
 from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult
 from basereward.cli.options import MODEL_FORMS, add_source_arguments, check_at_least_one, check_choice
 from basereward.cli.tables import format_lost
+from basereward.data.reading_text import format_reading
 from basereward.data.schema.group import SPLITS
 from basereward.io.progress import phase
 
@@ -64,13 +65,18 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
-    """How many rows are shown, how many were rejected, and where the page is.
+    """How the rows are read, how many are shown, how many were rejected, and where the page is.
 
-    >>> list(format_text({"lost": {}, "rows": 50, "out": "digits.look.html", "read": 50, "total": 1617}))
+    >>> reading = {"formats": [], "columns": {}, "not_read": [], "notes": [], "first": None}
+    >>> facts = {"lost": {}, "rows": 50, "out": "digits.look.html", "read": 50, "total": 1617, "reading": reading}
+    >>> list(format_text(facts))
     ['50 rows are shown in digits.look.html; 50 of 1617 were read']
     """
+    yield from format_reading("the source", result["reading"])
     yield from format_lost(result["lost"])
     yield "{rows} rows are shown in {out}; {read} of {total} were read".format(**result)
+    if result.get("folder"):
+        yield f"further rows and pictures are in {result['folder']}/, which belongs beside the page"
 
 
 COMMAND = Command(

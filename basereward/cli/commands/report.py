@@ -30,8 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="PLACE",
-        help="file to write the page to; with `all`, a folder (default: reports/PROFILE/EXPERIMENT.html, "
+        help="file to write the page to; with `all`, a folder (default: reports/PROFILE/EXPERIMENT/SWEEP/report.html, "
         "benchmarks.html for evaluations, reports/ for `all`)",
+    )
+    parser.add_argument(
+        "--sweep",
+        metavar="SWEEP",
+        help="sweep of the experiment, by name (its overrides, or `default` for none) or id; KEY=VALUE chooses one "
+        "too (default: the newest one with all cells finished)",
     )
     # KEY=VALUE is among the words, and the parser appends here what it finds after an option.
     parser.set_defaults(overrides=[])
@@ -42,7 +48,13 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     with phase(LOADING_LIBRARIES):
         from basereward.evaluation.reports.report import report_of
 
-    result = report_of(arguments.words, profile=arguments.profile, overrides=arguments.overrides, out=arguments.out)
+    result = report_of(
+        arguments.words,
+        profile=arguments.profile,
+        overrides=arguments.overrides,
+        sweep=arguments.sweep,
+        out=arguments.out,
+    )
     return result, SUCCESS
 
 
@@ -66,10 +78,14 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _format_page(page: Mapping[str, Any]) -> Iterator[str]:
-    kept = " (unchanged)" if page.get("kept") else ""
-    yield "{experiment}: {finished} of {cells} finished; page: {out}{0}; numbers: {csv}".format(kept, **page)
-    if others := page.get("others"):
-        yield f"{page['experiment']} has {'; '.join(others)}: give the same settings to report them"
+    yield "{experiment}, {sweep}: {finished} of {cells} finished; page: {out}; numbers: {csv}".format(**page)
+    if page["kept"] is not None:
+        yield (
+            f"the page is left as it was, because it has {page['kept']} finished cells: move it away to replace it, or "
+            "give another --out"
+        )
+    for other in page["others"]:
+        yield "other sweep {name}: {finished} of {cells} cells finished, {date}: {command}".format(**other)
 
 
 COMMAND = Command(

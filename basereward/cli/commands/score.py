@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from typing import Any
 
-from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult, UsageError
 from basereward.cli.options import MODEL_FORMS, check_at_least_one, check_choice
 from basereward.io.progress import phase
 
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'rows.jsonl'
     """
     parser.add_argument("model", metavar="MODEL", help=MODEL_FORMS)
-    parser.add_argument("file", metavar="FILE", help="JSON Lines file of prompts and responses")
+    parser.add_argument("file", metavar="FILE", help="rows with responses: a file, a folder, a pattern or a hub id")
     parser.add_argument(
         "--out",
         metavar="FILE",
@@ -40,14 +41,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check_arguments(arguments: argparse.Namespace) -> None:
     """
     Raises:
-        UsageError: an unknown dtype, or a token limit below 1.
+        UsageError: an unknown dtype, a token limit below 1, or a file in the place of the model.
 
-    >>> check_arguments(argparse.Namespace(dtype="float16", tokens=None))
+    >>> check_arguments(argparse.Namespace(dtype="float16", tokens=None, model="model", file="rows.jsonl"))
     Traceback (most recent call last):
     basereward.cli.command.UsageError: unknown dtype 'float16'; did you mean 'bfloat16'? Allowed: bfloat16, float32.
     """
     check_choice("dtype", arguments.dtype, DTYPES)
     check_at_least_one("--tokens", arguments.tokens)
+    if os.path.isfile(arguments.model):
+        order = f"basereward score {arguments.file} {arguments.model}" if os.path.isdir(arguments.file) else ""
+        meant = f". The model comes first: {order}" if order else ""
+        raise UsageError(f"MODEL is '{arguments.model}', a file; needed is {MODEL_FORMS}{meant}")
 
 
 def run(arguments: argparse.Namespace) -> CommandResult:

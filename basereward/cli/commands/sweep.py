@@ -40,11 +40,13 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     from basereward.recipe import load_experiment
     from basereward.sweeps.launcher import load_launcher
     from basereward.sweeps.selection import select_cells
+    from basereward.training.preflight import check_quickly, unfinished
 
     launcher = load_launcher(arguments.on)
     experiment = load_experiment(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
     experiment = select_cells(experiment, arguments.only)
-    # Only after the experiment is found right: this import takes seconds.
+    check_quickly(unfinished(experiment.cells))
+    # Only after the experiment and its files are found right: this import takes seconds.
     with phase(LOADING_LIBRARIES):
         from basereward.sweeps.sweep import sweep
 
@@ -112,7 +114,11 @@ def _cell_row(cell: Mapping[str, Any], metrics: Sequence[str], *, is_timed: bool
 COMMAND = Command(
     summary="train every cell of an experiment; finished ones are skipped",
     activity="sweep: reading the recipe of {experiment} on profile {profile}",
-    examples=("basereward sweep head_depth", "basereward sweep head_depth 'seeds=[0, 1, 2]' --only 'head=2_*'"),
+    examples=(
+        "basereward sweep head_depth",
+        "basereward sweep head_depth 'seeds=[0, 1, 2]' trainer.steps=50",
+        "basereward sweep head_depth --only 'head=2_*'",
+    ),
     add_arguments=add_arguments,
     run=run,
     format_text=format_text,

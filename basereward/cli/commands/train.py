@@ -30,10 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Trains one model."""
-    from basereward.recipe import load_recipe
+    from basereward.recipe import Cell, load_recipe
+    from basereward.runs.run_folder import find
+    from basereward.training.preflight import check_quickly
 
     recipe = load_recipe(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
-    # Only after the recipe is found right: this import takes seconds.
+    if arguments.resume is not None:
+        find(arguments.resume)
+    check_quickly([Cell(recipe.name, recipe.name, {}, recipe)])
+    # Only after the recipe and its files are found right: this import takes seconds.
     with phase(LOADING_LIBRARIES):
         from basereward.training.fit import train
 
@@ -64,6 +69,8 @@ COMMAND = Command(
     activity="train: reading the recipe of {experiment} on profile {profile}",
     examples=(
         "basereward train basereward",
+        "basereward train basereward trainer.steps=300 'model.head={_target_: mlp, layers: 3}'",
+        "basereward train basereward data.sources.mine.include=sources/jsonl data.sources.mine.path=pairs.jsonl",
         "basereward train basereward --profile qwen2_5_vl_7b data.sources.pairs.path=pairs.jsonl optimizer.lr=1e-5",
     ),
     add_arguments=add_arguments,

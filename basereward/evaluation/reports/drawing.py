@@ -23,6 +23,15 @@ WIDTH = 4.6
 MAX_NAME_CHARACTERS = 23
 # CSS pixels per inch. https://www.w3.org/TR/css-values-4/#absolute-lengths
 CSS_DPI = 96
+# Colours of the figures -> those in dark mode. The palette itself is legible on both backgrounds, except for black.
+DARK_COLOURS = {
+    "#000000": "#e7e8ea",
+    "#ffffff": "#1f2226",
+    "#e6e6e6": "#3d4249",
+    "#666666": "#a3a8b0",
+    "#595959": "#b4b8bf",
+    "#4d4d4d": "#c3c7cd",
+}
 # Without the time of day, the same figure gives the same bytes.
 FIXED_METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 
@@ -56,6 +65,8 @@ def blank(*, height: float) -> tuple[Figure, Axes]:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.set_axisbelow(True)
+    # The page has its own background, which is dark in dark mode.
+    axes.patch.set_alpha(0.0)
     return figure, axes
 
 
@@ -91,18 +102,32 @@ def as_bytes(figure: Figure, kind: Literal["svg", "png", "pdf"]) -> bytes:
     buffer = io.BytesIO()
     # matplotlib derives the ids of SVG elements from this salt, or else from a random one.
     with mpl.rc_context({"svg.hashsalt": "basereward"}):
-        figure.savefig(buffer, format=kind, dpi=200, metadata=FIXED_METADATA[kind])
+        background = "none" if kind == "svg" else "white"
+        figure.savefig(buffer, format=kind, dpi=200, metadata=FIXED_METADATA[kind], facecolor=background)
     return buffer.getvalue()
+
+
+def _with_dark_mode(svg: bytes) -> bytes:
+    """Add a style sheet that replaces colours in dark mode. An image follows the colour scheme of its page."""
+    # Letters have no colour of their own, which is black. `!important`, because elements have style attributes.
+    rules = [f"svg{{fill:{DARK_COLOURS['#000000']}}}"]
+    for colour, dark in DARK_COLOURS.items():
+        for key in ("fill", "stroke"):
+            rules.append(f'[style*="{key}: {colour}"]{{{key}:{dark}!important}}')
+    sheet = f"<style>@media (prefers-color-scheme:dark){{{''.join(rules)}}}</style>"
+    return svg.replace(b"<defs>", f"{sheet}<defs>".encode(), 1)
 
 
 def embedded(figure: Figure) -> dict[str, Any]:
     """Encode a figure for a page: its data URI `uri`, and its `width` and `height` in CSS pixels.
 
+    The image has no background, and follows the colour scheme of the page.
+
     >>> figure, axes = blank(height=2.0)
     >>> embedded(figure)["height"]
     192
     """
-    svg = base64.b64encode(as_bytes(figure, "svg")).decode()
+    svg = base64.b64encode(_with_dark_mode(as_bytes(figure, "svg"))).decode()
     width, height = (round(CSS_DPI * inches) for inches in figure.get_size_inches())
     return {"uri": f"data:image/svg+xml;base64,{svg}", "width": width, "height": height}
 

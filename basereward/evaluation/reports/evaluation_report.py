@@ -11,10 +11,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from basereward.errors import DataError, RunError, check_several
+from basereward.errors import DataError, RecipeError, RunError, check_several
 from basereward.evaluation.evaluation_folder import EvaluatedItem, Evaluation, read_evaluation
 from basereward.evaluation.published.published import PublishedValue, every_value
 from basereward.evaluation.recording import record
+from basereward.evaluation.reports.alt_texts import category_text, interval_text
 from basereward.evaluation.reports.benchmark_figures import bars, forest
 from basereward.evaluation.reports.drawing import embedded, save
 from basereward.evaluation.reports.numbers import Labels, Row, as_csv, labels, numbers, percent, same_items
@@ -116,7 +117,7 @@ def _published() -> tuple[list[PublishedValue], str | None]:
     """The published values, or the reason why the page has none."""
     try:
         return every_value(), None
-    except DataError as error:
+    except (DataError, RecipeError) as error:
         # The evaluations are of use without them.
         return [], f"Published values are not shown: {error}"
 
@@ -149,16 +150,19 @@ def _model(evaluation: Evaluation, names: Labels) -> dict[str, Any]:
 
 
 def _figures(rows: Sequence[Row], benchmark: str) -> list[dict[str, Any]]:
-    figures = [_figure("forest", f"{benchmark}: models and 95 % intervals", forest(rows))]
+    title = f"{benchmark}: models and 95 % intervals"
+    figures = [_figure("forest", title, forest(rows), alt=interval_text(rows))]
     for variant in dict.fromkeys(row["variant"] for row in rows):
-        categories = bars([row for row in rows if row["variant"] == variant])
+        members = [row for row in rows if row["variant"] == variant]
+        categories = bars(members)
         if categories is not None:
-            figures.append(_figure(variant, f"{benchmark}, {variant}: categories", categories))
+            title = f"{benchmark}, {variant}: categories"
+            figures.append(_figure(variant, title, categories, alt=category_text(members)))
     return figures
 
 
-def _figure(name: str, title: str, figure: Figure) -> dict[str, Any]:
-    return {"name": name, "title": title, "figure": figure}
+def _figure(name: str, title: str, figure: Figure, *, alt: str) -> dict[str, Any]:
+    return {"name": name, "title": title, "figure": figure, "alt": alt}
 
 
 def _add_file_keys(sections: Sequence[dict[str, Any]]) -> None:

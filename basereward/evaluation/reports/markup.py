@@ -69,19 +69,30 @@ def join(children: Iterable[MarkupChild]) -> Markup:
 
 
 def table(
-    header: Sequence[MarkupChild], rows: Iterable[Markup], *, caption: MarkupChild = None, class_: str | None = None
+    header: Sequence[MarkupChild],
+    rows: Iterable[Markup],
+    *,
+    caption: MarkupChild = None,
+    class_: str | None = None,
+    sorted_by: int | None = None,
 ) -> Markup:
     """Build a table in a box that scrolls where the table is wider than the page.
 
     Args:
         header: the content of each column's head.
         rows: `tr` or `tbody` elements.
+        caption: the title of the table.
+        class_: of the `table` element. The page's script lets readers sort a table of class `sortable`.
+        sorted_by: the column by which the rows are sorted, in descending order.
 
     >>> table(["n"], [tag("tr", tag("td", "1"))]).count("<tr>")
     2
     """
-    columns = tag("tr", *(tag("th", column, scope="col") for column in header))
+    columns = [
+        tag("th", column, scope="col", aria_sort="descending" if place == sorted_by else None)
+        for place, column in enumerate(header)
+    ]
     title = tag("caption", caption) if caption else None
-    element = tag("table", title, tag("thead", columns), *rows, class_=class_)
-    # With `tabindex` the box can be scrolled by the keyboard; a focusable region needs a role and a name.
-    return tag("div", element, class_="wide", tabindex="0", role="region", aria_label="Table")
+    element = tag("table", title, tag("thead", tag("tr", *columns)), *rows, class_=class_)
+    # With `tabindex` the box can be scrolled by the keyboard; what can be focused needs a role and a name.
+    return tag("div", element, class_="wide", tabindex="0", role="group", aria_label="Table")

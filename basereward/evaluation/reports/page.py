@@ -1,7 +1,8 @@
 """Render self-contained HTML pages: no request leaves the page, and no text in it can act as markup.
 
 Files of `assets/`: `page.html` is the head and frame of every page, `NAME.html` the body of one page, `common.css` the
-style of all pages. A page with a script also gets `page.js` and `NAME.js`.
+style of all pages, `tables.js` the sorting of tables. A page whose script builds its content also has `page.js` and
+`NAME.js`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from basereward.evaluation.reports.markup import Markup, escape
 ASSETS = "assets"
 
 
-def render_data_page(name: str, data: Mapping[str, Any], *, title: str, styles: Sequence[str] = ()) -> str:
+def render_data_page(
+    name: str, data: Mapping[str, Any], *, title: str, styles: Sequence[str] = (), has_files: bool = False
+) -> str:
     """Render a page whose script builds the content from data.
 
     The data are embedded as JSON and the script inserts them as text nodes. The content security policy of the page
@@ -30,6 +33,7 @@ def render_data_page(name: str, data: Mapping[str, Any], *, title: str, styles: 
         data: what JSON can hold.
         title: text of the `<title>` element.
         styles: further style sheets, applied after `common.css` and before that of the page.
+        has_files: whether the page loads scripts and pictures beside it.
 
     Returns:
         The whole HTML document.
@@ -38,13 +42,13 @@ def render_data_page(name: str, data: Mapping[str, Any], *, title: str, styles: 
     >>> page.count("<head>"), "default-src 'none'" in page
     (1, True)
     """
-    script = _asset("page.js") + _asset(f"{name}.js")
+    script = "".join(_asset(f"{part}.js") for part in ("page", "tables", name))
     body = _asset(f"{name}.html") + _fill("script.html", {"data": as_json(data), "script": script})
-    return _document(name, body, title=title, styles=styles, script=script)
+    return _document(name, body, title=title, styles=styles, script=script, has_files=has_files)
 
 
 def render_static_page(name: str, parts: Mapping[str, Markup], *, title: str, styles: Sequence[str] = ()) -> str:
-    """Render a page without a script.
+    """Render a page whose content is in its HTML. Its script only sorts tables.
 
     Args:
         name: the page: `NAME.html` and `NAME.css` in `assets`.
@@ -55,11 +59,13 @@ def render_static_page(name: str, parts: Mapping[str, Markup], *, title: str, st
     Returns:
         The whole HTML document.
 
-    >>> parts = {"head": Markup("<h1>Runs</h1>"), "contents": Markup(""), "sections": Markup("")}
+    >>> parts = {name: Markup("") for name in ("report", "head", "contents", "sections")}
     >>> render_static_page("experiment", parts, title="Runs").count("<title>Runs</title>")
     1
     """
-    return _document(name, _fill(f"{name}.html", parts), title=title, styles=styles, script=None)
+    script = _asset("tables.js") + "enhanceTables(document);\n"
+    body = _fill(f"{name}.html", parts) + f"<script>{script}</script>\n"
+    return _document(name, body, title=title, styles=styles, script=script)
 
 
 def as_json(data: Any) -> str:
@@ -68,16 +74,16 @@ def as_json(data: Any) -> str:
     The text is ASCII: an unpaired surrogate, which UTF-8 cannot encode, is written as an escape.
 
     >>> as_json(["</script>", "é"])
-    '["\\u003c/script\\u003e", "\\u00e9"]'
+    '["\\u003c/script\\u003e","\\u00e9"]'
     """
-    text = json.dumps(data, allow_nan=False)
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _document(name: str, body: str, *, title: str, styles: Sequence[str], script: str | None) -> str:
+def _document(name: str, body: str, *, title: str, styles: Sequence[str], script: str, has_files: bool = False) -> str:
     # The page's own style comes last, because rules of equal specificity override those before them.
     style = "".join(_asset(f"{sheet}.css") for sheet in ("common", *styles, name))
-    policy = _content_security_policy(style=style, script=script)
+    policy = _content_security_policy(style=style, script=script, has_files=has_files)
     return _fill("page.html", {"policy": policy, "title": escape(title), "style": style, "body": body})
 
 
@@ -86,11 +92,11 @@ def _fill(asset: str, values: Mapping[str, str]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _asset(asset))
 
 
-def _content_security_policy(*, style: str, script: str | None) -> str:
-    sources = f"style-src {_csp_hash(style)}"
-    if script is not None:
-        sources += f"; script-src {_csp_hash(script)}"
-    return f"default-src 'none'; img-src data:; {sources}; base-uri 'none'; form-action 'none'"
+def _content_security_policy(*, style: str, script: str, has_files: bool) -> str:
+    # `file:` for a page that was opened as a file, which has no origin that 'self' could mean in every browser.
+    beside = " 'self' file:" if has_files else ""
+    sources = f"style-src {_csp_hash(style)}; script-src {_csp_hash(script)}{beside}"
+    return f"default-src 'none'; img-src data:{beside}; {sources}; base-uri 'none'; form-action 'none'"
 
 
 def _csp_hash(text: str) -> str:

@@ -14,7 +14,9 @@ FOLDER = "reports"
 YAML_SUFFIXES = (".yaml", ".yml")
 
 
-def report_of(words: Sequence[str], *, profile: str, overrides: Sequence[str], out: str | None) -> dict[str, Any]:
+def report_of(
+    words: Sequence[str], *, profile: str, overrides: Sequence[str], sweep: str | None = None, out: str | None
+) -> dict[str, Any]:
     """Write the page that the words of a command line ask for.
 
     Args:
@@ -22,11 +24,13 @@ def report_of(words: Sequence[str], *, profile: str, overrides: Sequence[str], o
             `all`. A word `KEY=VALUE` is an override of the experiment.
         profile: of the experiment.
         overrides: further overrides of the experiment.
+        sweep: the sweep of the experiment, by its name or id; None: the newest complete one, unless there are
+            overrides.
         out: the page, or the folder of pages for `all`. The default is `benchmarks.html`,
-            `reports/PROFILE/EXPERIMENT.html` or `reports`.
+            `reports/PROFILE/EXPERIMENT/SWEEP/report.html` or `reports`.
 
     Returns:
-        What `evaluation_report.report`, `ReportPage.as_dict` or `make_index` returns.
+        What `evaluation_report.report`, `SweepReport.as_dict` or `make_index` returns.
 
     Raises:
         BaseRewardError: a word is none of these, the words exclude each other, or the page cannot be made.
@@ -39,8 +43,10 @@ def report_of(words: Sequence[str], *, profile: str, overrides: Sequence[str], o
     changes += overrides
     experiment = _experiment_of(subjects)
     if experiment is not None:
-        return _experiment_report(experiment, profile=profile, overrides=changes, out=out)
+        return _experiment_report(experiment, profile=profile, overrides=changes, sweep=sweep, out=out)
     _check_folders(subjects, changes)
+    if sweep is not None:
+        raise DataError(f"--sweep '{sweep}': a sweep belongs to an experiment, and no experiment is given")
     # This imports matplotlib, which takes a second; the checks above answer a mistake before that.
     from basereward.evaluation.reports.evaluation_report import report
 
@@ -96,19 +102,39 @@ def _check_folders(folders: Sequence[str], changes: Sequence[str]) -> None:
         )
 
 
-def _experiment_report(name: str, *, profile: str, overrides: Sequence[str], out: str | None) -> dict[str, Any]:
-    from basereward.evaluation.reports.experiment.index import make_index, page_place
-    from basereward.evaluation.reports.experiment.make import make_page
+def _experiment_report(
+    name: str, *, profile: str, overrides: Sequence[str], sweep: str | None, out: str | None
+) -> dict[str, Any]:
+    from basereward.evaluation.reports.experiment.index import make_index, report_sweep
 
+    _check_sweep(name, overrides, sweep)
     if name == ALL_EXPERIMENTS:
         folder = Path(out or FOLDER)
         if folder.suffix == ".html" or folder.is_file():
             raise DataError(f"--out '{out}': the pages of all experiments are written to a folder; give a folder")
         return make_index(folder, profile=profile, overrides=overrides)
-    target = Path(out) if out else page_place(Path(FOLDER), name, profile)
+    target = Path(out) if out else None
+    if target is not None:
+        _check_page(target)
+    root = Path(FOLDER)
+    report = report_sweep(name, root=root, profile=profile, overrides=overrides, sweep=sweep, out=target)
+    return report.as_dict()
+
+
+def _check_sweep(name: str, overrides: Sequence[str], sweep: str | None) -> None:
+    if sweep is None:
+        return
+    if overrides:
+        raise DataError(f"--sweep '{sweep}' and {', '.join(overrides)}: each of them chooses a sweep; give one of them")
+    if name == ALL_EXPERIMENTS:
+        raise DataError(f"--sweep '{sweep}' is of one experiment; give its name in place of '{ALL_EXPERIMENTS}'")
+
+
+def _check_page(target: Path) -> None:
     if target.suffix != ".html" or target.is_dir():
-        raise DataError(f"the page cannot be written to '{out}': give the name of a file that ends in .html")
+        raise DataError(f"the page cannot be written to '{target}': give the name of a file that ends in .html")
     # The default folder is made; one that was typed may be a typing error.
-    if out and not target.parent.is_dir():
-        raise DataError(f"the page cannot be written to '{out}': there is no folder '{target.parent}'. Make it first.")
-    return make_page(name, profile=profile, overrides=overrides, out=target).as_dict()
+    if not target.parent.is_dir():
+        raise DataError(
+            f"the page cannot be written to '{target}': there is no folder '{target.parent}'. Make it first."
+        )

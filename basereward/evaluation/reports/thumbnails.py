@@ -11,7 +11,7 @@ import PIL.Image
 
 # Pixels of the longer side. Below the minimum an image cannot be recognized, above the maximum it fills a screen.
 MAX_SIDE, MIN_SIDE = 768, 96
-# Pixels of all images of a page together: about 20 MB as JPEG.
+# Pixels of all images of a page together: about 20 MB as JPEG. Those that do not fit into the page are files beside it.
 BUDGET = 120_000_000
 # Pixels of the longer side up to which an image is stored as PNG. JPEG would blur it and save nothing.
 LOSSLESS_SIDE = 128
@@ -61,15 +61,18 @@ def side_for(pictures: int) -> int:
     return max(MIN_SIDE, min(MAX_SIDE, math.isqrt(BUDGET // max(pictures, 1))))
 
 
-def data_uri(picture: PIL.Image.Image, *, side: int) -> str:
-    """Encode an image as a data URI, reduced if it is larger than `side` pixels.
+def encoded(picture: PIL.Image.Image, *, side: int) -> tuple[bytes, str]:
+    """Encode an image, reduced if it is larger than `side` pixels.
 
     Args:
         picture: of mode RGB.
         side: the maximum width and height, in pixels.
 
-    >>> data_uri(PIL.Image.new("RGB", (400, 200)), side=200)[:23]
-    'data:image/jpeg;base64,'
+    Returns:
+        The file, and `png` or `jpeg`.
+
+    >>> encoded(PIL.Image.new("RGB", (400, 200)), side=200)[1]
+    'jpeg'
     """
     reduced = picture.copy()
     reduced.thumbnail((side, side))
@@ -79,5 +82,14 @@ def data_uri(picture: PIL.Image.Image, *, side: int) -> str:
         reduced.save(buffer, "PNG")
     else:
         reduced.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    kind = "png" if lossless else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return buffer.getvalue(), "png" if lossless else "jpeg"
+
+
+def data_uri(picture: PIL.Image.Image, *, side: int) -> str:
+    """Encode an image as a data URI, as `encoded` does.
+
+    >>> data_uri(PIL.Image.new("RGB", (400, 200)), side=200)[:23]
+    'data:image/jpeg;base64,'
+    """
+    content, kind = encoded(picture, side=side)
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -10,8 +10,10 @@ from typing import Any
 from basereward.data.schema.group import SPLITS, Group, Split
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources import Source
+from basereward.data.summary import describe_reading, first_shown
 from basereward.errors import DataError
 from basereward.evaluation.reports.page import render_data_page
+from basereward.evaluation.reports.viewer_files import ViewerFiles, folder_beside
 from basereward.evaluation.reports.viewer_rows import ScoreGroup, collect
 from basereward.io.files import write_atomic
 from basereward.io.outputs import check_outputs
@@ -19,7 +21,7 @@ from basereward.io.progress import phase
 from basereward.recipe import make
 from basereward.recipe.fragment import load_source
 
-# Each row costs a decoded image or more, and all of them are embedded in one file.
+# As many as a person looks through.
 ROWS = 200
 # Rejected rows that an error message quotes.
 MAX_QUOTED = 3
@@ -34,20 +36,25 @@ def look(
     out: str | None = None,
     overrides: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Write one self-contained HTML page about the rows of a source.
+    """Write an HTML page about the rows of a source.
+
+    Rows and pictures that do not fit into 5 MB are files in a folder beside the page, from which it loads what a reader
+    asks for; pictures of the source that are files already are then shown from their place.
 
     Args:
-        source: a name in `experiments/sources`, or the path of a data file.
+        source: a name in `experiments/sources`, or rows: a file, a folder, a pattern or a hub id.
         model: what `load` opens. The page then shows its scores, and where it disagrees with the preferences.
         rows: the maximum number of rows on the page, evenly spaced over the source.
         split: show this split only; None: all splits.
-        out: the page; `<source>.look.html` in the working directory by default. It is written atomically.
+        out: the page; `<source>.look.html` in the working directory by default. It is written atomically. The folder
+            beside it has its name, with `.files` in place of `.html`.
         overrides: `key=value` for arguments of the source.
 
     Returns:
-        `out`; `rows`, the number of rows shown; `read`, the number of rows selected, whose images were opened; `total`,
-        the number of all rows; `lost`, rejected rows by reason: all malformed rows, and selected rows that cannot be
-        shown; `model`.
+        `out`; `folder`, that of the files beside the page, or None; `rows`, the number of rows shown; `read`, the
+        number of rows selected, whose images were opened; `total`, the number of all rows; `lost`, rejected rows by
+        reason: all malformed rows, and selected rows that cannot be shown; `model`; `reading`, how the rows are read,
+        as `describe_reading` gives it.
 
     Raises:
         BaseRewardError: the source or the model cannot be opened, the split has no rows, or no selected row can be
@@ -57,24 +64,30 @@ def look(
     target = _target(out or f"{name}.look.html", node)
     opened: Source = make(node, "sources", name)
     splits: Sequence[Split] = SPLITS if split is None else (split,)
+    files = ViewerFiles(target)
+    files.check()
     with phase("loading the model") if model else nullcontext():
         scorer = _scorer(model) if model else None
-    data = collect(opened, splits, rows=rows, score=scorer)
+    data = collect(opened, splits, rows=rows, score=scorer, files=files)
     facts = data["facts"]
     if not facts["rows"]:
         raise DataError(f"source '{name}' has no rows in the split {' or '.join(splits)}; there is nothing to look at")
     if not facts["shown"]:
         raise _no_row_shown(name, data)
+    has_files = data["files"] is not None
+    page = {**data, "model": model}
     write_atomic(
-        target, render_data_page("viewer", {**data, "model": model}, title="Rows of a source", styles=["articles"])
+        target, render_data_page("viewer", page, title="Rows of a source", styles=["articles"], has_files=has_files)
     )
     return {
         "out": str(target),
+        "folder": str(files.folder) if has_files else None,
         "rows": facts["shown"],
         "read": facts["read"],
         "total": facts["rows"],
         "lost": facts["lost"],
         "model": model,
+        "reading": describe_reading(opened, first_shown(opened.groups(split) for split in splits)),
     }
 
 
@@ -86,7 +99,7 @@ def _target(out: str, node: Mapping[str, Any]) -> Path:
         )
     # Any text argument may be the path of a file that the source reads.
     inputs = [value for value in node.values() if isinstance(value, str) and value]
-    check_outputs({"--out": target}, inputs)
+    check_outputs({"--out": target, "the folder beside it": folder_beside(target)}, inputs)
     return target
 
 

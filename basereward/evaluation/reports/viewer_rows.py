@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from basereward.data.images.open_images import open_image
 from basereward.data.schema.group import Group, Preference, RejectedRow, Split, Turn
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources import Source
-from basereward.evaluation.reports.thumbnails import Album, side_for
+from basereward.evaluation.reports.thumbnails import side_for
+from basereward.evaluation.reports.viewer_files import Picture, ViewerFiles
 from basereward.io.progress import track
 
 # Of one text. The page says how many more characters the text has.
@@ -24,7 +24,14 @@ ScoreGroup: TypeAlias = Callable[[Group], Sequence[float]]
 ResponseScores: TypeAlias = Sequence[float | None] | None
 
 
-def collect(source: Source, splits: Sequence[Split], *, rows: int, score: ScoreGroup | None = None) -> dict[str, Any]:
+def collect(
+    source: Source,
+    splits: Sequence[Split],
+    *,
+    rows: int,
+    score: ScoreGroup | None = None,
+    files: ViewerFiles | None = None,
+) -> dict[str, Any]:
     """Collect what the viewer shows of a source: counts, rows, images and rejected rows.
 
     Args:
@@ -32,6 +39,7 @@ def collect(source: Source, splits: Sequence[Split], *, rows: int, score: ScoreG
         splits: of the source, in the order in which they are shown.
         rows: the maximum number of rows, evenly spaced over the splits.
         score: gives one score per response of a group. A group for which it raises `RowRejected` is shown unscored.
+        files: where rows and pictures go that the page does not hold; None: it holds all of them.
 
     Returns:
         Plain data that JSON can hold.
@@ -46,24 +54,59 @@ def collect(source: Source, splits: Sequence[Split], *, rows: int, score: ScoreG
     total = _total_rows(usable, rejected)
     # Images of these rows are opened, so this number decides how large each may be on the page.
     selected = min(rows, sum(usable.values()))
-    album = Album()
-    shown: list[dict[str, Any]] = []
-    for split, index in track(spread(usable, at_most=rows), "opening rows and images", total=selected):
-        group = groups[split][index]
+    files = files or ViewerFiles(None)
+    index, tally = _Index(), _Tally()
+    for split, place in track(spread(usable, at_most=rows), "opening rows and images", total=selected):
+        group = groups[split][place]
         try:
-            pictures = _pictures(group, album, side=side_for(selected * len(group.images)))
+            pictures = files.pictures(group.images, side=side_for(selected * len(group.images)))
         except RowRejected as rejection:
             rejected.append(RejectedRow(source.name, split, group.id, rejection.reason, rejection.detail))
         else:
-            shown.append(_shown_row(split, group, pictures, score))
+            row = _shown_row(split, group, pictures, score)
+            files.add(row)
+            index.add(row)
+            tally.add(row)
     return {
         "source": source.name,
         "splits": {split: size for split, size in total.items() if size},
-        "facts": _facts(shown, rejected, total=sum(total.values()), selected=selected),
-        "rows": shown,
-        "pictures": album.pictures,
+        "facts": _facts(tally, rejected, total=sum(total.values()), selected=selected),
+        "index": index.as_dict(),
+        "rows": files.rows,
+        "pictures": files.album.pictures,
+        "files": files.finish(),
         "lost": [_rejection(row) for row in rejected[:MAX_LISTED]],
     }
+
+
+class _Index:
+    """What the page filters and sorts all rows by, one number of each row in a list of each kind."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, dict[str, int]] = {"source": {}, "split": {}}
+        kinds = ("source", "split", "images", "margin", "longest", "disagrees")
+        self._columns: dict[str, list[float | None]] = {kind: [] for kind in kinds}
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        values: dict[str, float | None] = {
+            "images": len(row["images"]),
+            # Six digits sort as well as sixteen and take a third of the space.
+            "margin": None if row["margin"] is None else float(f"{row['margin']:.6g}"),
+            "longest": max((response["length"] for response in row["responses"]), default=0),
+            "disagrees": int(row["scored"] and any(map(_is_wrong, row["pairs"]))),
+        }
+        for kind, names in self._names.items():
+            values[kind] = names.setdefault(row[kind], len(names))
+        for kind, value in values.items():
+            self._columns[kind].append(value)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self._columns, "names": {kind: list(names) for kind, names in self._names.items()}}
+
+
+def _is_wrong(pair: Mapping[str, Any]) -> bool:
+    """Whether a model disagrees with a preference; a score that is not finite disagrees."""
+    return not pair["tie"] and not (pair["model"] is not None and pair["model"] > 0)
 
 
 def _total_rows(usable: Mapping[Split, int], rejected: Iterable[RejectedRow]) -> dict[Split, int]:
@@ -94,12 +137,12 @@ def spread(sizes: dict[Split, int], *, at_most: int) -> Iterator[tuple[Split, in
         start += size
 
 
-def plain(group: Group, *, pictures: list[int], scores: ResponseScores) -> dict[str, Any]:
+def plain(group: Group, *, pictures: Sequence[Picture], scores: ResponseScores) -> dict[str, Any]:
     """Convert a group to the plain data of one row.
 
     Args:
         group: the row.
-        pictures: the positions of its images in the album.
+        pictures: its images, as `ViewerFiles.pictures` returns them.
         scores: one per response; None: the row is not scored.
 
     Returns:
@@ -119,7 +162,7 @@ def plain(group: Group, *, pictures: list[int], scores: ResponseScores) -> dict[
         "id": group.id,
         "source": group.source,
         "turns": [_turn(turn, unplaced) for turn in group.prompt],
-        "images": pictures,
+        "images": list(pictures),
         "responses": [
             {**_text(text), "rank": ranks[index], "score": scores[index] if scores else None}
             for index, text in enumerate(group.responses)
@@ -168,18 +211,16 @@ def _push_down(levels: dict[int, int], preference: Preference) -> None:
         levels[preference.loser] = max(below, above + 1)
 
 
-def _facts(
-    shown: Sequence[dict[str, Any]], rejected: Sequence[RejectedRow], *, total: int, selected: int
-) -> dict[str, Any]:
+def _facts(tally: _Tally, rejected: Sequence[RejectedRow], *, total: int, selected: int) -> dict[str, Any]:
     return {
         "rows": total,
         # Rows that were rejected just now, because an image cannot be opened, are no usable groups either.
         "groups": total - len(rejected),
         "read": selected,
-        "shown": len(shown),
-        "images": sum(len(row["images"]) for row in shown),
-        "unscored": sum(row["unscored"] is not None for row in shown),
-        **_pair_shares(shown),
+        "shown": tally.rows,
+        "images": tally.images,
+        "unscored": tally.unscored,
+        **tally.pair_shares(),
         "lost": dict(Counter(row.reason for row in rejected).most_common()),
     }
 
@@ -195,11 +236,7 @@ def _rejection(row: RejectedRow) -> dict[str, Any]:
     return {"split": row.split, "id": row.id, "reason": row.reason, "detail": row.detail}
 
 
-def _pictures(group: Group, album: Album, *, side: int) -> list[int]:
-    return [album.add(open_image(image), side=side) for image in group.images]
-
-
-def _shown_row(split: Split, group: Group, pictures: list[int], score: ScoreGroup | None) -> dict[str, Any]:
+def _shown_row(split: Split, group: Group, pictures: Sequence[Picture], score: ScoreGroup | None) -> dict[str, Any]:
     scores, reason = _scores(group, score)
     row = {"split": split, **plain(group, pictures=pictures, scores=scores), "unscored": reason}
     if reason:
@@ -218,7 +255,7 @@ def _scores(group: Group, score: ScoreGroup | None) -> tuple[ResponseScores, str
         return None, f"{rejection.reason}: {rejection.detail}"
 
 
-def _turn(turn: Turn, pictures: Iterator[int]) -> dict[str, Any]:
+def _turn(turn: Turn, pictures: Iterator[Picture]) -> dict[str, Any]:
     parts = [{"image": next(pictures)} if part.text is None else _text(part.text) for part in turn.parts]
     return {"role": turn.role, "parts": parts}
 
@@ -252,22 +289,40 @@ class _ComparedPair:
     """of the model; None: the row is not scored"""
 
 
-def _pair_shares(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Statistics of all pairs that are no ties.
+class _Tally:
+    """The counts of the rows that are shown, without keeping the rows."""
 
-    `longer_wins` and `follows_length` are over pairs whose responses differ in length: how often the longer response
-    is preferred by the data, and by the model. `accuracy` is over all scored pairs.
-    """
-    pairs: list[_ComparedPair] = []
-    for row in rows:
-        pairs += _compared_pairs(row)
-    unequal = [pair for pair in pairs if pair.extra_length]
-    return {
-        "pairs": len(pairs),
-        "longer_wins": _share([pair.extra_length > 0 for pair in unequal]),
-        "follows_length": _share([pair.margin * pair.extra_length > 0 for pair in unequal if pair.margin is not None]),
-        "accuracy": _share([pair.margin > 0 for pair in pairs if pair.margin is not None]),
-    }
+    def __init__(self) -> None:
+        self.rows = self.images = self.unscored = 0
+        self._pairs = 0
+        # Name of a share -> how often it is true, and in how many pairs.
+        self._shares: dict[str, list[int]] = {name: [0, 0] for name in ("longer_wins", "follows_length", "accuracy")}
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows += 1
+        self.images += len(row["images"])
+        self.unscored += row["unscored"] is not None
+        for pair in _compared_pairs(row):
+            self._pairs += 1
+            if pair.extra_length:
+                self._count("longer_wins", pair.extra_length > 0)
+                if pair.margin is not None:
+                    self._count("follows_length", pair.margin * pair.extra_length > 0)
+            if pair.margin is not None:
+                self._count("accuracy", pair.margin > 0)
+
+    def pair_shares(self) -> dict[str, Any]:
+        """Statistics of all pairs that are no ties.
+
+        `longer_wins` and `follows_length` are over pairs whose responses differ in length: how often the longer
+        response is preferred by the data, and by the model. `accuracy` is over all scored pairs.
+        """
+        shares = {name: true / pairs if pairs else None for name, (true, pairs) in self._shares.items()}
+        return {"pairs": self._pairs, **shares}
+
+    def _count(self, name: str, is_true: bool) -> None:
+        self._shares[name][0] += is_true
+        self._shares[name][1] += 1
 
 
 def _compared_pairs(row: dict[str, Any]) -> Iterator[_ComparedPair]:
@@ -279,10 +334,6 @@ def _compared_pairs(row: dict[str, Any]) -> Iterator[_ComparedPair]:
         # A score that is not finite has no margin. It counts as a margin of 0, which is wrong for the model.
         margin = (pair["model"] or 0.0) if row["scored"] else None
         yield _ComparedPair(winner["length"] - loser["length"], margin)
-
-
-def _share(outcomes: Sequence[bool]) -> float | None:
-    return sum(outcomes) / len(outcomes) if outcomes else None
 
 
 def _finite(value: float | None) -> float | None:

@@ -49,8 +49,7 @@ def read_overrides(overrides: Iterable[str], *, reader: Reader) -> list[Override
     Raises:
         RecipeError: `overrides` is one text instead of a list.
 
-    >>> from pathlib import Path
-    >>> (override,) = read_overrides(["optimizer.lr=1e-3"], reader=Reader(Path("experiments")))
+    >>> (override,) = read_overrides(["optimizer.lr=1e-3"], reader=Reader([]))
     >>> override.layer.values
     {'optimizer': {'lr': 0.001}}
     """

@@ -27,8 +27,8 @@ class YamlLayers:
         experiment: the keys of the experiment as a whole: its axes and ensembles.
         overrides: values that replace those of the axes too.
 
-    >>> from basereward.recipe.yaml.files import experiments_folder
-    >>> layers = read_layers("head_depth", "tiny", [], Reader(experiments_folder()))
+    >>> from basereward.recipe.yaml.files import experiments_folders
+    >>> layers = read_layers("head_depth", "tiny", [], Reader(experiments_folders()))
     >>> list(layers.experiment.values["grid"])
     ['model.head']
     """
@@ -48,8 +48,8 @@ def read_layers(experiment: str, profile: str | None, overrides: Iterable[str], 
     Returns:
         The layers; None when the file of the experiment or of the profile does not exist.
 
-    >>> from basereward.recipe.yaml.files import experiments_folder
-    >>> reader = Reader(experiments_folder())
+    >>> from basereward.recipe.yaml.files import experiments_folders
+    >>> reader = Reader(experiments_folders())
     >>> read_layers("no_such_experiment", "tiny", [], reader) is None, len(reader.faults)
     (True, 1)
     """
@@ -130,9 +130,9 @@ def _read_profile(profile: str, reader: Reader) -> Layer | None:
 
 
 def _file(name_or_path: str, kind: str, reader: Reader) -> Layer | None:
-    folder = reader.folder / "profiles" if kind == "profile" else reader.folder
+    folders = reader.subfolders("profiles") if kind == "profile" else reader.folders
     try:
-        file = find_file(name_or_path, kind=kind, folder=folder)
+        file = find_file(name_or_path, kind=kind, folders=folders)
         layer = reader.read(file)
     except RecipeError as error:
         reader.add_fault("", str(error))
@@ -165,7 +165,7 @@ def _apply_profile_section(experiment: Layer | None, profile: str | None, reader
 
 def _check_profile_names(names: Iterable[str], reader: Reader, *, origin: str) -> None:
     # The sections of other profiles are checked too: one with a misspelt name would never be applied.
-    allowed = yaml_names(reader.folder / "profiles")
+    allowed = yaml_names(reader.subfolders("profiles"))
     for name in names:
         if name not in allowed:
             reader.add_fault(f"{PROFILES}.{name}", f"{unknown('profile', name, allowed)} ({origin})")

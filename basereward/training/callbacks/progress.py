@@ -131,7 +131,7 @@ class RunProgress(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a bar for a test without a training."""
         if self._phase is None and trainer.is_global_zero:
-            self._phase = begin("testing", total=sum(trainer.num_test_batches) or None)
+            self._phase = begin("testing", total=int(sum(trainer.num_test_batches)) or None)
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
         """Count a batch of the test."""

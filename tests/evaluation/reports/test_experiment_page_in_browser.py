@@ -1,31 +1,45 @@
-"""Test the page of an experiment in a real headless browser: screen, phone and print."""
+"""Test the page of an experiment in a real headless browser: screen, phone, dark mode and print."""
 
 from __future__ import annotations
 
-import html
+import io
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import PIL.Image
 import pytest
 
 from basereward.evaluation.items import Item, JudgedItem, Outcome
 from basereward.evaluation.protocols.mm_rlhf_rewardbench import MMRLHFRewardBench
-from basereward.evaluation.reports.experiment.make import make_page
+from basereward.evaluation.reports.experiment.index import report_sweep
 from basereward.recipe import load_experiment
+from tests.helpers.browser import (
+    DESKTOP,
+    PHONE,
+    are_decoded,
+    axe_violations,
+    num_pages,
+    open_details,
+    opened_page,
+    overlaps,
+    scrolls_sideways,
+)
 from tests.helpers.experiment_runs import finished_run, write_measures
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 ROOT = Path(__file__).parents[3]
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a chromium on the PATH")
 POINTS = 72 / 25.4  # PDF points in a millimetre
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the page of `head_depth` with its published table, a benchmark with many columns, and one unfinished
-    cell."""
+    """Build the page of `head_depth` with its published table, a benchmark with many columns, one unfinished cell, and
+    another sweep."""
     folder = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
@@ -40,75 +54,97 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 ]
                 judged = [JudgedItem(item, Outcome(correct=item.row % 3 > 0)) for item in items]
                 write_measures(run, "mm_rlhf_rewardbench", MMRLHFRewardBench().variants, judged)
-        make_page("head_depth", profile="tiny", overrides=(), out=folder / "head_depth.html")
-    return folder / "head_depth.html"
+        finished_run(load_experiment("head_depth", overrides=["trainer.steps=30"]).cells[0])
+        report = report_sweep("head_depth", root=folder / "reports", profile="tiny", overrides=())
+    assert report.settings.name == "default"
+    return report.page.out
 
 
-def run_browser(folder: Path, *options: str) -> str:
-    """Run the browser and return its stdout."""
-    assert BROWSER
-    common_options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
-    completed = subprocess.run(
-        [BROWSER, *common_options, *options], capture_output=True, text=True, check=True, timeout=180
-    )
-    return completed.stdout
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_pages_are_readable(browser: Browser, page: Path, size: dict[str, int], dark: bool) -> None:
+    """With all details open, the page of the sweep and the index of the sweeps do not scroll sideways, no element
+    covers another, and axe-core finds no fault."""
+    for file in (page, page.parents[1] / "index.html"):
+        with opened_page(browser, file, size=size, dark=dark) as opened:
+            open_details(opened.page)
+            assert not scrolls_sideways(opened.page)
+            assert overlaps(opened.page) == []
+            assert axe_violations(opened.page) == []
+            assert opened.errors == []
 
 
-def evaluated_in_page(page: Path, script: str, *, width: int) -> str:
-    """Return the value of `script` in the page at a width in pixels.
-
-    The page's policy forbids scripts, so the script runs in a copy without the policy.
-    """
-    text, removed = re.subn(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", page.read_text(encoding="utf-8"))
-    assert removed == 1
-    inner = html.escape(text.replace("</body>", f"<script>parent.document.title = {script}</script></body>"))
-    frame = page.with_name(f"frame-{width}.html")
-    content = f'<title>-</title><iframe width="{width}" height="900" srcdoc="{inner}"></iframe>'
-    frame.write_text(content, encoding="utf-8")
-    dom = run_browser(page.parent, "--virtual-time-budget=3000", "--dump-dom", frame.as_uri())
-    title = re.search(r"<title>(.*?)</title>", dom)
-    assert title
-    return html.unescape(title[1])
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-def test_page_fits_the_screen(page: Path, width: int) -> None:
-    """With all details open, only the published table scrolls on a phone, and nothing scrolls on a screen."""
-    script = (
-        "(() => { document.querySelectorAll('details').forEach((each) => { each.open = true; });"
-        "const box = document.querySelector('.printed').parentElement;"
-        "return [document.documentElement.scrollWidth <= innerWidth, box.scrollWidth > box.clientWidth]; })()"
-    )
-    assert evaluated_in_page(page, script, width=width) == f"true,{'true' if width == 390 else 'false'}"
+def test_figures_are_in_the_page_and_follow_dark_mode(browser: Browser, page: Path) -> None:
+    """The browser decodes all seven figures and asks for nothing but the page. In dark mode a figure has a dark
+    background and light letters, otherwise the reverse. Its alternative text has numbers."""
+    for dark in (False, True):
+        with opened_page(browser, page, dark=dark) as opened:
+            images = opened.page.locator("main img")
+            assert images.count() == 7
+            assert are_decoded(opened.page)
+            assert opened.requests == [page.resolve().as_uri()]
+            with PIL.Image.open(io.BytesIO(images.first.screenshot())) as image:
+                grey = image.convert("L")
+            darkest, lightest = grey.getextrema()
+            background = grey.getpixel((1, 1))
+            assert abs(background - (darkest if dark else lightest)) < 8
+            assert lightest - darkest > 150
+            for alternative in images.evaluate_all("(all) => all.map((image) => image.alt)"):
+                assert len(re.findall(r"\d", alternative)) >= 4
 
 
-def test_pictures_are_embedded_and_nothing_is_fetched(page: Path) -> None:
-    """The browser decodes all seven figures, requests no resource, and applies the style under the page's policy."""
-    script = (
-        "(() => { const images = [...document.images];"
-        "const loaded = performance.getEntriesByType('resource').filter(({ name }) => !/^data:/.test(name)).length;"
-        "return [images.length, images.every((each) => each.complete && each.naturalWidth > 0), loaded]; })()"
-    )
-    assert evaluated_in_page(page, script, width=1000) == "7,true,0"
-    screenshot = page.with_name("page.png")
-    run_browser(page.parent, "--window-size=600,400", f"--screenshot={screenshot}", page.as_uri())
-    import PIL.Image
+def test_columns_sort(browser: Browser, page: Path) -> None:
+    """The best recipe is first. A click on a column sorts by it, another click turns the order, rows without a value
+    and the baselines stay last, and the order is announced."""
+    with opened_page(browser, page) as opened:
+        table = opened.page.locator("#results table")
+        names = table.locator("tbody th")
 
-    with PIL.Image.open(screenshot) as image:
-        # The background colour shows that the style is applied.
-        assert image.convert("RGB").getpixel((2, 2)) == (0xF6, 0xF6, 0xF4)
+        def first_and_last() -> tuple[str, str]:
+            texts = [text.split("\n")[0] for text in names.all_inner_texts()]
+            assert texts[-3:] == ["head=5_silu", "longer answer", "random answer"]
+            return texts[0], texts[-4]
+
+        assert first_and_last() == ("head=4_silu", "head=1_none")
+        head = table.locator("thead th").nth(1)
+        assert head.get_attribute("aria-sort") == "descending"
+        head.get_by_role("button").click()
+        assert head.get_attribute("aria-sort") == "ascending"
+        assert first_and_last() == ("head=1_none", "head=4_silu")
+        table.locator("thead th").first.get_by_role("button").focus()
+        opened.page.keyboard.press("Enter")
+        assert head.get_attribute("aria-sort") is None
+        assert names.all_inner_texts()[0] == "head=1_none"
 
 
-def test_page_prints_on_a4(page: Path) -> None:
-    """The pages are upright A4, the published table is on one page, and all its numbers are in the text."""
-    if shutil.which("pdftotext") is None:
-        pytest.skip("needs pdftotext (poppler-utils)")
+def test_wide_tables_say_that_they_scroll(browser: Browser, page: Path) -> None:
+    """On a phone the name and the score are side by side in view, and a hint is above the table until it fits. On a
+    screen the table of results has no hint."""
+    with opened_page(browser, page, size=PHONE) as opened:
+        results = opened.page.locator("#results")
+        assert results.locator(".cue").is_visible()
+        box = results.locator("tbody td").first.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= PHONE["width"]
+        wide = results.locator(".wide")
+        assert "more-right" in (wide.get_attribute("class") or "")
+        wide.evaluate("(node) => { node.scrollLeft = node.scrollWidth; }")
+        opened.page.wait_for_function("!document.querySelector('#results .wide').classList.contains('more-right')")
+    with opened_page(browser, page) as opened:
+        assert not opened.page.locator("#results .cue").is_visible()
+
+
+def test_page_prints_on_a4(browser: Browser, page: Path) -> None:
+    """The pages are upright A4 and at most ten; the published table is on one page, and all its numbers are in the
+    text."""
     pdf = page.with_suffix(".pdf")
-    run_browser(page.parent, "--no-pdf-header-footer", f"--print-to-pdf={pdf}", page.as_uri())
-    info = subprocess.run(["pdfinfo", str(pdf)], capture_output=True, text=True, check=True).stdout
-    size = re.search(r"Page size: +([\d.]+) x ([\d.]+)", info)
-    assert size
-    assert [round(float(length) / POINTS) for length in size.groups()] == [210, 297]
+    with opened_page(browser, page) as opened:
+        content = opened.page.pdf(path=str(pdf), prefer_css_page_size=True)
+    assert 1 < num_pages(content) <= 10
+    (size,) = set(re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", content))
+    assert [round(float(length) / POINTS) for length in size] == [210, 297]
+    if shutil.which("pdftotext") is None:
+        pytest.skip("the text of the page needs pdftotext (poppler-utils)")
     command = ["pdftotext", "-layout", str(pdf), "-"]
     pages = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\f")
     (table,) = [text for text in pages if "1 layer" in text and "64.5" in text]

@@ -6,6 +6,7 @@ import csv
 import html
 import json
 import re
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from basereward.cli import main
 from basereward.evaluation.reports.experiment.index import make_index
 from basereward.evaluation.reports.experiment.make import make_page
 from basereward.recipe import load_experiment, recipe_sha256
+from basereward.runs.locks import unlock_run
 from basereward.runs.run_folder import RunFolder
 from basereward.runs.tracking.tracker import Tracker
+from basereward.sweeps.sweep import _sweep_folder
 from tests.helpers.experiment_runs import finished_run, pairs, written_recipe
 
 pytestmark = pytest.mark.slow
@@ -64,6 +67,12 @@ def section(out: Path, name: str) -> str:
     return text_of(match[1])
 
 
+def rows_of_index(index: str, name: str) -> list[str]:
+    """Return the texts after the name in the rows of an index that begin with a name."""
+    rows = re.findall(rf"<tr><th scope=\"row\"><a[^>]*>{name}</a>.*?</th>(.*?)</tr>", Path(index).read_text())
+    return [text_of(row).strip() for row in rows]
+
+
 def rows_of(path: str) -> list[dict[str, str]]:
     """Read a CSV file."""
     with Path(path).open(encoding="utf-8", newline="") as file:
@@ -106,7 +115,9 @@ def test_runs_tested_on_different_data_are_not_compared(experiments: Path, tmp_p
     results = section(Path(page["out"]), "results")
     assert "lr=low is not compared: no other was tested on its groups" in results
     index = make_index(tmp_path / "all", profile="tiny", overrides=())["out"]
-    assert "4 / 4 lr=high 75.0" in text_of(Path(index).read_text(encoding="utf-8"))
+    (row,) = rows_of_index(index, "rates")
+    assert row.startswith("75.0")
+    assert row.endswith("lr=high default 4 / 4")
 
 
 def test_unfinished_runs_are_named(experiments: Path, tmp_path: Path) -> None:
@@ -150,7 +161,8 @@ def test_names_in_the_data_are_escaped(experiments: Path, tmp_path: Path) -> Non
     assert EVIL in text_of(document.replace("&lt;", "\N{LEFT ANGLE BRACKET}")).replace("\N{LEFT ANGLE BRACKET}", "<")
     assert "<img src=x" not in document
     assert "default-src 'none'; img-src data:; style-src 'sha256-" in document
-    assert "script-src" not in document
+    assert "script-src 'sha256-" in document
+    assert document.count("<script>") == 1
 
 
 def test_run_links_to_its_mlflow_page(experiments: Path, tmp_path: Path) -> None:
@@ -203,11 +215,13 @@ def test_report_all_makes_every_page_and_an_index(experiments: Path, capsys: pyt
     assert result["out"] == "reports/index.html"
     index = Path(result["out"]).read_text(encoding="utf-8")
     links = re.findall(r'href="([^"#]+)"', index)
-    assert links == ["tiny/basereward.html", "tiny/rates.html"]
+    assert links == ["tiny/basereward/default/report.html", "tiny/rates/default/report.html"]
     assert all((Path("reports") / link).is_file() for link in links)
     assert "broken" in result["refused"]
     assert "optimizer.rate" in text_of(index)
-    assert re.search(r"rates # rates 4 / 4 lr=high 72.0|rates rates 4 / 4 lr=high 72.0", text_of(index))
+    (row,) = rows_of_index(result["out"], "rates")
+    assert row.startswith("72.0")
+    assert row.endswith("lr=high default 4 / 4")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +252,8 @@ def test_overrides_may_precede_or_follow_options(experiments: Path, capsys: pyte
     """Overrides before and after the options apply, as in every command that reads a recipe."""
     assert main(["report", "rates", "seeds=[3]", "--profile", "tiny", "trainer.steps=5", "--json"]) == 0
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert (result["out"], result["cells"]) == ("reports/tiny/rates.html", 2)
+    assert (Path(result["out"]).parent.parent, result["cells"]) == (Path("reports/tiny/rates"), 2)
+    assert result["overrides"] == ["seeds=[3]", "trainer.steps=5"]
     assert "basereward sweep rates --profile tiny 'seeds=[3]' trainer.steps=5" in text_of(
         Path(result["out"]).read_text()
     )
@@ -247,41 +262,107 @@ def test_overrides_may_precede_or_follow_options(experiments: Path, capsys: pyte
 OTHER = ["trainer.steps=30"]
 
 
-def finished_under(overrides: list[str]) -> None:
-    """Write finished runs of all cells with these overrides."""
-    for cell in load_experiment("rates", overrides=overrides).cells:
+def finished_under(overrides: list[str], *, leave: int = 0) -> None:
+    """Write finished runs of all cells but the last `leave` with these overrides."""
+    cells = load_experiment("rates", overrides=overrides).cells
+    for cell in cells[: len(cells) - leave]:
         finished_run(cell)
 
 
-def test_runs_with_other_settings_are_named(
+def reported(*arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Run the command with `--json` and return what it printed."""
+    assert main(["report", "rates", *arguments, "--json"]) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def test_newest_complete_sweep_is_reported(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The cells were trained with another number of steps, which nothing records but their recipes: the page is about
+    these, and names the incomplete sweep without overrides. Either one can be chosen by name and has a folder of its
+    own, and the index links to both pages."""
+    finished_under([], leave=1)
+    finished_under(OTHER)
+    page = reported(capsys=capsys)
+    assert (page["overrides"], page["finished"], page["cells"]) == (OTHER, 4, 4)
+    assert page["out"] == "reports/tiny/rates/trainer.steps=30/report.html"
+    assert [(other["name"], other["finished"], other["cells"]) for other in page["others"]] == [("default", 3, 4)]
+    document = text_of(Path(page["out"]).read_text())
+    assert "basereward sweep rates --profile tiny trainer.steps=30" in document
+    assert page["others"][0]["command"] in document
+    default = reported("--sweep", "default", capsys=capsys)
+    assert (default["out"], default["finished"]) == ("reports/tiny/rates/default/report.html", 3)
+    assert reported(*OTHER, capsys=capsys)["out"] == page["out"]
+    assert page["index"] == "reports/tiny/rates/index.html"
+    links = re.findall(r'href="([^"#]+)"', Path(page["index"]).read_text())
+    assert set(links) == {"trainer.steps=30/report.html", "default/report.html"}
+
+
+def test_recorded_sweep_is_found_though_its_axes_changed(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sweep over other learning rates records its overrides, so that its three cells are found as one sweep, also by
+    its id. A later sweep with a cell that is not finished does not replace it."""
+    overrides = ["grid.optimizer.lr=[1e-2,1e-3,1e-4]", "seeds=0", "tracking.uri=sqlite:///a.db"]
+    wider = load_experiment("rates", overrides=overrides)
+    for cell in wider.cells:
+        finished_run(cell)
+    sweep = _sweep_folder(wider)
+    unlock_run(sweep)
+    finished_under(OTHER, leave=1)
+    page = reported(capsys=capsys)
+    assert (page["overrides"], page["finished"], page["cells"]) == (overrides[:2], 3, 3)
+    assert page["others"][0]["name"] == "trainer.steps=30"
+    assert reported("--sweep", sweep.run_id, capsys=capsys)["out"] == page["out"]
+
+
+def test_unknown_sweep_is_answered_with_the_known_ones(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command exits with status 2 and names the sweeps; with overrides or evaluations, `--sweep` is refused."""
+    finished_under(OTHER)
+    assert main(["report", "rates", "--sweep", "trainer.steps=3"]) == 2
+    assert "trainer.steps=30" in capsys.readouterr().err
+    assert main(["report", "rates", "trainer.steps=30", "--sweep", "default"]) == 2
+    assert main(["report", "all", "--sweep", "default"]) == 2
+    assert not list(Path().rglob("*.html"))
+
+
+def test_page_is_not_replaced_by_an_emptier_one(
     experiments: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """None of the four cells is finished, but four runs with another number of steps are: the page and the command say
-    how many and which override they have. With the same override all four count as finished."""
-    finished_under(OTHER)
-    out = tmp_path / "page.html"
-    assert main(["report", "rates", "--out", str(out)]) == 0
-    output = capsys.readouterr().out
-    assert "0 of 4 finished" in output
-    assert "4 finished runs with trainer.steps=30" in output
-    assert "trainer.steps=30" in text_of(out.read_text(encoding="utf-8"))
-    assert main(["report", "rates", *OTHER, "--out", str(out), "--json"]) == 0
-    page = json.loads(capsys.readouterr().out)
-    assert (page["finished"], page["others"]) == (4, [])
-
-
-def test_page_with_results_is_not_replaced_by_an_empty_page(experiments: Path, tmp_path: Path) -> None:
-    """`report all` with other settings keeps the page and says so; after a run with these settings it replaces the
-    page."""
-    finished_under(OTHER)
-    folder = tmp_path / "reports"
-    make_index(folder, profile="tiny", overrides=OTHER)
-    page = folder / "tiny" / "rates.html"
-    before = page.read_bytes()
-    pages = {entry["experiment"]: entry for entry in make_index(folder, profile="tiny", overrides=[])["pages"]}
-    assert pages["rates"]["kept"] is True
-    assert page.read_bytes() == before
+    """A page of four finished cells stays when fewer are finished, in the default folder and at a place of the user's;
+    a page of as many cells replaces it."""
+    runs = train_all("rates")
+    own = tmp_path / "own.html"
+    for arguments in ((), ("--out", str(own))):
+        page = reported(*arguments, capsys=capsys)
+        assert (page["finished"], page["kept"]) == (4, None)
+    shutil.rmtree(runs[0].path)
+    for arguments in ((), ("--out", str(own)), ("--out", str(own), *OTHER)):
+        before = Path(page["out"]).read_bytes()
+        page = reported(*arguments, capsys=capsys)
+        assert page["kept"] == 4
+        assert page["finished"] < 4
+    assert own.read_bytes() == before
+    assert main(["report", "rates"]) == 0
+    assert "4 finished cells" in capsys.readouterr().out
     finished_run(load_experiment("rates").cells[0])
-    pages = {entry["experiment"]: entry for entry in make_index(folder, profile="tiny", overrides=[])["pages"]}
-    assert (pages["rates"]["kept"], pages["rates"]["finished"]) == (False, 1)
-    assert page.read_bytes() != before
+    assert reported("--out", str(own), capsys=capsys)["kept"] is None
+    assert own.read_bytes() != before
+
+
+def test_best_recipe_is_first_and_its_header_has_the_origin(experiments: Path, tmp_path: Path) -> None:
+    """The second recipe of the grid has more right pairs and is the first row of every table; the head has the date,
+    the commit and the overrides."""
+    for place, cell in enumerate(load_experiment("rates", overrides=["seeds=0"]).cells):
+        run = finished_run(cell, groups=pairs(20 + 15 * place, 40))
+        start = run.journal.file.read_text().replace('"tags": {}', '"tags": {"git.commit": "0123456789abcdef"}')
+        run.journal.file.write_text(start)
+    out = tmp_path / "page.html"
+    make_page("rates", profile="tiny", overrides=["seeds=0"], out=out)
+    document = out.read_text(encoding="utf-8")
+    head = text_of(document.split("<header", 1)[1].split("</header>")[0])
+    assert re.search(r"overrides seeds=0 .*trained \d{4}-\d\d-\d\d .*commit 0123456789 ", head)
+    for name in ("results", "cost", "recipes", "runs"):
+        names = re.findall(r"lr=(?:low|high)", section(out, name).split("model.head")[-1])
+        assert names[0] == "lr=low", name
+    results = section(out, "results")
+    assert "Best: lr=low with 87.5 % of the pairs right" in results
+    (alt,) = re.findall(r'alt="(shared pair accuracy[^"]*)"', document)
+    assert re.match(r"shared pair accuracy: lr=low 87.5 % \([\d.]+ to [\d.]+\); lr=high 50.0 %", alt)

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import csv
-import html
 import json
+import random
 import re
-import shutil
-import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from basereward.errors import DataError
 from basereward.evaluation.reports.evaluation_report import report
+from tests.helpers.browser import (
+    DESKTOP,
+    PHONE,
+    are_decoded,
+    axe_violations,
+    num_pages,
+    open_details,
+    opened_page,
+    overlaps,
+    scrolls_sideways,
+)
 from tests.helpers.evaluation_folders import item, measure, write_folder
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 ROOT = Path(__file__).parents[3]
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs a chromium on the PATH")
 EVIL = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
 
 
@@ -49,15 +59,6 @@ def embedded(report_result: dict[str, Any]) -> Any:
     return json.loads(match[1])
 
 
-def seen(file: Path) -> str:
-    """Return the document as HTML after its script ran."""
-    assert BROWSER
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={file.parent / 'profile'}"]
-    command = [BROWSER, *options, "--virtual-time-budget=2000", "--dump-dom", file.as_uri()]
-    completed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    return re.sub(r"<script.*?</script>", "", completed.stdout, flags=re.DOTALL)
-
-
 def test_csv_has_the_numbers_of_the_page(report_result: dict[str, Any]) -> None:
     """Rows and columns are equal, a missing value is an empty cell, and published values have the same variant."""
     with Path(report_result["csv"]).open(encoding="utf-8", newline="") as file:
@@ -84,45 +85,95 @@ def test_figures_are_files_and_embedded_pictures(report_result: dict[str, Any]) 
     assert all(uri.startswith("data:image/svg+xml;base64,") for uri in uris)
 
 
-@needs_browser
-def test_browser_shows_the_evaluations(report_result: dict[str, Any]) -> None:
+def test_browser_shows_the_evaluations(browser: Browser, report_result: dict[str, Any]) -> None:
     """The page shows values, counts, intervals, partial evaluations, orders and baselines, and markup in the data as
-    text."""
-    document = seen(Path(report_result["out"]))
-    text = re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", document)))
-    assert "ours 82.16 1,027 / 1,250 77.16\N{EN DASH}87.16 wilson 0 0 0 none" in text
-    assert "both orders, 5 votes" in text
-    assert "random answer 50.00 · longer answer 42.60 · shorter answer 56.50 · first answer 99.60" in text
-    tables = re.findall(r"<table>.*?</table>", document, flags=re.DOTALL)
-    assert sum("scored 4 of 6" in table for table in tables) == 2  # the table of its variant and the table of agreement
-    assert "did not score the same items (row 4, row 5)" in text
-    assert "<title>Benchmarks</title>" in document
-    assert 'src="x"' not in document
-    assert text.count(EVIL) >= 6
-    margins = re.findall("margin \N{MINUS SIGN}([0-9])", text.split("wrong", 2)[-1])
-    assert margins[1:4] == ["3", "2", "1"]
+    text. It asks for nothing but itself."""
+    file = Path(report_result["out"])
+    with opened_page(browser, file) as opened:
+        open_details(opened.page)
+        text = re.sub(r"\s+", " ", opened.page.inner_text("body"))
+        assert "ours 82.16 1,027 / 1,250 77.16\N{EN DASH}87.16 wilson 0 0 0 none" in text
+        assert "both orders, 5 votes" in text
+        assert "random answer 50.00 · longer answer 42.60 · shorter answer 56.50 · first answer 99.60" in text
+        tables = opened.page.locator("table.cards").all_inner_texts()
+        # It has a section of its own, without a table of agreement.
+        assert sum("scored 4 of 6" in table for table in tables) == 1
+        assert "vl_rewardbench 1, in part" in text
+        assert opened.page.title() == "Benchmarks"
+        assert opened.page.locator("[src=x]").count() == 0
+        assert text.count(EVIL) >= 6
+        gallery = opened.page.locator("details.errors", has_text="$x_1$").inner_text()
+        assert re.findall("margin \N{MINUS SIGN}([0-9])", gallery) == ["3", "2", "1"]
+        assert opened.requests == [file.resolve().as_uri()]
+        assert opened.errors == []
 
 
-@needs_browser
-def test_page_fetches_nothing_and_fits_a_phone(report_result: dict[str, Any]) -> None:
-    """At a width of 390 pixels the page does not scroll sideways, all pictures are decoded, and no resource is
-    requested."""
-    text = Path(report_result["out"]).read_text(encoding="utf-8")
-    assert "default-src 'none'; img-src data:" in text
-    text = re.sub(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", text)
-    script = (
-        "document.querySelectorAll('details').forEach((each) => { each.open = true; });"
-        "document.querySelectorAll('tr').forEach((each) => { each.hidden = false; });"
-        "const images = [...document.querySelectorAll('main img')];"
-        "images.forEach((each) => { each.loading = 'eager'; });"
-        "Promise.all(images.map((each) => each.decode())).then(() => {"
-        "const loaded = performance.getEntriesByType('resource').filter(({ name }) => !/^data:/.test(name)).length;"
-        "parent.document.title = [document.documentElement.scrollWidth <= innerWidth, images.length, loaded]; });"
-    )
-    inner = html.escape(text.replace("</body>", f"<script>{script}</script></body>"))
-    frame = Path(report_result["out"]).with_name("phone.html")
-    frame.write_text(f'<title>-</title><iframe width="390" height="800" srcdoc="{inner}"></iframe>', encoding="utf-8")
-    assert "<title>true,5,0</title>" in seen(frame)
+@pytest.fixture(scope="module")
+def two_by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a report of two models on two benchmarks with three variants each and 30 wrong items with pictures and long
+    texts."""
+    folder = tmp_path_factory.mktemp("two")
+    rng = random.Random(0)
+    folders = []
+    for benchmark in ("vl_rewardbench", "rm_bench"):
+        for place, model in enumerate(("small", "large")):
+            right = [rng.random() < 0.4 + 0.3 * place for _ in range(100)]
+            texts = {"prompt": "question " * 40, "responses": ["good " * 200, "bad " * 300]}
+            rows = [item(row, correct, **texts) for row, correct in enumerate(right)]
+            metrics = {"overall": measure(sum(right), 100), "general": measure(1, 3), "reasoning": measure(2, 3)}
+            variants = {"official": metrics, "first_order": metrics, "per_prompt": metrics}
+            fields = {"rows": rows, "name": model, "variants": variants, "benchmark": benchmark}
+            folders.append(write_folder(folder / f"{benchmark}-{model}", right, **fields))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
+        return Path(report(folders, out=str(folder / "page.html"))["out"])
+
+
+def test_page_begins_with_models_by_benchmarks(browser: Browser, two_by_two: Path) -> None:
+    """The first table has a row per model, the best first, and a column per benchmark; a click sorts it. Only the first
+    variant of a benchmark is open."""
+    with opened_page(browser, two_by_two) as opened:
+        table = opened.page.locator("main table").first
+        assert [text.split("\n")[0] for text in table.locator("thead th").all_inner_texts()] == [
+            "model",
+            "vl_rewardbench 1",
+            "rm_bench 1",
+        ]
+        names = table.locator("tbody tr.measured th")
+        assert names.all_inner_texts() == ["large", "small"]
+        table.get_by_role("button", name="rm_bench").click()
+        table.get_by_role("button", name="rm_bench").click()
+        assert names.all_inner_texts() == ["small", "large"]
+        assert table.locator("tbody tr").last.get_attribute("class") == "baseline"
+        opens = opened.page.locator("#benchmark-0 > details").evaluate_all("(all) => all.map((node) => node.open)")
+        assert opens[:3] == [True, False, False]
+        agreement = opened.page.locator("table.cards", has_text="Kappa")
+        assert agreement.locator("tbody th").all_inner_texts() == ["small and large"] * 2
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_page_is_readable(
+    browser: Browser, two_by_two: Path, report_result: dict[str, Any], size: dict[str, int], dark: bool
+) -> None:
+    """With everything open, neither page scrolls sideways, no element covers another, all figures are decoded, and
+    axe-core finds no fault."""
+    for file in (two_by_two, Path(report_result["out"])):
+        with opened_page(browser, file, size=size, dark=dark) as opened:
+            open_details(opened.page)
+            opened.page.evaluate("document.querySelectorAll('tr').forEach((row) => { row.hidden = false; })")
+            assert not scrolls_sideways(opened.page)
+            assert overlaps(opened.page) == []
+            assert axe_violations(opened.page) == []
+            assert are_decoded(opened.page, "main img")
+            alternatives = opened.page.locator("figure img").evaluate_all("(all) => all.map((image) => image.alt)")
+            assert all(re.search(r"\d", alternative) for alternative in alternatives)
+
+
+def test_page_of_two_models_prints_on_ten_pages(browser: Browser, two_by_two: Path) -> None:
+    """The errors and what is folded are not printed."""
+    with opened_page(browser, two_by_two) as opened:
+        assert 1 < num_pages(opened.page.pdf(prefer_css_page_size=True)) <= 10
 
 
 @pytest.mark.parametrize(

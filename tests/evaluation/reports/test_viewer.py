@@ -44,7 +44,15 @@ def test_page_has_the_rows_of_the_file(capsys: pytest.CaptureFixture[str], tmp_p
     """Ids, prompts, responses and preferences are in the file's order, and the page is named after the file."""
     file = write_rows(tmp_path / "mine.jsonl", pair_rows(12, folder=tmp_path))
     result, data = looked(capsys, str(file))
-    assert result == {"out": "mine.look.html", "rows": 12, "read": 12, "total": 12, "lost": {}, "model": None}
+    assert result == {
+        "out": "mine.look.html",
+        "folder": None,
+        "rows": 12,
+        "read": 12,
+        "total": 12,
+        "lost": {},
+        "model": None,
+    }
     groups = Jsonl("mine", path=str(file), val=0.0, test=0.0).groups("train")
     for row, group in zip(data["rows"], groups, strict=True):
         assert row["id"] == group.id
@@ -92,6 +100,30 @@ def test_no_page_is_written_without_rows(capsys: pytest.CaptureFixture[str], tmp
     message = capsys.readouterr().err
     assert all(part in message for part in ("30", "20", "image_missing 20", "gone.png"))
     assert not (tmp_path / "mine.look.html").exists()
+
+
+def test_many_rows_are_in_files_beside_a_small_page(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Each of 3,000 rows with 6 MB of text is in the page or in one file, in the order of the source, and the page
+    has an index of all. A second page replaces the files, but not a folder with a file of the user's."""
+    rows = [{"id": f"{i}", "prompt": "?", "chosen": "a" * 1000, "rejected": "b" * 1000} for i in range(3000)]
+    file = write_rows(tmp_path / "mine.jsonl", rows)
+    for _ in range(2):
+        result, data = looked(capsys, str(file), "--rows", "3000")
+        assert result["folder"] == "mine.look.files"
+        assert Path(result["out"]).stat().st_size < 5_000_000
+        seen = [row["id"] for row in data["rows"]]
+        assert 0 < len(seen) < 3000
+        assert data["files"]["chunks"] == len(list(Path(result["folder"]).glob("*.js")))
+        for chunk in range(data["files"]["chunks"]):
+            script = Path(result["folder"], f"rows-{chunk}.js").read_text()
+            content = re.fullmatch(rf"addRows\({chunk},(.*)\);\n", script)
+            assert content
+            seen += [row["id"] for row in json.loads(content[1])]
+        assert seen == [row["id"] for row in rows]
+        assert len(data["index"]["longest"]) == 3000
+    (tmp_path / "mine.look.files" / "notes.txt").touch()
+    assert main(["look", str(file), "--rows", "3000"]) == 2
+    assert "notes.txt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["mine.json", "mine.csv", "mine.parquet", "mine.jsonl.gz"])

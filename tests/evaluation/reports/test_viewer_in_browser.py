@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import html
 import re
-import shutil
-import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from basereward.data.schema.group import IMAGE, Group, Part, Preference, RejectedRow, Split, Turn
+from basereward.data.schema.group import IMAGE, Group, Image, Part, Preference, RejectedRow, Split, Turn
 from basereward.evaluation.reports.page import render_data_page
+from basereward.evaluation.reports.viewer_files import ViewerFiles
 from basereward.evaluation.reports.viewer_rows import collect
+from tests.helpers.browser import (
+    DESKTOP,
+    PHONE,
+    are_decoded,
+    axe_violations,
+    open_details,
+    opened_page,
+    overlaps,
+    scrolls_sideways,
+)
 from tests.helpers.support import group, picture
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a chromium on the PATH")
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 EVIL = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
 SCORES = {"right": [2.0, 1.0], "wrong": [-1.5, 1.5], "close": [1.0, 0.5], "evil": [1.0, 0.0], "pictures": [4.0, 1.0]}
@@ -47,7 +57,7 @@ class Few:
             pair("evil", EVIL, EVIL, "<!--", tie=True),
         ]
 
-    def lost(self, split: Split) -> list[RejectedRow]:
+    def rejected(self, split: Split) -> list[RejectedRow]:
         return (
             [RejectedRow("few", "val", "gone", "image_missing", f"there is no file {EVIL}")] if split == "val" else []
         )
@@ -68,46 +78,33 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def seen(file: Path, choice: str = "") -> str:
-    """Return the document as HTML after its script ran."""
-    assert BROWSER
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={file.parent / 'profile'}"]
-    command = [BROWSER, *options, "--virtual-time-budget=2000", "--dump-dom", f"{file.as_uri()}{choice}"]
-    completed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    return re.sub(r"<script.*?</script>", "", completed.stdout, flags=re.DOTALL)
-
-
-def ids(document: str) -> list[str]:
+def ids(page: Page) -> list[str]:
     """Return the ids of the shown rows in their order."""
-    return re.findall(r"<article><header><h2>(.*?)</h2>", document)
+    return page.locator("article h2").all_inner_texts()
 
 
-def words(document: str) -> str:
-    """Return the text of the document."""
-    return html.unescape(re.sub(r"<[^>]*>", " ", document))
+def words(page: Page) -> str:
+    """Return the text of the page in one line."""
+    return re.sub(r"\s+", " ", page.inner_text("body"))
 
 
-def driven(file: Path, script: str, choice: str = "") -> str:
-    """Return the title after `script` has used the page.
-
-    The page's policy forbids other scripts, so the script runs in a copy without the policy.
-    """
-    policy = r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>"
-    text, removed = re.subn(policy, "", file.read_text(encoding="utf-8"))
-    assert removed == 1
-    copy = file.with_name("driven.html")
-    copy.write_text(text.replace("</body>", f"<script>{{{script}}}</script></body>"), encoding="utf-8")
-    match = re.search(r"<title>(.*?)</title>", seen(copy, choice), flags=re.DOTALL)
-    assert match
-    return html.unescape(match[1])
+def written(folder: Path, groups: Sequence[Group]) -> Path:
+    """Write the page of a source with these groups, without a model."""
+    source = Few()
+    source.groups = lambda split: list(groups)  # type: ignore[method-assign]
+    path = folder / "page.html"
+    path.write_text(viewer_page({**collect(source, ["train"], rows=5000), "model": None}), encoding="utf-8")
+    return path
 
 
-def test_page_shows_every_row_with_its_facts(file: Path) -> None:
+def test_page_shows_every_row_with_its_facts(browser: Browser, file: Path) -> None:
     """The page has the counts, the preferred response first, margins, weights, scores and the model's disagreements."""
-    document = seen(file)
-    text = words(document)
-    assert ids(document) == ["right", "wrong", "close", "evil", "pictures"]
-    facts = {
+    with opened_page(browser, file) as opened:
+        assert ids(opened.page) == ["right", "wrong", "close", "evil", "pictures"]
+        names, values = (opened.page.locator(f"#facts {name}").all_inner_texts() for name in ("dt", "dd"))
+        facts = dict(zip(names, values, strict=True))
+        text = words(opened.page)
+    expected = {
         "rows": "6",
         "usable groups": "5",
         "lost": "1",
@@ -115,38 +112,35 @@ def test_page_shows_every_row_with_its_facts(file: Path) -> None:
         "pairs shown": "4",
         "model agrees": "50.0 %",
     }
-    for name, value in facts.items():
-        assert f"<dt>{name}</dt><dd>{value}</dd>" in document
+    assert expected.items() <= facts.items()
     assert "[0] better than [1] · margin 2.5 · weight 0.5 · model \N{MINUS SIGN}3.000" in text
     assert "✗ model disagrees" in text
     assert "tied with [1]" in text
-    assert re.search(r"1 · preferred +\[1\].* 11 .* 2 +\[0\].* SEVEN plus four", text)
+    assert re.search(r"1 · preferred ?\[1\].* 11 .* ?2 ?\[0\].* SEVEN plus four", text)
     assert "score +1.500" in text
     assert "1 row lost: image_missing 1" in text
 
 
-def test_markup_in_the_data_is_shown_as_text(file: Path) -> None:
+def test_markup_in_the_data_is_shown_as_text(browser: Browser, file: Path) -> None:
     """Script and image tags in prompt, response and detail are visible as text and have no effect."""
-    document = seen(file)
-    assert "<title>few: rows</title>" in document
-    assert words(document).count(EVIL) == 3
-    assert 'src="x"' not in document
-    assert "<img onerror" not in document
+    with opened_page(browser, file) as opened:
+        open_details(opened.page)
+        assert opened.page.title() == "few: rows"
+        assert words(opened.page).count(EVIL) == 3
+        assert opened.page.locator("[src=x], [onerror]").count() == 0
+        assert opened.errors == []
 
 
-def test_pictures_are_embedded_at_their_positions(file: Path) -> None:
+def test_pictures_are_embedded_at_their_positions(browser: Browser, file: Path) -> None:
     """The first picture is before the text and the second after it, and the browser decodes both with their sizes."""
-    document = seen(file)
-    places = [document.index(word) for word in ('alt="Image 1 of 2', "Left of", 'alt="Image 2 of 2')]
-    assert places == sorted(places)
-    assert len(re.findall(r'<img src="data:image/(?:png|jpeg);base64,', document)) == 2
-    script = (
-        "const images = [...document.querySelectorAll('article img')];"
-        "images.forEach((image) => image.loading = 'eager');"
-        "Promise.all(images.map((image) => image.decode())).then(() => {"
-        "document.title = images.map((image) => `${image.naturalWidth}x${image.naturalHeight}`).join(' ')});"
-    )
-    assert driven(file, script) == "56x84 400x300"
+    with opened_page(browser, file) as opened:
+        turn = opened.page.locator("article", has_text="Left of").locator(".turn").first
+        order = turn.evaluate("(node) => [...node.children].map((child) => child.className)")
+        assert order == ["label", "picture", "text", "picture"]
+        assert are_decoded(opened.page, "article img")
+        sizes = "(all) => all.map((image) => [image.naturalWidth, image.naturalHeight])"
+        assert turn.locator("img").evaluate_all(sizes) == [[56, 84], [400, 300]]
+        assert opened.requests == [file.resolve().as_uri()]
 
 
 @pytest.mark.parametrize(
@@ -165,86 +159,118 @@ def test_pictures_are_embedded_at_their_positions(file: Path) -> None:
         ("#sort=nonsense&split=nowhere", ["right", "wrong", "close", "evil", "pictures"]),
     ],
 )
-def test_url_fragment_filters_and_sorts(file: Path, choice: str, expected: list[str]) -> None:
+def test_url_fragment_filters_and_sorts(browser: Browser, file: Path, choice: str, expected: list[str]) -> None:
     """The worst margin comes first, and a tie has no margin and comes last. The search ignores case."""
-    document = seen(file, choice)
-    assert ids(document) == expected
-    assert f"{len(expected)} row{'' if len(expected) == 1 else 's'} of 5" in words(document)
+    with opened_page(browser, file, fragment=choice) as opened:
+        opened.page.get_by_text(f"{len(expected)} row{'' if len(expected) == 1 else 's'} of 5").wait_for()
+        assert ids(opened.page) == expected
 
 
-def test_search_matches_are_marked(file: Path) -> None:
+def test_search_matches_are_marked(browser: Browser, file: Path) -> None:
     """The marked words have the spelling of the row."""
-    assert re.findall("<mark>(.*?)</mark>", seen(file, "#search=seven")) == ["seven", "Seven", "SEVEN"]
+    with opened_page(browser, file, fragment="#search=seven") as opened:
+        assert opened.page.locator("mark").all_inner_texts() == ["seven", "Seven", "SEVEN"]
 
 
-def test_search_field_filters_and_updates_the_url(file: Path) -> None:
+def test_search_field_filters_and_updates_the_url(browser: Browser, file: Path) -> None:
     """The page is not loaded again."""
-    script = (
-        "const field = controls.elements.search; field.value = 'prime';"
-        "field.dispatchEvent(new Event('input', { bubbles: true }));"
-        "const told = () => [...document.querySelectorAll('h2')].map((name) => name.textContent) + location.hash;"
-        "setTimeout(() => { document.title = told() }, 500);"
-    )
-    assert driven(file, script) == "wrong#search=prime"
+    with opened_page(browser, file) as opened:
+        opened.page.get_by_role("searchbox").fill("prime")
+        opened.page.get_by_text("1 row of 5").wait_for()
+        assert ids(opened.page) == ["wrong"]
+        assert opened.page.url.endswith("#search=prime")
+        assert len(opened.requests) == 1
 
 
-def test_picture_opens_and_closes(file: Path) -> None:
+def test_picture_opens_and_closes(browser: Browser, file: Path) -> None:
     """A click on the picture's button opens the viewer with the picture's size in the data; the viewer's button closes
     it."""
-    script = (
-        "const viewer = document.getElementById('viewer'); const told = [viewer.open];"
-        "document.querySelectorAll('button.picture')[1].click();"
-        "told.push(viewer.open, viewer.querySelector('p').textContent);"
-        "viewer.querySelector('button').click(); told.push(viewer.open); document.title = told.join('|');"
-    )
-    assert (
-        driven(file, script)
-        == "false|true|Image 2 of 2 of pictures; 400 \N{MULTIPLICATION SIGN} 300 pixels in the data|false"
-    )
+    with opened_page(browser, file) as opened:
+        viewer = opened.page.get_by_role("dialog")
+        assert not viewer.is_visible()
+        opened.page.locator("button.picture").nth(1).click()
+        assert "Image 2 of 2 of pictures; 400 \N{MULTIPLICATION SIGN} 300 pixels in the data" in viewer.inner_text()
+        viewer.get_by_role("button").click()
+        assert not viewer.is_visible()
 
 
-def test_long_text_is_folded_and_unfolds(tmp_path: Path) -> None:
+def test_long_text_is_folded_and_unfolds(browser: Browser, tmp_path: Path) -> None:
     """The button has the length of the text."""
-    source = Few()
-    source.groups = lambda split: [group("Why?", ("word " * 400, "no"))]  # type: ignore[method-assign]
-    path = tmp_path / "long.html"
-    path.write_text(viewer_page({**collect(source, ["train"], rows=9), "model": None}), encoding="utf-8")
-    script = (
-        "const button = document.querySelector('.plain'); const text = document.querySelector('.responses .text');"
-        "const told = [button.textContent, text.clientHeight < text.scrollHeight]; button.click();"
-        "told.push(button.textContent, text.clientHeight < text.scrollHeight); document.title = told.join('|');"
-    )
-    assert driven(path, script) == "Show all 2,000 characters|true|Show less|false"
+    with opened_page(browser, written(tmp_path, [group("Why?", ("word " * 400, "no"))])) as opened:
+        button, text = opened.page.locator(".plain"), opened.page.locator(".responses .text").first
+        is_cut = "(node) => node.clientHeight < node.scrollHeight"
+        assert (button.inner_text(), text.evaluate(is_cut)) == ("Show all 2,000 characters", True)
+        button.click()
+        assert (button.inner_text(), text.evaluate(is_cut)) == ("Show less", False)
 
 
-def test_many_rows_are_added_in_steps(tmp_path: Path) -> None:
+def test_many_rows_are_added_in_steps(browser: Browser, tmp_path: Path) -> None:
     """The page shows 50 of 3,000 rows, then 50 more, then all. Without scores the filter for disagreements is
     hidden."""
-    source = Few()
-    rows = [group(name=f"row {i}") for i in range(3000)]
+    with opened_page(browser, written(tmp_path, [group(name=f"row {i}") for i in range(3000)])) as opened:
+        articles = opened.page.locator("article")
+        assert articles.count() == 50
+        opened.page.get_by_role("button", name="Show 50 more").click()
+        assert articles.count() == 100
+        opened.page.get_by_role("button", name="Show all 2900 that are left").click()
+        assert articles.count() == 3000
+        assert not opened.page.locator("#more").is_visible()
+        assert not opened.page.get_by_label("only disagreements").is_visible()
+
+
+def test_page_with_files_beside_it_shows_all_rows(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that was opened as a file has the first of 900 rows in itself and the others in files, of which it loads
+    the ones that it shows, sorts by or searches. Pictures that are files are shown from their place, others from the
+    folder; no row and no error is added by a name with markup."""
+    monkeypatch.chdir(tmp_path)
+    source, images = Few(), tmp_path / "my pictures#1"
+    images.mkdir()
+    picture(5).save(images / "five 5%.png")
+    kinds: list[Image] = [images / "five 5%.png", (images / "five 5%.png").read_bytes(), picture(6)]
+    rows = [pair(f"row {i}", f"question {i}", "a" * (i + 1), EVIL if i == 850 else "b") for i in range(900)]
+    rows = [replace(row, prompt=(Turn("user", (IMAGE,)),), images=(kinds[i % 3],)) for i, row in enumerate(rows)]
     source.groups = lambda split: rows  # type: ignore[method-assign]
-    path = tmp_path / "many.html"
-    path.write_text(viewer_page({**collect(source, ["train"], rows=5000), "model": None}), encoding="utf-8")
-    script = (
-        "const shown = () => document.querySelectorAll('article').length; const told = [shown()];"
-        "const [more, all] = document.querySelectorAll('#more button'); told.push(more.textContent); more.click();"
-        "told.push(shown(), all.textContent); all.click(); told.push(shown(), document.getElementById('more').hidden);"
-        "told.push(controls.elements.wrong.parentElement.hidden); document.title = told.join('|');"
-    )
-    assert driven(path, script) == "50|Show 50 more|100|Show all 2900 that are left|3000|true|true"
+    page = tmp_path / "many rows.html"
+    files = ViewerFiles(page, limit=20_000)
+    data = {**collect(source, ["train"], rows=900, files=files), "model": None}
+    assert 0 < len(data["rows"]) < 100
+    assert data["files"] == {"folder": "many%20rows.files", "rows": 200, "chunks": -(-(900 - len(data["rows"])) // 200)}
+    page.write_text(render_data_page("viewer", data, title="r", styles=["articles"], has_files=True), encoding="utf-8")
+    assert page.stat().st_size < 80_000
+    with opened_page(browser, page) as opened:
+        view = opened.page
+        assert ids(view) == [f"row {i}" for i in range(50)]
+        view.locator("[name=sort]").select_option("longest")
+        view.locator("article h2", has_text="row 899").wait_for()
+        assert ids(view) == [f"row {i}" for i in range(899, 849, -1)]
+        assert are_decoded(view, "article img")
+        sources = view.locator("article img").evaluate_all("(all) => all.map((image) => image.getAttribute('src'))")
+        assert len({uri.rpartition("/")[0] for uri in sources}) == 2
+        view.locator("[name=sort]").select_option("")
+        view.get_by_role("searchbox").fill("<img SRC=x")
+        view.get_by_text("1 row of 900").wait_for()
+        assert ids(view) == ["row 850"]
+        assert view.locator("[src=x]").count() == 0
+        assert opened.errors == []
+        assert sum(".js" in request for request in opened.requests) == data["files"]["chunks"]
+        for file in Path("many rows.files").glob("rows-*.js"):
+            file.unlink()
+    with opened_page(browser, page, fragment="#sort=longest") as opened:
+        alert = opened.page.get_by_role("alert")
+        alert.wait_for()
+        assert "many rows.files/rows-" in alert.inner_text()
 
 
-def test_page_fits_a_phone(file: Path) -> None:
-    """At a width of 390 pixels the page with very long words does not scroll sideways."""
-    frame = file.with_name("phone.html")
-    source = Few()
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_page_is_readable(browser: Browser, tmp_path: Path, size: dict[str, int], dark: bool) -> None:
+    """With very long words the page does not scroll sideways, no element covers another, and axe-core finds no
+    fault."""
     wide = Group("w" * 300, "few", (Turn("user", (Part("q" * 500),)),), ("a" * 900, "b"), (Preference(0, 1),))
-    source.groups = lambda split: [wide, *Few().groups("val")]  # type: ignore[method-assign]
-    text = viewer_page({**collect(source, ["train"], rows=9), "model": None})
-    script = "document.title = document.documentElement.scrollWidth <= innerWidth"
-    text = re.sub(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", text)
-    inner = html.escape(
-        text.replace("</body>", f"<script>{script}; parent.document.title = document.title</script></body>")
-    )
-    frame.write_text(f'<title>-</title><iframe width="390" height="800" srcdoc="{inner}"></iframe>', encoding="utf-8")
-    assert "<title>true</title>" in seen(frame)
+    with opened_page(browser, written(tmp_path, [wide, *Few().groups("val")]), size=size, dark=dark) as opened:
+        open_details(opened.page)
+        assert not scrolls_sideways(opened.page)
+        assert overlaps(opened.page) == []
+        assert axe_violations(opened.page) == []

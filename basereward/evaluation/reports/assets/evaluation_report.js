@@ -5,6 +5,7 @@ const KINDS = { scores: "scores", correct: "right or wrong, as given", verdicts:
 
 const sign = (text) => text.replace("-", "\u2212");
 const signed = (number) => `${number < 0 ? "\u2212" : "+"}${Math.abs(number).toFixed(3)}`;
+const sorted = (node, value) => { if (value !== null) node.dataset.sort = value; return node; };
 const whole = (number) => number.toLocaleString("en", { maximumFractionDigits: 3 });
 
 function cell(name, text, className = "number") {
@@ -15,7 +16,49 @@ function cell(name, text, className = "number") {
 
 function table(columns, caption, ...bodies) {
   const head = element("tr", {}, ...columns.map((name) => element("th", { scope: "col", textContent: name })));
-  return element("table", {}, caption, element("thead", {}, head), ...bodies);
+  return element("table", { className: "cards sortable" }, caption, element("thead", {}, head), ...bodies);
+}
+
+// Models by benchmarks: the first metric of the first variant of each.
+
+function headline(benchmark) {
+  const { variant, metric } = benchmark.rows[0];
+  const values = new Map();
+  benchmark.rows.forEach((row, place) => {
+    if (row.variant !== variant || row.metric !== metric || row.source === "published") return;
+    values.set(`${row.source} ${row.model}`, [row, benchmark.percent[place]]);
+  });
+  return { variant, metric, values };
+}
+
+function overviewCell(found, best) {
+  if (!found || found[0].value === null) return element("td", { className: "number", textContent: "\u2013" });
+  const [row, [value, low, high]] = found;
+  return sorted(element("td", { className: "number" },
+    element(row.value === best && row.source === "measured" ? "b" : "span", { textContent: value }),
+    low === null || low === undefined ? null : element("small", { textContent: `${low}\u2013${high}` }),
+    row.partial ? element("small", { className: "bad", textContent: "partial" }) : null), row.value);
+}
+
+function overview(benchmarks) {
+  const columns = benchmarks.map(headline);
+  const models = [...new Set(benchmarks.flatMap(({ models: members }) => members.map(({ label }) => `measured ${label}`)))];
+  const bests = columns.map(({ values }) => Math.max(...[...values.values()].filter(([row]) => row.source === "measured").map(([row]) => row.value ?? -1)));
+  const value = (key, { values }) => values.get(key)?.[0].value ?? -1;
+  // Sorted by the first benchmark; models that have no value there by the next one.
+  models.sort((a, b) => columns.reduce((order, column) => order || value(b, column) - value(a, column), 0));
+  const row = (key, className) => element("tr", { className }, element("th", { scope: "row", textContent: key.slice(key.indexOf(" ") + 1) }),
+    ...columns.map((column, place) => overviewCell(column.values.get(key), bests[place])));
+  const baselines = [...new Set(columns.flatMap(({ values }) => [...values.keys()]))].filter((key) => key.startsWith("baseline "));
+  const heads = benchmarks.map(({ name, version, partial: part }, place) => element("th", { scope: "col", ariaSort: place === 0 ? "descending" : null },
+    element("span", {}, `${name} ${version}${part ? ", in part" : ""}`, element("small", { textContent: `${columns[place].variant}, ${columns[place].metric}` }))));
+  const head = element("tr", {}, element("th", { scope: "col", textContent: "model" }), ...heads);
+  const node = element("table", { className: "sortable overview" }, element("thead", {}, head),
+    element("tbody", {}, ...models.map((key) => row(key, "measured")), ...baselines.map((key) => row(key, "baseline"))));
+  const box = element("div", { className: "wide", tabIndex: 0, role: "group", ariaLabel: "Models by benchmarks" }, node);
+  const note = "Right answers in percent with the 95 % interval of each value alone, by the first metric of the first variant of each benchmark. " +
+    "The best value of a benchmark is bold; whether two models differ is under Agreement, on the same items.";
+  return element("section", { id: "overview" }, element("h2", { textContent: "Models by benchmarks" }), box, element("p", { className: "note", textContent: note }));
 }
 
 // Every table of a benchmark repeats which models were not scored on all items.
@@ -25,7 +68,7 @@ function partial(models) {
     element("b", { textContent: ` ${model.label}: scored ${model.scored.toLocaleString("en")} of ${model.items.toLocaleString("en")}; partial: ${model.partial}.` }));
 }
 
-// One variant: measured values, then baselines, then published values in descending order.
+// One variant: measured values, then baselines, then published values; the best model first.
 
 const COLUMNS = ["Model", "Right, %", "Counted", "95 % interval", "Ties", "Undecided", "Unscored", "Order"];
 
@@ -36,8 +79,8 @@ function measuredRow(row, [value, low, high]) {
   return element("tr", { className: "measured" },
     element("th", { scope: "row" }, row.model, missing),
     cell("right, %", value ?? "none", "number value"),
-    cell("counted", row.denominator === null ? "" : `${whole(row.numerator ?? 0)} / ${whole(row.denominator)}`),
-    cell("95 % interval", low === null ? "" : `${low}\u2013${high} ${row.interval}`, "interval"),
+    sorted(cell("counted", row.denominator === null ? "" : `${whole(row.numerator ?? 0)} / ${whole(row.denominator)}`), row.denominator),
+    sorted(cell("95 % interval", low === null ? "" : `${low}\u2013${high} ${row.interval}`, "interval"), row.low),
     cell("ties", whole(row.ties)), cell("undecided", whole(row.undecided)), cell("unscored", whole(row.unscored)),
     cell("order", order, ""));
 }
@@ -58,7 +101,6 @@ function printed(rows) {
   const open = () => { rest.forEach((node) => { node.hidden = false; }); line.hidden = true; };
   rest.forEach((node) => { node.hidden = true; });
   button.addEventListener("click", open);
-  addEventListener("beforeprint", open);
   return [...nodes, line];
 }
 
@@ -76,7 +118,7 @@ function variantTable(benchmark, variant) {
   const metrics = [...new Set(places.map((place) => benchmark.rows[place].metric))];
   const rowsOf = (source, metric) => places.map((place) => [benchmark.rows[place], benchmark.percent[place]])
     .filter(([row]) => row.source === source && row.metric === metric)
-    .sort(([a], [b]) => (source === "published" ? b.value - a.value : 0));
+    .sort(([a], [b]) => (source === "baseline" ? 0 : (b.value ?? -1) - (a.value ?? -1)));
   const bodies = metrics.map((metric) => element("tbody", {},
     element("tr", {}, element("th", { scope: "rowgroup", colSpan: COLUMNS.length, textContent: metric })),
     ...rowsOf("measured", metric).map(([row, shares]) => measuredRow(row, shares)),
@@ -107,7 +149,7 @@ function agreementRow(pair) {
   return element("tr", {}, head, cell("agreement, %", alike), cell("kappa", pair.kappa === null ? "none" : sign(pair.kappa.toFixed(3))),
     cell("both right", whole(pair.both_right)), cell("first only", whole(pair.only_first)),
     cell("second only", whole(pair.only_second)), cell("both wrong", whole(pair.both_wrong)),
-    cell("difference, points", `${sign(difference)}${range}`, ""), cell("McNemar p", p));
+    sorted(cell("difference, points", `${sign(difference)}${range}`, ""), difference), sorted(cell("McNemar p", p), pair.p));
 }
 
 function agreementTable({ agreement, models }) {
@@ -157,26 +199,33 @@ function article(item) {
     element("ol", { className: `answers${item.answers.length === 2 ? " two" : ""}` }, ...item.answers.map(answer)));
 }
 
-function gallery({ label, wrong, undecided, items }, open) {
+function gallery({ label, wrong, undecided, items }) {
   const shown = items.length < wrong ? `, the ${items.length} worst here` : "";
   const unsure = undecided ? `; ${undecided.toLocaleString("en")} undecided` : "";
-  return element("details", { open }, element("summary", { textContent: `${label}: ${wrong.toLocaleString("en")} wrong${shown}${unsure}` }), ...items.map(article));
+  return element("details", { className: "errors" }, element("summary", { textContent: `${label}: ${wrong.toLocaleString("en")} wrong${shown}${unsure}` }), ...items.map(article));
 }
 
 // A benchmark.
 
-function drawing({ title, uri, width, height }) {
-  return element("figure", {}, element("figcaption", { textContent: title }), element("img", { src: uri, alt: title, width, height }));
+function drawing({ title, uri, alt, width, height }) {
+  return element("figure", {}, element("figcaption", { textContent: title }), element("img", { src: uri, alt, width, height }));
+}
+
+// One way of counting. The first is shown, the others are folded.
+
+function variantSection(benchmark, variant, place) {
+  const body = variantTable(benchmark, variant);
+  return element("details", { open: place === 0 }, element("summary", { className: "variant", textContent: `Variant ${variant}` }), body);
 }
 
 function section(benchmark, place) {
   const variants = [...new Set(benchmark.rows.map((row) => row.variant))];
   return element("section", { id: `benchmark-${place}` }, element("h2", { textContent: `${benchmark.name} ${benchmark.version}${benchmark.partial ? ", in part" : ""}` }),
     ...benchmark.models.map(about),
-    ...variants.flatMap((variant) => [element("h3", { textContent: `Variant ${variant}` }), variantTable(benchmark, variant)]),
+    ...variants.map((variant, number) => variantSection(benchmark, variant, number)),
     element("h3", { textContent: "Figures" }), element("div", { className: "figures" }, ...benchmark.figures.map(drawing)),
     ...(benchmark.agreement.length ? [element("h3", { textContent: "Agreement between models" }), agreementTable(benchmark)] : []),
-    element("h3", { textContent: "Errors, the worst margin first" }), ...benchmark.errors.map((errors, number) => gallery(errors, number === 0)));
+    element("h3", { className: "errors", textContent: "Errors, the worst margin first" }), ...benchmark.errors.map(gallery));
 }
 
 function start() {
@@ -187,10 +236,10 @@ function start() {
   Object.assign(document.getElementById("without"), { hidden: !without, textContent: without ?? "" });
   document.getElementById("contents").append(...benchmarks.map(({ name, version }, place) =>
     element("a", { href: `#benchmark-${place}`, textContent: `${name} ${version}` })));
-  document.getElementById("benchmarks").append(...benchmarks.map(section));
+  document.getElementById("benchmarks").append(overview(benchmarks), ...benchmarks.map(section));
+  enhanceTables(document);
   const viewer = document.getElementById("viewer");
   viewer.addEventListener("click", () => viewer.close());
-  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((node) => { node.open = true; }));
 }
 
 start();

@@ -2,10 +2,13 @@ const STEP = 50; // rows that are put into the page at a time
 const LONG = { characters: 1500, lines: 20 }; // a longer text is folded
 const controls = document.getElementById("controls");
 const fields = ["search", "source", "split", "modality", "sort", "wrong"];
-const haystacks = data.rows.map((row) =>
-  [row.id, ...row.turns.flatMap((turn) => turn.parts.map((part) => part.text ?? "")),
-    ...row.responses.map((response) => response.text)].join("\n").toLowerCase());
-let [matching, shown] = [[], 0];
+// All rows by their numbers: the first ones are in the page, the others in files of `data.files.rows` rows beside it.
+const { index } = data;
+const total = index.source.length;
+const chunks = new Map(); // number of a file -> its rows
+const KEPT_CHUNKS = 60;
+const haystacks = new Map();
+let [matching, shown, turnOf] = [[], 0, 0]; // places of rows; a later choice of the reader has a higher `turnOf`
 
 const percent = (share) => (share === null ? null : `${(100 * share).toFixed(1)} %`);
 const signed = (number) =>
@@ -54,6 +57,48 @@ function showLost(reasons, total) {
   }
 }
 
+// Rows that are not in the page.
+
+const chunkOf = (place) => (place < data.rows.length ? -1 : Math.floor((place - data.rows.length) / data.files.rows));
+
+function rowAt(place) {
+  const chunk = chunkOf(place);
+  return chunk < 0 ? data.rows[place] : chunks.get(chunk)?.[(place - data.rows.length) % data.files.rows];
+}
+
+globalThis.addRows = (chunk, rows) => { chunks.set(chunk, rows); }; // what the files call
+
+function load(chunk) {
+  if (chunk < 0 || chunks.has(chunk)) return Promise.resolve();
+  return new Promise((resolve, reject) => {
+    const script = element("script", { src: `${data.files.folder}/rows-${chunk}.js` });
+    const done = (settle) => { script.remove(); settle(); };
+    script.addEventListener("load", () => done(resolve));
+    script.addEventListener("error", () => done(() => reject(new Error(`The file ${decodeURIComponent(data.files.folder)}/rows-${chunk}.js is not beside this page.`))));
+    document.head.append(script);
+  });
+}
+
+async function loadRows(places) {
+  for (const chunk of new Set(places.map(chunkOf))) await load(chunk);
+}
+
+function forget() {
+  for (const chunk of chunks.keys()) {
+    if (chunks.size <= KEPT_CHUNKS) return;
+    chunks.delete(chunk);
+  }
+}
+
+function haystack(place) {
+  if (haystacks.has(place)) return haystacks.get(place);
+  const row = rowAt(place);
+  const words = [row.id, ...row.turns.flatMap((turn) => turn.parts.map((part) => part.text ?? "")),
+    ...row.responses.map((response) => response.text)].join("\n").toLowerCase();
+  if (chunkOf(place) < 0) haystacks.set(place, words); // those of the files would fill the memory
+  return words;
+}
+
 // One row.
 
 function text(content, query) {
@@ -65,8 +110,7 @@ function text(content, query) {
   return [box, foldButton(box, content.length), note];
 }
 
-function picture(place, alt) {
-  const { uri, width, height } = data.pictures[place];
+function picture({ uri, width, height }, alt) {
   const image = element("img", { src: uri, alt, loading: "lazy", decoding: "async", className: Math.max(width, height) <= 128 ? "tiny" : "" });
   const button = element("button", { type: "button", className: "picture", title: "Enlarge" }, image);
   button.addEventListener("click", () => {
@@ -78,9 +122,10 @@ function picture(place, alt) {
   return button;
 }
 
-function turn(row, { role, parts }, query) {
+function turn(row, { role, parts }, query, numbers) {
   const children = parts.flatMap((part) => "image" in part
-    ? [picture(part.image, `Image ${row.images.indexOf(part.image) + 1} of ${row.images.length} of ${row.id}`)]
+    // A picture in the page is a number in the list of all; one in a file describes itself.
+    ? [picture(typeof part.image === "number" ? data.pictures[part.image] : part.image, `Image ${numbers.next().value} of ${row.images.length} of ${row.id}`)]
     : part.text.trim() || parts.length === 1 ? text(part, query) : []); // a line break between images is no text
   return element("div", { className: "turn" }, element("div", { className: "label", textContent: role }), ...children);
 }
@@ -124,7 +169,12 @@ function pairList(row) {
   return pairs.length ? element("details", {}, element("summary", { textContent: summary }), list) : null;
 }
 
+function* counting() {
+  for (let number = 1; ; number += 1) yield number;
+}
+
 function article(row, query) {
+  const numbers = counting(); // of the images, in the order of the prompt
   const order = row.responses.map((_, place) => place)
     .sort((a, b) => (row.responses[a].rank ?? Infinity) - (row.responses[b].rank ?? Infinity) || a - b);
   const ranks = new Set(row.responses.map(({ rank }) => rank).filter((rank) => rank !== null)).size;
@@ -135,7 +185,7 @@ function article(row, query) {
     element("header", {}, element("h2", { textContent: row.id }),
       ...about.filter((word) => word !== null).map((word) => element("span", { textContent: word })),
       row.unscored ? element("span", { className: "bad", textContent: `not scored: ${row.unscored}` }) : null),
-    ...row.turns.map((part) => turn(row, part, query)),
+    ...row.turns.map((part) => turn(row, part, query, numbers)),
     element("ol", { className: `responses${row.responses.length === 2 ? " two" : ""}` },
       ...order.map((place) => response(row, place, ranks, query))),
     pairList(row));
@@ -165,33 +215,87 @@ function writeAddress() {
   history.replaceState(null, "", chosen.length ? `#${new URLSearchParams(chosen)}` : location.pathname);
 }
 
-function matches(row, place, { search, source, split, modality, wrong }) {
-  const pictures = row.images.length;
-  return (!search || haystacks[place].includes(search.toLowerCase())) && (!source || row.source === source) &&
-    (!split || row.split === split) && (!wrong || row.pairs.some((pair) => disagrees(row, pair))) &&
-    (!modality || modality === (pictures > 1 ? "images" : pictures ? "image" : "text"));
+function candidates({ source, split, modality, wrong }) {
+  const [sourceNumber, splitNumber] = [index.names.source.indexOf(source), index.names.split.indexOf(split)];
+  const places = [];
+  for (let place = 0; place < total; place += 1) {
+    const pictures = index.images[place];
+    if ((!source || index.source[place] === sourceNumber) && (!split || index.split[place] === splitNumber) &&
+      (!wrong || index.disagrees[place]) && (!modality || modality === (pictures > 1 ? "images" : pictures ? "image" : "text"))) places.push(place);
+  }
+  return places;
 }
 
-const longest = (row) => Math.max(...row.responses.map(({ length }) => length));
+// The places whose texts have the searched words; null if the reader has made another choice meanwhile.
+async function searched(places, search, turn) {
+  const words = search.toLowerCase();
+  const found = [];
+  let last = -1;
+  for (const place of places) {
+    const chunk = chunkOf(place);
+    if (chunk !== last) {
+      last = chunk;
+      document.getElementById("count").textContent = `Searching: ${place.toLocaleString("en")} of ${total.toLocaleString("en")} rows`;
+      await load(chunk);
+      forget();
+      if (turn !== turnOf) return null;
+    }
+    if (haystack(place).includes(words)) found.push(place);
+  }
+  return found;
+}
+
 const orders = {
-  margin: (a, b) => (a.margin ?? Infinity) - (b.margin ?? Infinity) || 0,
-  longest: (a, b) => longest(b) - longest(a),
+  margin: (a, b) => (index.margin[a] ?? Infinity) - (index.margin[b] ?? Infinity) || 0,
+  longest: (a, b) => index.longest[b] - index.longest[a],
 };
 
-function refresh(all = false) {
+async function refresh(all = false) {
+  turnOf += 1;
+  const turn = turnOf;
   const chosen = settings();
-  matching = data.rows.filter((row, place) => matches(row, place, chosen));
-  if (chosen.sort) matching.sort(orders[chosen.sort]);
+  let places = candidates(chosen);
+  try {
+    if (chosen.search) places = await searched(places, chosen.search, turn);
+  } catch (error) {
+    showError(error);
+    return;
+  }
+  if (places === null) return;
+  matching = chosen.sort ? places.sort(orders[chosen.sort]) : places;
   document.getElementById("rows").replaceChildren(...(matching.length ? [] : [element("p", { className: "note", textContent: "No row matches." })]));
-  document.getElementById("count").textContent = `${count(matching.length, "row")} of ${data.rows.length.toLocaleString("en")}`;
+  document.getElementById("count").textContent = `${count(matching.length, "row")} of ${total.toLocaleString("en")}`;
   shown = 0;
   show(all ? matching.length : STEP);
 }
 
-function show(number) {
+function showError({ message }) {
+  document.getElementById("rows").append(element("p", { className: "bad", role: "alert", textContent: message }));
+}
+
+async function show(number) {
+  const turn = turnOf;
+  const places = matching.slice(shown, shown + number);
+  shown += places.length; // before the files are loaded, so that a second click shows the next rows
+  showMore();
   const query = settings().search;
-  document.getElementById("rows").append(...matching.slice(shown, shown + number).map((row) => article(row, query)));
-  shown = Math.min(matching.length, shown + number);
+  for (let start = 0; start < places.length; start += STEP) {
+    const part = places.slice(start, start + STEP);
+    if (!part.every(rowAt)) {
+      try {
+        await loadRows(part);
+      } catch (error) {
+        showError(error);
+        return;
+      }
+      if (turn !== turnOf) return;
+    }
+    document.getElementById("rows").append(...part.map((place) => article(rowAt(place), query)));
+    forget();
+  }
+}
+
+function showMore() {
   const left = matching.length - shown;
   const more = document.getElementById("more");
   more.hidden = left === 0;
@@ -207,11 +311,11 @@ function offer(name, values) {
 
 function start() {
   showHead();
-  for (const name of ["source", "split"]) offer(name, [...new Set(data.rows.map((row) => row[name]))]);
-  const kinds = new Set(data.rows.map((row) => Math.min(row.images.length, 2)));
+  for (const name of ["source", "split"]) offer(name, index.names[name]);
+  const kinds = new Set(index.images.map((number) => Math.min(number, 2)));
   controls.elements.modality.parentElement.hidden = kinds.size < 2;
   controls.elements.wrong.parentElement.hidden = !data.model;
-  if (data.rows.every((row) => row.margin === null)) controls.elements.sort.querySelector("[value=margin]").remove();
+  if (index.margin.every((margin) => margin === null)) controls.elements.sort.querySelector("[value=margin]").remove();
   let timer = 0;
   controls.addEventListener("submit", (event) => event.preventDefault());
   controls.addEventListener("input", () => {
@@ -223,7 +327,8 @@ function start() {
   const viewer = document.getElementById("viewer");
   viewer.addEventListener("click", (event) => { if (event.target.tagName !== "P") viewer.close(); });
   addEventListener("hashchange", () => refresh(readAddress()));
-  addEventListener("beforeprint", () => show(matching.length));
+  // Rows of files cannot be waited for here, and a hundred thousand rows are not for paper.
+  addEventListener("beforeprint", () => { if (!data.files) show(matching.length); });
   refresh(readAddress());
 }
 

@@ -114,6 +114,16 @@ def columns(contenders: Sequence[Contender]) -> list[Column]:
     return [_column(contenders, name) for name in names]
 
 
+def best_first(contenders: Sequence[Contender], accuracy: Sequence[Column]) -> list[Contender]:
+    """Sort recipes by their accuracy on the shared groups. Those without one come last, in their order.
+
+    >>> best_first([Contender("linear", results=[])], [Column("shared", {}, None)])[0].name
+    'linear'
+    """
+    shares = accuracy[0].shares
+    return sorted(contenders, key=lambda one: -shares[one.name].value if one.name in shares else 1.0)
+
+
 def accuracy_rows(accuracy: Sequence[Column], *, seeds: bool = False) -> list[Row]:
     """Convert columns to rows as `numbers` makes them, with the part of the data in place of a protocol variant.
 

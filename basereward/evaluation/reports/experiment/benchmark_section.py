@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from basereward.errors import format_count
 from basereward.evaluation.evaluation_folder import Evaluation
 from basereward.evaluation.published.published import PublishedValue
+from basereward.evaluation.reports.alt_texts import category_text, interval_text
 from basereward.evaluation.reports.benchmark_figures import bars, forest
 from basereward.evaluation.reports.experiment.gather import Contender, TrainedRun
 from basereward.evaluation.reports.experiment.parts import (
@@ -100,24 +101,35 @@ def _drawings(group: Sequence[Row], name: str, places: Mapping[str, int]) -> lis
     first = group[0]["variant"]
     members = [item for item in group if item["variant"] == first]
     title = f"{name}, {first}"
-    drawings = [Drawing(name, f"{title}: 95 % intervals", forest(members, places=places))]
+    drawings = [Drawing(name, f"{title}: 95 % intervals", forest(members, places=places), interval_text(members))]
     categories = bars(members, places=places)
     if categories is not None:
-        drawings.append(Drawing(f"{name}-categories", f"{title}: categories", categories))
+        drawings.append(Drawing(f"{name}-categories", f"{title}: categories", categories, category_text(members)))
     return drawings
 
 
 def _variant_table(rows: Sequence[Row], variant: str, places: Mapping[str, int]) -> Markup:
     members = [item for item in rows if item["variant"] == variant and item["source"] != "published"]
     metrics = list(dict.fromkeys(item["metric"] for item in members))
-    models = list(dict.fromkeys((item["source"], item["model"]) for item in members))
     by_key = {(item["source"], item["model"], item["metric"]): item for item in members}
+    models = _best_first(members, metrics[0])
     lines: list[Markup] = []
     for source, model in models:
         name = shown_name(places[model], model) if source == "measured" else model
         cells = [_value_cell(by_key.get((source, model, metric))) for metric in metrics]
         lines.append(row(name, cells, class_=source))
-    return table(["", *metrics], lines, caption=f"variant {variant}")
+    header = ["model", *metrics]
+    return table(header, [tag("tbody", *lines)], caption=f"variant {variant}", class_="sortable", sorted_by=1)
+
+
+def _best_first(members: Sequence[Row], metric: str) -> list[tuple[str, str]]:
+    """Source and name: of the models by their value of a metric, and then of the baselines in their order."""
+    ranks = dict.fromkeys(((item["source"], item["model"]) for item in members), 1.0)
+    for item in members:
+        if item["metric"] == metric and item["source"] == "measured" and item["value"] is not None:
+            ranks[item["source"], item["model"]] = -item["value"]
+    # Models without a value come before baselines.
+    return sorted(ranks, key=lambda key: (key[0] != "measured", ranks[key]))
 
 
 def _label(contender: Contender, run: TrainedRun) -> str:
@@ -135,4 +147,4 @@ def _value_cell(item: Row | None) -> Markup:
         details.append(tag("small", f"{percent(item['low'])}\N{EN DASH}{percent(item['high'])}"))
     if item["unscored"]:
         details.append(tag("small", f"{item['unscored']:,} not scored", class_="bad"))
-    return cell(percent(item["value"], 2), *details)
+    return cell(percent(item["value"], 2), *details, data_sort=item["value"])

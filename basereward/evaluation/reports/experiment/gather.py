@@ -38,6 +38,10 @@ class TrainedRun:
     peak_gib: float | None
     store: str | None
     """the address of its MLflow store, without credentials"""
+    created: float
+    """in seconds since 1970"""
+    commit: str | None
+    """of the code that trained it; None if that was not a checkout"""
     evaluations: Sequence[Evaluation]
     faults: Sequence[str]
     """why some evaluations cannot be read"""
@@ -123,6 +127,7 @@ def all_sources(contenders: Sequence[Contender]) -> list[str]:
 
 def _trained(result: CellResult, run: RunFolder) -> TrainedRun:
     curves, peak_gib, store = _recorded(run)
+    start = run.journal.start() or {}
     evaluations, faults = _evaluations(run)
     return TrainedRun(
         name=result.name,
@@ -132,9 +137,19 @@ def _trained(result: CellResult, run: RunFolder) -> TrainedRun:
         curves=curves,
         peak_gib=peak_gib,
         store=store,
+        created=float(run.status["created"]),
+        commit=_commit(start.get("tags", {})),
         evaluations=evaluations,
         faults=faults,
     )
+
+
+def _commit(tags: Mapping[str, str]) -> str | None:
+    """The commit, marked where the code had further changes."""
+    commit = tags.get("git.commit")
+    if commit is None:
+        return None
+    return f"{commit[:10]}, with changes" if tags.get("git.dirty") == "true" else commit[:10]
 
 
 def _recorded(run: RunFolder) -> tuple[dict[str, Curve], float | None, str | None]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
+import re
 import shlex
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +16,15 @@ from basereward.evaluation.published.published import every_value
 from basereward.evaluation.published.published_table import tables_of
 from basereward.evaluation.recording import record
 from basereward.evaluation.reports.drawing import save
-from basereward.evaluation.reports.experiment.accuracy import Column, accuracy_rows, columns
+from basereward.evaluation.reports.experiment.accuracy import Column, accuracy_rows, best_first, columns
 from basereward.evaluation.reports.experiment.benchmark_section import benchmark_rows, benchmarks
-from basereward.evaluation.reports.experiment.differences import other_runs
-from basereward.evaluation.reports.experiment.gather import Contender, all_results, gather
+from basereward.evaluation.reports.experiment.gather import Contender, TrainedRun, all_results, gather
 from basereward.evaluation.reports.experiment.paper_section import paper
-from basereward.evaluation.reports.experiment.parts import Section
+from basereward.evaluation.reports.experiment.parts import Section, listed
 from basereward.evaluation.reports.experiment.recipe_section import costs, differences, runs
 from basereward.evaluation.reports.experiment.results_section import learning, results, trust
-from basereward.evaluation.reports.markup import Markup, join, tag
+from basereward.evaluation.reports.experiment.sweep_settings import SweepSettings, describe
+from basereward.evaluation.reports.markup import Markup, MarkupChild, escape, join, tag
 from basereward.evaluation.reports.numbers import Row, as_csv
 from basereward.evaluation.reports.page import render_static_page
 from basereward.io.files import write_atomic
@@ -32,6 +35,8 @@ from basereward.sweeps.comparison import Compared, compare_cells
 
 # Cells without a finished run that the head of the page names.
 MAX_NAMED = 8
+# The number of finished cells and the experiment, by which a later page with fewer cells is recognized.
+REPORT_MARK = re.compile(r'<header data-report="(\d+) ([^"]*)">')
 
 
 @dataclass(frozen=True)
@@ -46,39 +51,56 @@ class ReportPage:
     csv: Path
     recorded: str | None
     """the run whose MLflow record got the files"""
-    others: Sequence[str] = ()
-    """finished runs under other settings, as `other_runs` describes them"""
-    kept: bool = False
-    """whether an earlier page was left in place, since no run is finished now"""
+    kept: int | None = None
+    """finished cells of an earlier page that was left in place because it has more of them; None: the page is new"""
+
+    @property
+    def cells(self) -> int:
+        """The number of cells and ensembles."""
+        return len(all_results(self.contenders))
+
+    @property
+    def finished(self) -> int:
+        """The number of cells and ensembles with a finished run."""
+        return sum(result.run is not None for result in all_results(self.contenders))
 
     def as_dict(self) -> dict[str, Any]:
         """What the command prints with `--json`."""
-        cells = all_results(self.contenders)
         return {
             "experiment": self.experiment.name,
+            "overrides": list(self.experiment.overrides),
             "out": str(self.out),
             "figures": list(self.figures),
             "csv": str(self.csv),
-            "cells": len(cells),
-            "finished": sum(result.run is not None for result in cells),
+            "cells": self.cells,
+            "finished": self.finished,
             "run_id": self.recorded,
-            "others": list(self.others),
             "kept": self.kept,
         }
 
 
-def make_page(name: str, *, profile: str, overrides: Sequence[str], out: Path, keep_page: bool = False) -> ReportPage:
-    """Write the page of one experiment.
+def make_page(
+    name: str,
+    *,
+    profile: str,
+    overrides: Sequence[str],
+    out: Path,
+    folder: Path | None = None,
+    others: Sequence[SweepSettings] = (),
+) -> ReportPage:
+    """Write the page of one experiment under one setting.
 
-    A folder of the same name beside the page gets the figures (PNG and PDF) and `numbers.csv`. All files are also added
-    to the MLflow run of the newest sweep of the experiment, or of its only cell.
+    The figures (PNG and PDF) and `numbers.csv` are written beside it. All files are also added to the MLflow run of the
+    newest sweep of these cells, or of its only cell. A page of the same experiment that has more finished cells is not
+    replaced.
 
     Args:
         name: of the experiment, or the path of its YAML file.
         profile: the experiment is compiled for.
         overrides: `key=value` changes of the experiment.
         out: the page.
-        keep_page: leave an earlier page in place if no run is finished.
+        folder: of figures and numbers; by default a folder beside the page with its name.
+        others: further settings under which cells are finished, which the page names.
 
     Raises:
         RecipeError: the experiment is wrong; nothing is written.
@@ -87,13 +109,14 @@ def make_page(name: str, *, profile: str, overrides: Sequence[str], out: Path, k
     experiment = load_experiment(name, profile=profile, overrides=overrides)
     with phase(f"reading the runs of {experiment.name}"):
         contenders = gather(experiment)
-    # Other settings only explain why runs are missing here.
-    others = other_runs(experiment) if any(contender.missing for contender in contenders) else []
+    contenders = best_first(contenders, columns(contenders))
+    # Again, so that tables and figures have the recipes in the same order.
     accuracy = columns(contenders)
-    folder = out.with_suffix("")
-    csv_file = folder / "numbers.csv"
-    if keep_page and out.is_file() and not any(contender.trained for contender in contenders):
-        return ReportPage(out, experiment, contenders, accuracy, [], csv_file, None, others, kept=True)
+    folder = folder or out.with_suffix("")
+    page = ReportPage(out, experiment, contenders, accuracy, [], folder / "numbers.csv", None)
+    earlier = _finished_of(out, experiment.name)
+    if earlier > page.finished:
+        return replace(page, kept=earlier)
     how = _command(name, profile, overrides, sweep=len(experiment.cells) > 1 or bool(experiment.ensembles))
     groups = benchmark_rows(contenders, every_value())
     with phase("comparing and drawing"):
@@ -103,10 +126,22 @@ def make_page(name: str, *, profile: str, overrides: Sequence[str], out: Path, k
     rows = accuracy_rows(accuracy, seeds=True)
     for group in groups:
         rows += group
-    write_atomic(csv_file, as_csv(rows))
-    write_atomic(out, _page(experiment, contenders, sections, profile=profile, how=how, others=others))
-    run_id = _record(experiment, [out, csv_file, *map(Path, figures)])
-    return ReportPage(out, experiment, contenders, accuracy, figures, csv_file, run_id, others)
+    write_atomic(page.csv, as_csv(rows))
+    write_atomic(out, _document(page, sections, profile=profile, how=how, others=others))
+    run_id = _record(experiment, [out, page.csv, *map(Path, figures)])
+    return replace(page, figures=figures, recorded=run_id)
+
+
+def _finished_of(out: Path, name: str) -> int:
+    """The finished cells of the page of an experiment that is there already; 0 if there is none."""
+    try:
+        # The mark is in the head of the page, after the style.
+        match = REPORT_MARK.search(out.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError):
+        return 0
+    if match is None or html.unescape(match[2]) != name:
+        return 0
+    return int(match[1])
 
 
 def _sections(
@@ -139,23 +174,23 @@ def _save_figures(sections: Iterable[Section], folder: Path) -> list[str]:
     return files
 
 
-def _page(
-    experiment: Experiment,
-    contenders: Sequence[Contender],
-    sections: Sequence[Section],
-    *,
-    profile: str,
-    how: str,
-    others: Sequence[str],
+def _document(
+    page: ReportPage, sections: Sequence[Section], *, profile: str, how: str, others: Sequence[SweepSettings]
 ) -> str:
-    cells = all_results(contenders)
-    missing = [result.name for result in cells if result.run is None]
-    finished = (
-        f"{len(cells) - len(missing)} of {format_count(len(cells), 'cell')} and ensembles finished, profile {profile}."
-    )
-    warning = _missing_warning(missing, how=how, others=others) if missing else None
-    head = [tag("h1", experiment.name), tag("p", experiment.summary), tag("p", finished, id="about"), warning]
+    experiment = page.experiment
+    missing = [result.name for result in all_results(page.contenders) if result.run is None]
+    finished = f"{page.finished} of {format_count(page.cells, 'cell')} and ensembles finished"
+    if not experiment.ensembles:
+        finished = f"{page.finished} of {format_count(page.cells, 'cell')} finished"
+    head = [
+        tag("h1", experiment.name),
+        tag("p", experiment.summary),
+        _facts(page, finished, profile=profile, how=how),
+        _missing_warning(missing, how=how) if missing else None,
+        _other_sweeps(others),
+    ]
     parts = {
+        "report": escape(f"{page.finished} {experiment.name}"),
         "head": join(head),
         "contents": join(tag("a", section.title, href=f"#{section.name}") for section in sections),
         "sections": join(section.html() for section in sections),
@@ -163,12 +198,46 @@ def _page(
     return render_static_page("experiment", parts, title=f"{experiment.name}, {profile}", styles=["tables"])
 
 
-def _missing_warning(missing: Sequence[str], *, how: str, others: Sequence[str]) -> Markup:
+def _facts(page: ReportPage, finished: str, *, profile: str, how: str) -> Markup:
+    """What the page is about: the state, the settings, the command, the dates and the commits of its runs."""
+    runs: list[TrainedRun] = []
+    for contender in page.contenders:
+        runs += contender.trained
+    overrides: list[MarkupChild] = []
+    for override in page.experiment.overrides:
+        overrides += [tag("code", override), " "]
+    facts: dict[str, Sequence[MarkupChild]] = {
+        "cells": [finished],
+        "profile": [profile],
+        "overrides": overrides or ["none"],
+        "command": [tag("code", how)],
+        "trained": [_dates(run.created for run in runs)],
+        "commit": [", ".join(dict.fromkeys(run.commit for run in runs if run.commit)) or "unknown"],
+        "page": [f"written {time.strftime('%Y-%m-%d %H:%M')}"],
+    }
+    return tag("dl", *(tag("div", tag("dt", key), tag("dd", *value)) for key, value in facts.items()), id="facts")
+
+
+def _dates(times: Iterable[float]) -> str:
+    days = sorted({time.strftime("%Y-%m-%d", time.localtime(seconds)) for seconds in times})
+    if not days:
+        return "not yet"
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def _missing_warning(missing: Sequence[str], *, how: str) -> Markup:
     names = ", ".join(missing[:MAX_NAMED])
     if len(missing) > MAX_NAMED:
         names += f" and {len(missing) - MAX_NAMED} more"
-    hint = f". There are {'; '.join(others)}; to report them, add the same settings after the name." if others else ""
-    return tag("p", f"Not finished: {names}. To finish them: ", tag("code", how), hint, class_="warning")
+    return tag("p", f"Not finished: {names}. To finish them: ", tag("code", how), class_="warning")
+
+
+def _other_sweeps(others: Sequence[SweepSettings]) -> Markup | None:
+    if not others:
+        return None
+    lines = listed(describe(settings) for settings in others)
+    summary = f"{format_count(len(others), 'other sweep')} of this experiment"
+    return tag("details", tag("summary", summary), lines, class_="others")
 
 
 def _command(name: str, profile: str, overrides: Iterable[str], *, sweep: bool) -> str:

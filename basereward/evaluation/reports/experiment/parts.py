@@ -27,6 +27,8 @@ class Drawing:
     """the stem of its files"""
     title: str
     figure: Figure
+    alt: str = ""
+    """what the figure shows, in words and numbers, for those who do not see it"""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ class Section:
 
 def _figure(drawing: Drawing) -> Markup:
     source = embedded(drawing.figure)
-    image = tag("img", src=source["uri"], alt=drawing.title, width=source["width"], height=source["height"])
+    image = tag(
+        "img", src=source["uri"], alt=drawing.alt or drawing.title, width=source["width"], height=source["height"]
+    )
     return tag("figure", tag("figcaption", drawing.title), image)
 
 

@@ -47,7 +47,7 @@ def costs(contenders: Sequence[Contender]) -> Section:
         "memory is that of the GPU, or of the process if there is no GPU. Tokens are those read and written to score a "
         "test pair. An ensemble is not trained; the training of its members is not counted again."
     )
-    return Section("cost", "Cost", [table(["recipe", *COSTS], rows), explanation])
+    return Section("cost", "Cost", [_sortable(["recipe", *COSTS], rows), explanation])
 
 
 def _mean(contender: Contender, value_of: RunValue, digits: int) -> str:
@@ -64,7 +64,7 @@ def differences(contenders: Sequence[Contender]) -> Section:
     for name, recipe in flat_recipes.items():
         cells = [tag("td", recipe.get(key, NONE), class_="left") for key in keys]
         rows.append(row(shown_name(places[name], name), cells))
-    body: list[MarkupChild] = [table(["recipe", *keys], rows)] if keys else [note("Nothing is varied but seeds.")]
+    body: list[MarkupChild] = [_sortable(["recipe", *keys], rows)] if keys else [note("Nothing is varied but seeds.")]
     ensembles = [
         _ensemble(contender, places[contender.name]) for contender in contenders if contender.results[0].ensemble
     ]
@@ -74,6 +74,10 @@ def differences(contenders: Sequence[Contender]) -> Section:
     summary = tag("summary", f"{len(common)} keys that all have in common")
     body.append(tag("details", summary, table(["key", "value"], same)))
     return Section("recipes", "Recipes", body)
+
+
+def _sortable(header: Sequence[str], rows: Sequence[Markup]) -> Markup:
+    return table(header, [tag("tbody", *rows)], class_="sortable")
 
 
 def _ensemble(contender: Contender, place: int) -> Markup:
@@ -101,7 +105,7 @@ def runs(contenders: Sequence[Contender], *, how: str) -> Section:
         f"Links to {LOCAL_UI} open while `make ui` serves the store that is named beside them, on the machine that "
         "has it."
     )
-    return Section("runs", "Runs", [table(["cell", "run", "MLflow"], rows), explanation])
+    return Section("runs", "Runs", [_sortable(["cell", "run", "MLflow"], rows), explanation])
 
 
 def _run_row(name: Markup, run: TrainedRun) -> Markup:
