@@ -61,7 +61,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def interrupted(project: Path) -> tuple[str, str, Path]:
-    """Type Ctrl-C when the bar is at one of the first steps. Returns the output, and a copy of the project as it was left."""
+    """Type Ctrl-C in one of the first steps. Returns the output, and a copy of the project as it was left."""
     overrides = [*SOURCE, "trainer.steps=40", "trainer.validations=2", "trainer.checkpoint_every=1"]
     result = run_in_terminal(
         [*BASEREWARD, "train", "basereward", "--profile", PROFILE, *overrides],
