@@ -4,6 +4,7 @@ PORT ?= 5000
 BIN := .venv/bin
 READY := .venv/.ready
 DOCS := .venv/.docs
+RELEASE := .venv/.release
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 STORE := $(or $(MLFLOW_TRACKING_URI),sqlite:///mlflow.db)
 
@@ -14,9 +15,10 @@ look: SOURCE ?= digits
 eval: BENCH ?= vl_rewardbench
 PROFILE ?= tiny
 MODEL ?= $(RUN)
+STAGE ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sweep score look eval report check test docs bench notebooks ui clean
+.PHONY: help setup train sweep score look eval report check test docs bench notebooks dist installed image ui clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +32,8 @@ $(READY): setup.cfg constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-train: $(READY) ## one run of EXP (basereward) on PROFILE (tiny); RUN=id resumes; ARGS="key=value ..."
-	$(BIN)/basereward train $(EXP) --profile $(PROFILE) $(if $(RUN),--resume $(RUN)) $(ARGS)
+train: $(READY) ## one run of EXP (basereward) on PROFILE (tiny), ARGS="key=value ..."; with RUN=id, the rest of a stopped run or sweep
+	$(BIN)/basereward $(if $(RUN),resume $(RUN),train $(EXP) --profile $(PROFILE)) $(ARGS)
 
 sweep: $(READY) ## every cell of EXP (head_depth) on PROFILE (tiny); finished cells are skipped
 	$(BIN)/basereward sweep $(EXP) --profile $(PROFILE) $(ARGS)
@@ -83,8 +85,25 @@ bench: $(READY) ## our layouts side by side, and other trainers where bench/READ
 notebooks: $(READY) ## runs every notebook from top to bottom and writes nothing back
 	$(if $(NOTEBOOKS),$(BIN)/jupyter-execute --timeout=1800 $(NOTEBOOKS))
 
+dist: $(RELEASE) ## the source archive and the wheel of a release in dist/, checked as an index checks them
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+
+# Needed for a release only, as the tools of the site are for the site.
+$(RELEASE): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[release]'
+	@touch $@
+
+installed: dist ## installs the wheel in a new environment, and trains and sweeps a few steps there from an empty folder
+	.ci/check-installed dist/*.whl
+
+image: ## a Docker image for the CPU, or with STAGE=cuda for NVIDIA GPUs
+	docker build --target $(STAGE) --tag basereward:$(STAGE) $(ARGS) .
+	docker run --rm basereward:$(STAGE) check head_depth
+
 ui: $(READY) ## the MLflow pages of all runs, at PORT (5000)
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --backend-store-uri $(STORE) --port $(PORT) $(ARGS)
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --app-name basereward --backend-store-uri $(STORE) --port $(PORT) $(ARGS)
 
 clean: ## removes caches and build products; .venv, runs and mlflow.db stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage htmlcov

@@ -9,16 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from basereward.data.conversion import convert
     from basereward.errors import BaseRewardError
     from basereward.inference.score_file import load
     from basereward.recipe import load_cells, load_recipe
     from basereward.training.build import build
 
-__all__ = ["BaseRewardError", "build", "load", "load_cells", "load_recipe"]
+__all__ = ["BaseRewardError", "build", "convert", "load", "load_cells", "load_recipe"]
 
 _MODULES = {
     "BaseRewardError": "basereward.errors",
     "build": "basereward.training.build",
+    "convert": "basereward.data.conversion",
     "load": "basereward.inference.score_file",
     "load_cells": "basereward.recipe",
     "load_recipe": "basereward.recipe",

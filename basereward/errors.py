@@ -159,3 +159,15 @@ def format_count(number: int, noun: str) -> str:
     ('1 cell', '7 cells')
     """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def format_bytes(size: float) -> str:
+    """A size with a binary prefix.
+
+    >>> format_bytes(3 * 2**30), format_bytes(1_536), format_bytes(12)
+    ('3 GiB', '1.5 KiB', '12 bytes')
+    """
+    for prefix, unit in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= unit:
+            return f"{size / unit:.3g} {prefix}"
+    return f"{size:.0f} bytes"

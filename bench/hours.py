@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from basereward.recipe import Cell, Recipe, find_experiment, load_experiment, names
-from basereward.recipe.yaml.files import experiments_folder, read_yaml
+from basereward.recipe.yaml.files import read_yaml, shipped_experiments
 from basereward.training.cost.recipe_cost import recipe_cost
 from basereward.training.cost.workload import workload
 from bench.checkpoint import write_settings
@@ -103,8 +103,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("experiments", metavar="EXPERIMENT", nargs="*", help="names in experiments/ (default: all)")
     args = parser.parse_args()
-    text = set(read_yaml(experiments_folder() / "mixtures" / "sets" / "text.yaml")["sources"])
-    text |= set(read_yaml(experiments_folder() / "mixtures" / "sets" / "others.yaml")["sources"])
+    text = set(read_yaml(shipped_experiments() / "mixtures" / "sets" / "text.yaml")["sources"])
+    text |= set(read_yaml(shipped_experiments() / "mixtures" / "sets" / "others.yaml")["sources"])
     text |= {"shp", "ultra_feedback_all"}
     with tempfile.TemporaryDirectory(prefix="basereward-hours-") as temporary:
         folder = Path(temporary)

@@ -10,7 +10,6 @@ import ast
 import dataclasses
 import json
 import re
-import tokenize
 import types
 import typing
 from collections.abc import Iterator
@@ -19,52 +18,13 @@ from typing import Any
 
 from basereward.cli.parser import build_parser
 from basereward.recipe import names, schema
+from basereward.recipe.json_schema.descriptions import EXPERIMENT_KEYS, meaning
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "basereward"
-SCHEMA_FILE = PACKAGE / "recipe" / "schema.py"
 
 COMPONENT = "component"
 TYPE_WORDS: dict[object, str] = {bool: "true or false", int: "integer", float: "number", str: "string"}
-
-# Meanings of keys that have no comment in the schema, because their name and type say enough to a reader of the code.
-# A comment in the schema takes precedence.
-MEANINGS = {
-    "name": "Name of the experiment; the file name, unless the file sets it.",
-    "summary": "One line for `basereward ls experiments`; the first comment of the file, unless the file sets it.",
-    "seeds": "Seeds, one for each use of randomness.",
-    "model": "Backbone, adapter, head and pooling.",
-    "model.backbone": "The pretrained model that reads prompts, images and responses.",
-    "model.backbone.trust_remote_code": "Load a checkpoint that brings its own Python files; needs `--trust` too.",
-    "model.lora": "Low-rank adapters; null: the weights that are not frozen are trained.",
-    "model.lora.rank": "Rank of the two matrices of an adapter.",
-    "model.lora.alpha": "Scale of the adapter: its output is multiplied by alpha / rank.",
-    "model.lora.dropout": "Dropout probability before the adapter, 0 to 1.",
-    "model.head": "The head: `linear`, `mlp`, `critic`, `generative`, `rating`, or a class of your own.",
-    "loss": "The loss: `bradley_terry`, `plackett_luce`, or a class of your own.",
-    "data": "Sources, their mixture, their encoding and their curation.",
-    "data.sources": "Sources by a name of your choice, as in `{digits: {include: sources/digits}}`.",
-    "data.mixture": "How the sources are mixed.",
-    "data.encoding": "How prompts, images and responses become tokens.",
-    "data.encoding.max_pixels": "Largest number of pixels of an image; null: as in preprocessor_config.json.",
-    "data.curation": "Which training groups are left out or weighted down.",
-    "batch": "Groups of a step and of a forward pass.",
-    "optimizer": "AdamW and its learning rates.",
-    "optimizer.lr": "Peak learning rate.",
-    "optimizer.betas": "Decay rates of AdamW's first and second moment.",
-    "optimizer.eps": "AdamW's epsilon.",
-    "schedule": "Learning rate over the steps.",
-    "schedule.shape": "Shape of the decay after warm-up.",
-    "trainer": "Length, precision, validation and checkpoints of a run.",
-    "trainer.precision": "float32 products, or bfloat16 products with weights in their own type.",
-    "trainer.accelerator": "Device, as in Lightning; `auto` takes a GPU when there is one.",
-    "trainer.deterministic": "Use only kernels that give the same bits again; an operation without one is an error.",
-    "trainer.early_stopping": "Stop when validation no longer improves; null: train all steps.",
-    "trainer.early_stopping.min_delta": "Smallest improvement of `trainer.monitor` that counts as a gain.",
-    "tracking": "MLflow server and experiment.",
-    "ensembles.NAME.how": "How the members' scores are combined.",
-}
-
 
 # Recipe keys
 
@@ -110,7 +70,6 @@ def recipe_sections() -> Iterator[tuple[str, list[Key]]]:
 
 def _sections(section: type, *, prefix: str, title: str) -> Iterator[tuple[str, list[Key]]]:
     hints = typing.get_type_hints(section)
-    comments = _comments(section.__name__)
     keys = []
     nested: list[tuple[str, type]] = []
     for field in dataclasses.fields(section):
@@ -118,8 +77,8 @@ def _sections(section: type, *, prefix: str, title: str) -> Iterator[tuple[str, 
         inner = _dataclass_of(hints[field.name])
         if inner is not None:
             nested.append((path, inner))
-        meaning = comments.get(field.name) or MEANINGS.get(path, "")
-        keys.append(Key(path, _words(hints[field.name]), _default(field), meaning))
+        words = meaning(path, section, field.name)
+        keys.append(Key(path, _words(hints[field.name]), _default(field), words))
     yield title, keys
     for path, inner in nested:
         yield from _sections(inner, prefix=f"{path}.", title=f"`{path}`")
@@ -130,31 +89,6 @@ def _key_table(keys: list[Key]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for key in keys:
         yield f"| `{key.path}` | {key.type} | {key.default} | {_cell(_sentence(key.meaning))} |"
-
-
-def _comments(class_name: str) -> dict[str, str]:
-    """Meaning of every field of a dataclass: the comment on its lines, or the string below it."""
-    source = SCHEMA_FILE.read_text(encoding="utf-8")
-    comments: dict[int, str] = {}
-    with SCHEMA_FILE.open("rb") as file:
-        for token in tokenize.tokenize(file.readline):
-            if token.type == tokenize.COMMENT:
-                comments[token.start[0]] = token.string.lstrip("# ").strip()
-    body = next(
-        node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == class_name
-    )
-    meanings: dict[str, str] = {}
-    for index, node in enumerate(body):
-        if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
-            continue
-        # A formatter may break a long line, so the comment can stand on any line of the statement.
-        lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
-        text = " ".join(comments[line] for line in lines if line in comments)
-        following = body[index + 1] if index + 1 < len(body) else None
-        if not text and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-            text = " ".join(str(following.value.value).split())
-        meanings[node.target.id] = text
-    return meanings
 
 
 def _dataclass_of(hint: Any) -> type | None:
@@ -209,13 +143,7 @@ def _experiment_keys() -> Iterator[str]:
         "",
         "| key | meaning |",
         "|---|---|",
-        "| `include` | A file, or a list of files, that is merged in before this mapping; at any level of a file. |",
-        "| `grid` | Axes: a dotted key and the list, or the labelled mapping, of its values. |",
-        "| `grid.recipe` | An axis whose values are pieces of a recipe by label, to vary several keys at once. |",
-        "| `seeds` | A list of integers makes the seeds an axis: `seeds=[0,1,2]`. |",
-        "| `profiles.NAME` | What is different when the experiment runs on that profile. |",
-        "| `sweep` | In a profile: what is different for a cell of a sweep. |",
-        "| `ensembles.NAME` | An ensemble of the trained cells, with the keys above. |",
+        *(f"| `{key}` | {_cell(text)} |" for key, text in EXPERIMENT_KEYS.items()),
         "",
     )
 

@@ -72,8 +72,8 @@ def test_help_answers_within_half_a_second() -> None:
 
 
 def test_check_of_seven_cells_answers_within_three_seconds() -> None:
-    """`check` loads no model."""
-    assert fastest_s("check", "head_depth") <= 3.0
+    """`check --quick` imports no library of models."""
+    assert fastest_s("check", "head_depth", "--quick") <= 3.0
 
 
 def test_check_prints_the_cells_as_json_and_nothing_else() -> None:
@@ -181,10 +181,10 @@ def test_version_is_that_of_the_package() -> None:
     assert completed.stdout.split() == ["basereward", importlib.metadata.version("basereward")]
 
 
-def test_check_imports_no_torch() -> None:
-    """`check` imports no slow library, although it reads the recipe's data settings."""
+def test_quick_check_imports_no_torch() -> None:
+    """`check --quick` imports no slow library, although it reads the recipe's data settings."""
     heavy = ("torch", "transformers", "datasets", "mlflow", "pytorch_lightning", "sklearn")
-    code = "import sys; from basereward.cli import main; main(['check', 'head_depth']); "
+    code = "import sys; from basereward.cli import main; main(['check', 'head_depth', '--quick']); "
     code += f"print({heavy} & sys.modules.keys())"
     completed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert completed.stdout.splitlines()[-1] == "set()"
@@ -362,7 +362,7 @@ def test_own_errors_are_printed_and_others_raised(
     replace_run(monkeypatch, "score", raising(ModelError("the folder 'm' is not a model")))
     assert main(["score", "m", "f", "--json"]) == 2
     printed = capsys.readouterr()
-    assert printed.err == "basereward: the folder 'm' is not a model\n"
+    assert printed.err.splitlines()[-1] == "basereward: the folder 'm' is not a model"
     assert json.loads(printed.out) == {"error": {"type": "ModelError", "message": "the folder 'm' is not a model"}}
     replace_run(monkeypatch, "score", raising(KeyboardInterrupt()))
     assert main(["score", "m", "f"]) == 130

@@ -323,3 +323,32 @@ def test_python_reference_has_every_public_module() -> None:
     assert "._" not in text
     assert "| `head_depth` |" in pages.shipped_page()
     assert "[`plackett_luce`][basereward.model.losses.plackett_luce]" in pages.shipped_page()
+
+
+# Types
+
+
+def test_python_blocks_pass_a_type_checker(tmp_path: Path) -> None:
+    """The exported types fit what the pages do with them. The blocks of a page are one module."""
+    for page in PYTHON_PAGES:
+        blocks = [block.text for block in blocks_of(page) if block.language == "python"]
+        name = re.sub(r"\W", "_", page.relative_to(ROOT).with_suffix("").as_posix())
+        (tmp_path / f"page_{name}.py").write_text("\n\n".join(blocks))
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    # A reader's example needs no annotations of its own; its imports and calls are checked all the same.
+    config["mypy-page_*"] = {"disallow_untyped_defs": "False", "disallow_untyped_calls": "False"}
+    config["mypy"].pop("files")
+    config["mypy"]["mypy_path"] = f"{tmp_path}:{ROOT}"  # where packages begin
+    with (tmp_path / "setup.cfg").open("w") as file:
+        config.write(file)
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--config-file",
+        str(tmp_path / "setup.cfg"),
+        *map(str, tmp_path.glob("*.py")),
+    ]
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stdout + completed.stderr

@@ -19,11 +19,17 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     >>> parser.parse_args(["head_depth", "optimizer.lr=1e-4"]).overrides
     ['optimizer.lr=1e-4']
     """
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="name in experiments/, or path to a YAML file")
+    parser.add_argument(
+        "experiment",
+        metavar="EXPERIMENT",
+        help="name in experiments/ (`basereward ls experiments`), or path to a YAML file",
+    )
     parser.add_argument(
         "--profile",
+        metavar="NAME",
         default="tiny",
-        help="name in experiments/profiles/, or path to a YAML file: backbone, data, batch, trainer (default: tiny)",
+        help="what it runs on (backbone, data, batch, trainer): name in experiments/profiles/ (`basereward ls "
+        "profiles`), or path to a YAML file (default: tiny)",
     )
     add_overrides(parser, example="optimizer.lr=1e-4")
 
@@ -36,7 +42,11 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     >>> parser.parse_args(["pairs.jsonl"]).source
     'pairs.jsonl'
     """
-    parser.add_argument("source", metavar="SOURCE", help="name in experiments/sources/, or path to a .jsonl file")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="name in experiments/sources/ (`basereward ls sources`), or rows: a file, a folder, a pattern or a hub id",
+    )
     add_overrides(parser, example="path=pairs.jsonl")
 
 
@@ -48,7 +58,12 @@ def add_overrides(parser: argparse.ArgumentParser, *, example: str) -> None:
     >>> parser.parse_args(["seeds.init=1"]).overrides
     ['seeds.init=1']
     """
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"override of one key, such as {example}")
+    parser.add_argument(
+        "overrides",
+        metavar="KEY=VALUE",
+        nargs="*",
+        help=f"change of one key, such as {example}; a value with blanks or brackets needs quotes, 'KEY=[1, 2]'",
+    )
 
 
 def add_judge_arguments(parser: argparse.ArgumentParser, *, temperature: float) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from basereward.cli.command import Command, UsageError
 from basereward.cli.commands import COMMANDS
+from basereward.cli.overrides import check_overrides
 from basereward.errors import unknown
 
 
@@ -22,7 +23,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises UsageError with the usage of the command, where argparse would exit the process."""
-        raise UsageError(f"{message}\n{self.format_usage().strip()}")
+        # argparse names optional positional arguments too, because there could be none of them.
+        message = message.replace(", KEY=VALUE", "")
+        raise UsageError(f"{message}{_hint(message)}\n{self.format_usage().strip()}")
 
     def option_names(self) -> list[str]:
         """The long options, such as `--json`."""
@@ -30,6 +33,34 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             names += [option for option in action.option_strings if option.startswith("--")]
         return names
+
+
+START = """to begin:
+  basereward ls experiments        what can be trained
+  basereward check basereward      whether it can be trained here
+  basereward train basereward      a small model on two CPU cores, in two minutes
+  basereward train --help          the options of one command, with examples"""
+LISTS = {
+    "EXPERIMENT": "experiments",
+    "--profile": "profiles",
+    "SOURCE": "sources",
+    "MODEL": "runs",
+    "RUN": "runs",
+    "--resume": "runs",
+    "--benchmark": "benchmarks",
+}
+"""What `basereward ls` lists, by the argument or option whose value it is."""
+
+
+def _hint(message: str) -> str:
+    """Where the allowed values of the argument are listed that a message of argparse names.
+
+    >>> _hint("the following arguments are required: EXPERIMENT")
+    '; `basereward ls experiments` lists them'
+    """
+    words = message.replace(",", " ").replace(":", " ").split()
+    kinds = dict.fromkeys(LISTS[word] for word in words if word in LISTS)
+    return "".join(f"; `basereward ls {kind}` lists {kind if len(kinds) > 1 else 'them'}" for kind in kinds)
 
 
 class PrintVersion(argparse.Action):
@@ -67,9 +98,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     # argparse gives `nargs="*"` only the words that stand together; the overrides after an option are left over.
     for word in rest:
         # Only an override may stand here; anything else is an option or an argument that the command does not have.
-        if word.startswith("-") or "=" not in word or "overrides" not in arguments:
+        if word.startswith("-") or "overrides" not in arguments:
             raise UsageError(_unexpected(word, arguments, command_parsers[arguments.command]))
         arguments.overrides.append(word)
+    check_overrides(getattr(arguments, "overrides", ()))
     COMMANDS[arguments.command].check_arguments(arguments)
     return arguments
 
@@ -81,7 +113,13 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     >>> list(command_parsers)[:3]
     ['check', 'data', 'audit']
     """
-    parser = Parser(prog="basereward", description="Train, check and use multimodal reward models.", allow_abbrev=False)
+    parser = Parser(
+        prog="basereward",
+        description="Train, check and use multimodal reward models.",
+        epilog=START,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action=PrintVersion, nargs=0, help="print the version and exit")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     # `completion` describes the whole parser, which is not among the arguments otherwise.
@@ -128,19 +166,44 @@ def _check_command(argv: Sequence[str], options: Sequence[str]) -> None:
     """Checks the words up to the command. argparse would list all commands and name no near one.
 
     Raises:
-        UsageError: an unknown command, or an unknown option before it.
+        UsageError: an unknown command, none at all, or an unknown option before it.
     """
-    for word in argv:
+    for number, word in enumerate(argv):
         if not word.startswith("-"):
             if word not in COMMANDS:
-                raise UsageError(unknown("command", word, COMMANDS))
+                raise UsageError(unknown("command", word, COMMANDS) + _order_hint(argv[number:]))
             return
         if word not in ("-h", *options):
             message = unknown("option", word.partition("=")[0], options)
             raise UsageError(f"{message} The options of a command stand after it.")
+        if word in ("-h", "--help", "--version"):
+            return
+    names = ", ".join(COMMANDS)
+    raise UsageError(
+        f"the following arguments are required: COMMAND, one of {names}. `basereward COMMAND --help` explains one."
+    )
+
+
+def _order_hint(words: Sequence[str]) -> str:
+    """The right order, where a command stands after the first word."""
+    for word in words[1:]:
+        if word in COMMANDS:
+            rest = list(words)
+            rest.remove(word)
+            return f" The command comes first: basereward {' '.join([word, *rest])}"
+    return ""
 
 
 def _unexpected(word: str, arguments: argparse.Namespace, parser: Parser) -> str:
-    if word.startswith("-"):
-        return unknown("option", word.partition("=")[0], parser.option_names())
-    return f"unexpected argument '{word}'" + ("; a change is KEY=VALUE" if "overrides" in arguments else "")
+    if not word.startswith("-"):
+        return f"unexpected argument '{word}'"
+    option = word.partition("=")[0]
+    message = unknown("option", option, parser.option_names())
+    if "overrides" not in arguments:
+        return message
+    from basereward.recipe.yaml.keys import keys_named
+
+    # People who come from another trainer give values of a recipe as options.
+    if keys := keys_named(option.lstrip("-").replace("-", "_")):
+        message += f" A value of the recipe has no dashes: {' or '.join(f'{key}=VALUE' for key in keys)}."
+    return message

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -33,6 +34,7 @@ from basereward.data.schema.group import SPLITS, RejectedRow, Split
 from basereward.data.schema.rejections import check_limit, summary, write_rejections
 from basereward.data.sources import Source
 from basereward.errors import DataError
+from basereward.io.progress import track
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +209,8 @@ class PreferenceData(LightningDataModule):
                 groups = self.sources[name].groups("train")
                 yield from ((name, index, groups[index]) for index in lengths.index.tolist())
 
-        self.curated = curation(placed)
+        total = sum(map(len, trained.values()))
+        self.curated = curation(lambda: track(placed(), "comparing rows", total=total))
         self.rejected += self.curated.rejected.values()
         for name, lengths in trained.items():
             kept = [(name, index) not in self.curated.rejected for index in lengths.index.tolist()]
@@ -270,6 +273,10 @@ class PreferenceData(LightningDataModule):
         if self.trainer is None or not self.trainer.training:
             return batch
         return replace(batch, step=self.step_totals(self.trainer.global_step))
+
+    def transfer_batch_to_device(self, batch: TreeBatch, device: torch.device, dataloader_idx: int) -> TreeBatch:
+        """Copy a batch to the device without waiting for each tensor, as Lightning does for tensors alone."""
+        return batch.to(device, non_blocking=True)
 
     def step_totals(self, step: int) -> StepTotals:
         """The number of micro-batches, groups and units of an optimizer step, over all ranks.

@@ -2,14 +2,99 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from basereward.data.images.open_images import describe, open_image
-from basereward.data.schema.group import Group, Turn
+from basereward.data.reading_text import format_reading
+from basereward.data.schema.columns import ColumnsRead, ReportsColumns
+from basereward.data.schema.group import SPLITS, Group, Turn
+from basereward.data.schema.rejections import RowRejected
+from basereward.data.sources import Source
+
+if TYPE_CHECKING:
+    from basereward.data.module import PreferenceData
+
+logger = logging.getLogger(__name__)
 
 # Characters of each text.
 SHOWN_CHARACTERS = 160
 SHOWN_RESPONSES = 8
+# Rows that are tried for one with images that open.
+MAX_TRIED = 10
+
+
+def describe_reading(source: Source, first: Group | None) -> dict[str, Any]:
+    """Describe how the rows of a source are read; its rows have been read before.
+
+    Args:
+        source: the source.
+        first: the group that is shown; None: none.
+
+    Returns:
+        `formats`, those that rows were recognised as; `columns`, from our name of each column to the name in the data;
+        `not_read`, the columns that are ignored; `notes`; `first`, as `describe_group` gives it, or None.
+
+    Raises:
+        ImageError: an image of `first` cannot be opened.
+
+    >>> from basereward.data.sources.numbers import Numbers
+    >>> describe_reading(Numbers("numbers", size=2), None)
+    {'formats': [], 'columns': {}, 'not_read': [], 'notes': [], 'first': None}
+    """
+    columns = source.columns_read() if isinstance(source, ReportsColumns) else ColumnsRead()
+    return {
+        "formats": list(columns.formats),
+        "columns": columns.read,
+        "not_read": columns.unread,
+        "notes": list(columns.notes),
+        "first": None if first is None else describe_group(first),
+    }
+
+
+def log_reading(data: PreferenceData) -> None:
+    """Log how the rows of each source from files are read, with the first one, so that a wrong mapping is seen.
+
+    Args:
+        data: after `setup`.
+    """
+    for name, source in data.sources.items():
+        # Generated rows have no columns, and the rows of a stream are read later.
+        if isinstance(source, ReportsColumns) and name in data.lengths["train"]:
+            for line in format_reading(name, describe_reading(source, first_usable(data, name))):
+                logger.info("%s", line)
+
+
+def first_usable(data: PreferenceData, name: str) -> Group | None:
+    """Return the first usable group of a source in any split; None if there is none.
+
+    Args:
+        data: after `setup`.
+        name: of the source.
+    """
+    for split in SPLITS:
+        lengths = data.lengths[split][name]
+        if lengths:
+            return data.sources[name].groups(split)[int(lengths.index[0])]
+    return None
+
+
+def first_shown(groups: Iterable[Sequence[Group]]) -> Group | None:
+    """Return the first group whose images can be opened, of the first ten of each sequence; None if there is none.
+
+    >>> first_shown([[Group("a", "mine", (), ("yes",), images=("no-such.png",)), Group("b", "mine", (), ("yes",))]]).id
+    'b'
+    """
+    for members in groups:
+        for group in members[:MAX_TRIED]:
+            try:
+                for image in group.images:
+                    open_image(image)
+            except RowRejected:
+                continue
+            return group
+    return None
 
 
 def describe_group(group: Group) -> dict[str, Any]:

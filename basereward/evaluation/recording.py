@@ -13,7 +13,9 @@ from basereward.runs.tracking.tracker import Tracker, deliver_pending, now_ms
 logger = logging.getLogger(__name__)
 
 
-def record(run: RunFolder, values: Mapping[str, float], files: Iterable[Path], *, folder: str) -> None:
+def record(
+    run: RunFolder, values: Mapping[str, float], files: Iterable[Path], *, folder: str, step: int | None = None
+) -> None:
     """Add metrics and files to the MLflow run of a run that has ended. The state of the run does not change.
 
     A server that refuses or cannot be reached causes a warning only, because the results are in local files.
@@ -23,6 +25,8 @@ def record(run: RunFolder, values: Mapping[str, float], files: Iterable[Path], *
         values: metrics by name.
         files: local files.
         folder: of the files on the server.
+        step: of the metrics, a time in milliseconds, so that a later result follows an earlier one; None: now. Metrics
+            that the record has at this step already are not added again.
     """
     # What earlier commands could not deliver comes first, so that the server gets records in their order.
     deliver_pending()
@@ -33,8 +37,7 @@ def record(run: RunFolder, values: Mapping[str, float], files: Iterable[Path], *
         logger.warning("Nothing is added to the record of run %s: %s", run.run_id, error)
         return
     try:
-        # The step is the time in milliseconds, so that a repeated evaluation follows the one before.
-        tracker.metrics(values, step=now_ms())
+        tracker.metrics(values, step=now_ms() if step is None else step)
         for file in files:
             tracker.artifact(file, folder=folder, copy=True)
     finally:

@@ -81,8 +81,24 @@ def write_evaluation(
     else:
         # An earlier evaluation may have left one.
         (folder / "scores.jsonl").unlink(missing_ok=True)
-    # Last, so that its existence means that the other files are complete.
-    write_atomic(folder / "evaluation.json", json.dumps(facts, indent=2) + "\n")
+    # Last, so that its existence means that the other files are complete. Unchanged facts keep their time, which is the
+    # step of the evaluation in MLflow: a call that is repeated after a kill records the same step.
+    if not _is_written(folder / "evaluation.json", facts):
+        write_atomic(folder / "evaluation.json", json.dumps(facts, indent=2) + "\n")
+
+
+def _is_written(file: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether a file holds these facts, except for the cost of a judge, which is not measured again."""
+    try:
+        written = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return False
+    # Through JSON, which has no tuples.
+    wanted = json.loads(json.dumps(facts))
+    for entry in (written, wanted):
+        if isinstance(entry, dict):
+            entry.pop("cost", None)
+    return bool(written == wanted)
 
 
 def _baselines(variant: Variant, judged: Sequence[JudgedItem]) -> dict[str, dict[str, float]]:

@@ -39,7 +39,7 @@ from basereward.model.attention.tree_attention import (
     register_tree_attention,
     tree_masks,
 )
-from basereward.model.families.registry import find_family, import_user_families, vision_types
+from basereward.model.families.registry import find_family, import_user_families, vision_family, vision_types
 from basereward.model.families.vision import ImageEncoder, features_of_nothing, is_trained
 from basereward.model.pooling import LAST, Pooling
 from basereward.model.quantization import Quantization, keep_four_bit_weights, quantization_config
@@ -142,7 +142,11 @@ class Backbone(nn.Module):
             if not self.reads_images:
                 raise ModelError(f"the batch has images and {self.origin.path} is a text-only backbone")
             # Features instead of pixels: the model would encode an image again for every row of the plain layout.
-            inputs["mm_encoder_outputs"] = {"image": self.vision(self.transformer, batch)}
+            features = self.vision(self.transformer, batch)
+            assert batch.images.tokens is not None
+            inputs |= vision_family(self.transformer.config).inputs_with_images(
+                self.transformer, batch.rows.input_ids, features, batch.images.tokens
+            )
         rows = inputs.get("rows")
         with tree_masks(rows if isinstance(rows, TreePlan) else None):
             hidden: Tensor = self.transformer(**inputs).last_hidden_state
@@ -285,6 +289,7 @@ def _load_transformer(
     with quiet_transformers(), explained(path):
         model, loading = AutoModel.from_pretrained(path, **source, **options)
     _check_weights(path, loading, complete=complete)
+    find_family(config).prepare(model)
     if quantization is not None:
         # transformers leaves the weights that are not quantised trainable; only adapters and the head are trained.
         model.requires_grad_(False)

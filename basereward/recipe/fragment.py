@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from basereward.errors import RecipeError
-from basereward.io.formats import compression, known_rows, rows_kind
+from basereward.io.formats import compression, is_hub_id, is_pattern, known_rows, rows_kind, suffix_advice
 from basereward.recipe.checks.targets import SINGULAR, TargetKind
 from basereward.recipe.fault import Fault, format_faults
 from basereward.recipe.nodes import check_node
 from basereward.recipe.schema import Node
-from basereward.recipe.yaml.files import experiments_folder, find_file
+from basereward.recipe.yaml.files import experiments_folders, find_file
 from basereward.recipe.yaml.include import Reader
 from basereward.recipe.yaml.interpolation import interpolate
 from basereward.recipe.yaml.merge import Layer, merge
@@ -23,8 +24,8 @@ def load_source(given: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node
     """Loads the node of a source and checks its arguments. No file of rows is opened.
 
     Args:
-        given: a name in `sources` of the folder of experiments, a path to a YAML file of that form, or a path to a file
-            with rows (see `basereward.io.formats`), all of which become training rows.
+        given: a name in `sources` of the folders of experiments, a path to a YAML file of that form, or rows, all of
+            which become training rows: a file (see `basereward.io.formats`), a folder, a pattern or a hub id.
         overrides: texts `key=value` for arguments of the source, such as `path=pairs.jsonl`.
 
     Returns:
@@ -37,8 +38,8 @@ def load_source(given: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node
     >>> name, node["size"]
     ('digits', 10)
     """
-    if rows_kind(given):
-        return _load(given, "sources", _rows_file(given), Reader(experiments_folder()), overrides)
+    if rows_kind(given) or Path(given).is_dir() or is_pattern(given) or (is_hub_id(given) and not _is_named(given)):
+        return _load(given, "sources", _rows_file(given), Reader(experiments_folders()), overrides)
     return load_fragment(given, "sources", overrides=overrides)
 
 
@@ -51,16 +52,15 @@ def load_fragment(
     >>> node["_target_"]
     'digits'
     """
-    folder = experiments_folder()
-    reader = Reader(folder)
-    return _load(given, kind, reader.read(_find(given, kind, folder / kind)), reader, overrides)
+    reader = Reader(experiments_folders())
+    return _load(given, kind, reader.read(_find(given, kind, reader.subfolders(kind))), reader, overrides)
 
 
 def load_pairs(path: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node]:
     """Makes a benchmark of a user's own file of pairs; see `load_source`.
 
     Args:
-        path: the file, or a folder of files.
+        path: the file, a folder or a pattern of files, or a hub id.
         overrides: texts `key=value` for arguments of the benchmark `pairs`, such as `columns.prompt=question`.
 
     Returns:
@@ -73,17 +73,17 @@ def load_pairs(path: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node]:
     Traceback (most recent call last):
     basereward.errors.RecipeError: there is no file or folder '/not/there.jsonl' of pairs
     """
-    if not Path(path).exists():
+    if not (Path(path).exists() or is_pattern(path) or is_hub_id(path)):
         raise RecipeError(f"there is no file or folder '{path}' of pairs")
     base = Layer({"_target_": "pairs", "path": path}, {(): path})
-    name, node = _load(path, "benchmarks", base, Reader(experiments_folder()), overrides)
+    name, node = _load(path, "benchmarks", base, Reader(experiments_folders()), overrides)
     # With a prefix, because a published benchmark may have the name of the file.
     return f"pairs-{name}", node
 
 
 def _load(given: str, kind: TargetKind, base: Layer, reader: Reader, overrides: Iterable[str]) -> tuple[str, Node]:
-    for layer in read_overrides(overrides, reader=reader):
-        base = merge(base, layer)
+    for override in read_overrides(overrides, reader=reader):
+        base = merge(base, override.layer)
     base, problems = interpolate(base)
     node: Node = {}
     if reader.complete:
@@ -98,32 +98,44 @@ def _load(given: str, kind: TargetKind, base: Layer, reader: Reader, overrides: 
 def source_name(given: str) -> str:
     """The name of a source or benchmark that is given by a path: the name of the file without its suffixes.
 
-    >>> source_name("a/pairs.jsonl.gz"), source_name("sources/digits.yaml")
-    ('pairs', 'digits')
+    >>> source_name("a/pairs.jsonl.gz"), source_name("sources/digits.yaml"), source_name("data/part-*.jsonl")
+    ('pairs', 'digits', 'part')
     """
     path = Path(given)
+    if is_pattern(given):
+        # The name becomes that of a file.
+        return re.sub(r"[^\w.]+", "-", path.stem).strip("-.") or path.parent.name or "rows"
+    if path.is_dir():
+        return path.resolve().name
     return path.with_suffix("").stem if compression(path) and rows_kind(path) else path.stem
 
 
-def _find(given: str, kind: TargetKind, folder: Path) -> Path:
+def _find(given: str, kind: TargetKind, folders: Sequence[Path]) -> Path:
     try:
-        return find_file(given, kind=SINGULAR[kind], folder=folder)
+        return find_file(given, kind=SINGULAR[kind], folders=folders)
     except RecipeError as error:
         # Only sources can be given by a file of rows, which the rest of this message explains.
         if kind != "sources":
             raise
         path = Path(given)
-        if path.is_dir() and path.suffix == "":
-            reason = f"'{given}' is a folder; give one file of it, or write a source of its own with path={given}. "
-        elif path.is_file() and path.suffix not in (".yaml", ".yml"):
-            reason = f"'{given}' is a file of an unknown kind. "
+        if path.is_file() and path.suffix not in (".yaml", ".yml"):
+            advice = suffix_advice(path)
+            reason = f"'{given}' is a file of an unknown kind{f': {advice}' if advice else ''}. "
         else:
             reason = ""
         raise RecipeError(f"{reason}{error} For rows of your own, give the path of a file: {known_rows()}.") from None
 
 
+def _is_named(given: str) -> bool:
+    """Whether a name with a slash is that of a file in a folder of sources."""
+    for folder in experiments_folders():
+        if any((folder / "sources" / f"{given}{suffix}").is_file() for suffix in ("", ".yaml", ".yml")):
+            return True
+    return False
+
+
 def _rows_file(given: str) -> Layer:
-    if not Path(given).is_file():
+    if rows_kind(given) and not is_pattern(given) and not Path(given).exists():
         raise RecipeError(f"there is no file '{given}' (a source is a path to a file with rows, or a name in sources)")
     # All rows are training rows: a person who gives a file of rows wants to see or score all of them.
     return Layer({"_target_": "jsonl", "path": given, "val": 0.0, "test": 0.0}, {(): given})

@@ -21,11 +21,12 @@ from basereward.recipe.grid import Axis, GridError, Point, axes, check_size, is_
 from basereward.recipe.schema import EnsembleRecipe, Recipe
 from basereward.recipe.text import build_recipe, recipe_sha256
 from basereward.recipe.trust import REMEDY, is_trusted, trusting
-from basereward.recipe.yaml.files import experiments_folder
+from basereward.recipe.yaml.files import experiments_folders
 from basereward.recipe.yaml.include import Reader
 from basereward.recipe.yaml.interpolation import interpolate, texts_of
 from basereward.recipe.yaml.merge import Layer, merge
-from basereward.recipe.yaml.reading import GRID, YamlLayers, read_layers
+from basereward.recipe.yaml.override import GRID
+from basereward.recipe.yaml.reading import YamlLayers, read_layers
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,10 @@ def load_recipe(
     """Loads the recipe of an experiment that varies nothing.
 
     Args:
-        experiment: a name in the folder of experiments, or a path to a YAML file.
-        profile: what it runs on (backbone, data, batch, trainer): a name in `profiles` of that folder, or a path to a
-            YAML file. None: the experiment is complete without a profile.
+        experiment: a name in the folders of experiments (`./experiments` or `$BASEREWARD_EXPERIMENTS`, then that of the
+            package), or a path to a YAML file.
+        profile: what it runs on (backbone, data, batch, trainer): a name in `profiles` of those folders, or a path to
+            a YAML file. None: the experiment is complete without a profile.
         overrides: texts `key=value` with dotted keys and values in YAML. They replace values of both files.
         trust: whether classes from outside this package, and the Python files of a checkpoint, may run. `build` and
             `load` have the same argument.
@@ -199,7 +201,10 @@ def find_experiment(
 def _find_experiment(
     experiment: str, *, profile: str | None, overrides: Iterable[str]
 ) -> tuple[Experiment, list[Fault]]:
-    reader = Reader(experiments_folder())
+    try:
+        reader = Reader(experiments_folders())
+    except RecipeError as error:
+        return Experiment(Path(experiment).stem, "", [], {}), [Fault(EVERY_CELL, "", str(error))]
     layers = read_layers(experiment, profile, overrides, reader)
     if layers is None:
         return Experiment(Path(experiment).stem, "", [], {}), reader.faults

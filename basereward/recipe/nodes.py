@@ -48,7 +48,7 @@ def check_node(node: Any, kind: TargetKind) -> tuple[Node, list[tuple[str, str]]
     try:
         check_trusted(node["_target_"], kind)
         signature = signature_of(node["_target_"], kind)
-        settable = _settable(signature, node["_target_"], kind)
+        settable = settable_arguments(signature, node["_target_"], kind)
     except TargetError as error:
         return {}, [("_target_", str(error))]
     filled, faults = _check_given(node, kind, signature, settable)
@@ -148,7 +148,7 @@ def _argument(
     return value, []
 
 
-def _settable(signature: Signature, target: str, kind: TargetKind) -> dict[str, Parameter]:
+def settable_arguments(signature: Signature, target: str, kind: TargetKind) -> dict[str, Parameter]:
     """The arguments that a recipe may give: all but the positional ones that the code supplies."""
     supplied = SUPPLIED[kind]
     in_order = [parameter for parameter in signature.parameters if parameter.positional]

@@ -247,6 +247,8 @@ class TrackingRecipe:
 
     uri: str | None = None  # null: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db
     experiment: str | None = None  # null: the recipe's name
+    also: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)  # other loggers that get all metrics
+    system_metrics: float | None = 10.0  # seconds between samples of processors, memory, disk and GPUs; null: none
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from typing import Any
 
 from basereward.io.names import clean_name as clean_name
 
+AXIS = "axis"
+"""Prefix of a sweep's axes among parameters and tags, as in `axis.head`."""
 MAX_PARAM = 6000
 """The limit of MLflow for the value of a parameter, in characters."""
 MAX_TAG = 8000

@@ -7,14 +7,21 @@ import getpass
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+
+from basereward.io.secrets import redact
 
 PACKAGES = (
     *("basereward", "torch", "torchvision", "transformers", "tokenizers", "peft", "bitsandbytes", "accelerate"),
     *("pytorch-lightning", "torchmetrics", "datasets", "safetensors", "numpy", "pillow", "mlflow"),
 )
+PROGRAM = "basereward"
 GIT_LIMIT_S = 10
 """Seconds that a call of git may take; on a network file system it can hang."""
 
@@ -28,6 +35,25 @@ def provenance() -> dict[str, str]:
     True
     """
     return {**_git(), **_versions(), **_hardware(), **_mlflow_tags()}
+
+
+def command_line(arguments: Sequence[str] | None = None) -> str | None:
+    """The command as a person typed it, without secrets; None in a notebook, a test or a process of a sweep's cell.
+
+    Args:
+        arguments: of the process; by default its own.
+
+    >>> command_line(["/usr/bin/basereward", "train", "my recipe.yaml"])
+    "basereward train 'my recipe.yaml'"
+    >>> command_line(["/usr/bin/pytest"]) is None
+    True
+    """
+    program, *rest = sys.argv if arguments is None else arguments
+    path = Path(program)
+    # `python -m basereward` puts the path of the module there.
+    if PROGRAM not in (path.name, path.parent.name if path.name == "__main__.py" else ""):
+        return None
+    return redact(shlex.join([PROGRAM, *rest]))
 
 
 def _git() -> dict[str, str]:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from basereward.errors import ModelError, RunError
+from basereward.io.names import name_problem
 from basereward.runs.run_folder import RunFolder, find, runs_root
 from basereward.runs.tracking.uploader import describe
 
+if TYPE_CHECKING:
+    from basereward.runs.tracking.mlflow_store import MlflowStore
+
+Answer = TypeVar("Answer")
 MODEL = "model"
 
 
@@ -20,7 +28,8 @@ def resolve_model(model: str | Path, *, uri: str | None = None, root: Path | Non
     A run is searched among the local run folders, then in MLflow; the download is kept in `runs/downloads`.
 
     Args:
-        model: the folder of a model or of a run, the id of a run, or `runs:/ID[/model]`.
+        model: the folder of a model or of a run, the id of a run, `runs:/ID[/model]`, or a model of MLflow's registry,
+            `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
         uri: address of the MLflow store.
         root: folder of all runs.
 
@@ -34,6 +43,8 @@ def resolve_model(model: str | Path, *, uri: str | None = None, root: Path | Non
     True
     """
     text = str(model)
+    if text.startswith("models:"):
+        return _registered_model(text, uri=uri, root=root)
     if text.startswith("runs:"):
         run_id, _, folder = text.removeprefix("runs:").strip("/").partition("/")
         return _model_of_run(run_id, folder or MODEL, uri=uri, root=root)
@@ -61,31 +72,74 @@ def _model_in_folder(run: RunFolder, folder: str) -> Path:
     return path
 
 
+def _registered_model(address: str, *, uri: str | None, root: Path | None) -> Path:
+    """The folder of a version of a registered model."""
+    kind = "alias" if "@" in address else "version"
+    name, _, value = address.removeprefix("models:").strip("/").rpartition("@" if kind == "alias" else "/")
+    if name_problem(name) or name_problem(value):
+        raise ModelError(f"'{address}' is no model of a registry; give models:/NAME/VERSION or models:/NAME@ALIAS")
+    fault = RunError(f"There is no model {address}.")
+    # Asked each time: an alias moves, and a name can be registered again.
+    version, identity = _ask_mlflow(lambda store: store.registered_version(name, **{kind: value}), uri=uri, fault=fault)
+
+    def download(store: MlflowStore, to: Path) -> Path:
+        return store.download_registered(name, version, to=to)
+
+    folder = f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    return _download_once(Path(folder, version), download, uri=uri, root=root, fault=fault)
+
+
 def _download(run_id: str, folder: str, *, uri: str | None, root: Path | None, local_error: RunError) -> Path:
+    def download(store: MlflowStore, to: Path) -> Path:
+        return store.download(store.find_run(run_id) or run_id, folder, to=to)
+
+    return _download_once(Path(run_id, folder), download, uri=uri, root=root, fault=local_error)
+
+
+def _download_once(
+    name: Path,
+    download: Callable[[MlflowStore, Path], Path],
+    *,
+    uri: str | None,
+    root: Path | None,
+    fault: RunError,
+) -> Path:
+    """Download a model into the folder of downloads, under a name, unless it is there already."""
+    downloads = (root or runs_root()).absolute() / "downloads"
+    target = downloads / name
+    if target.is_dir():
+        return target
+    # Downloaded under another name and then renamed, so that an interrupted download is not taken for a model.
+    temporary = downloads / f".{secrets.token_hex(4)}"
+
+    def place(store: MlflowStore) -> Path:
+        temporary.mkdir(parents=True)
+        copy = download(store, temporary)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy.rename(target)
+        return target
+
+    try:
+        return _ask_mlflow(place, uri=uri, fault=fault)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _ask_mlflow(question: Callable[[MlflowStore], Answer], *, uri: str | None, fault: RunError) -> Answer:
+    """Ask the MLflow store.
+
+    Raises:
+        RunError: `fault`, where there is no store; or it with the reason of MLflow.
+    """
     # MLflow takes seconds to import, and most models are local.
     from basereward.runs.tracking.mlflow_store import MlflowStore, masked, tracking_uri
 
-    root = (root or runs_root()).absolute()
-    target = root / "downloads" / run_id / folder
-    if target.is_dir():
-        return target
     address = tracking_uri(uri)
     if address.startswith("sqlite:///") and not Path(address.removeprefix("sqlite:///")).exists():
         # MLflow's client would only create an empty database.
-        raise local_error
-    # Downloaded under another name and then renamed, so that an interrupted download is not taken for a model.
-    temporary = root / "downloads" / f".{secrets.token_hex(4)}"
+        raise fault
     try:
-        temporary.mkdir(parents=True)
-        store = MlflowStore(address)
-        copy = store.download(store.find_run(run_id) or run_id, folder, to=temporary)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        copy.rename(target)
+        return question(MlflowStore(address))
     except Exception as error:
         # MLflow raises errors of many types; with each of them there is no model.
-        raise RunError(
-            f"{local_error} MLflow at {masked(address)} has no such model either ({describe(error)})."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return target
+        raise RunError(f"{fault} MLflow at {masked(address)} has no such model either ({describe(error)}).") from error

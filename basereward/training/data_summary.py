@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from basereward.data.batching.plan import Plan
 from basereward.data.batching.tree_batch import PADDING
 from basereward.data.module import PreferenceData
-from basereward.data.schema.columns import ReportsColumns
-from basereward.data.schema.group import SPLITS, Group
+from basereward.data.schema.group import SPLITS
 from basereward.data.schema.rejections import summary
-from basereward.data.summary import describe_group
+from basereward.data.summary import describe_reading, first_usable
 from basereward.errors import DataError
 from basereward.io.files import cache_folder
 from basereward.model.families.processing import recipe_encoder
@@ -37,7 +36,7 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     Returns:
         `sources`: of each the groups by split; of its training groups the tokens (each prefix counted once), the
         images, and the shares of an epoch by groups and by tokens; the rejected rows by reason (`lost`); and
-        `reading`, how its rows are read (see `_reading`). `modality`: shares of groups with and without images.
+        `reading`, how its rows are read (see `describe_reading`). `modality`: shares of groups with and without images.
         `epoch_groups`, `epoch_tokens`, `steps`, `groups_per_step`, `forwards_per_step`; `padding`, the share of
         padding tokens.
 
@@ -101,7 +100,7 @@ def _summary(data: PreferenceData) -> dict[str, Any]:
             # A total of 0 has shares of 0.
             "share_of_tokens": epoch_tokens[name] / max(total_tokens, 1.0),
             "lost": rejected.get(name, {}),
-            "reading": _reading(data, name),
+            "reading": describe_reading(data.sources[name], first_usable(data, name)),
         }
     image_share = num_with_images / mixture.epoch_size
     return {
@@ -119,33 +118,6 @@ def _summary(data: PreferenceData) -> dict[str, Any]:
 def _mean(values: NDArray[Any]) -> float:
     """The mean; 0 of no values, where numpy would warn."""
     return float(values.mean()) if len(values) else 0.0
-
-
-def _reading(data: PreferenceData, name: str) -> dict[str, Any]:
-    """How the rows of a source are read.
-
-    Returns:
-        `columns`, from our name of each column to the name in the data; `not_read`, the columns that are ignored;
-        `notes`; `first`, the first usable group as `describe_group` gives it, or None.
-    """
-    source = data.sources[name]
-    columns = source.columns_read() if isinstance(source, ReportsColumns) else None
-    first = _first_group(data, name)
-    return {
-        "columns": {} if columns is None else columns.read,
-        "not_read": [] if columns is None else columns.unread,
-        "notes": [] if columns is None else list(columns.notes),
-        "first": None if first is None else describe_group(first),
-    }
-
-
-def _first_group(data: PreferenceData, name: str) -> Group | None:
-    """The first usable group of a source in any split."""
-    for split in SPLITS:
-        lengths = data.lengths[split][name]
-        if lengths:
-            return data.sources[name].groups(split)[int(lengths.index[0])]
-    return None
 
 
 def _padding(data: PreferenceData, *, passes: int = 8) -> float:

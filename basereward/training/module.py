@@ -5,6 +5,7 @@ Shapes: B responses of a batch, P preferences among them.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -77,7 +78,8 @@ class RewardModule(LightningModule):
         self._generated = Counter[str]()
         # Ids of the groups of the current step, for error messages.
         self._step_ids: list[str] = []
-        # Parts of the loss of the current step, by micro-batch.
+        # The loss of the current step by micro-batch, and its parts if the step is logged.
+        self._step_losses: list[Tensor] = []
         self._step_parts: list[dict[str, Tensor]] = []
 
     def forward(self, batch: TreeBatch) -> Tensor:
@@ -104,21 +106,19 @@ class RewardModule(LightningModule):
             self._step_ids = []
             self.logs = (self.global_step + 1) % self.log_every == 0
             self._step_parts = []
+            self._step_losses = []
         self._step_ids += batch.ids
 
     def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
         """The loss of a micro-batch.
 
         Lightning takes the mean over the micro-batches of a step. The weights of the objective make this mean the
-        loss of the step, however its groups are divided into micro-batches.
-
-        Raises:
-            NotFiniteError: the loss is NaN or infinite.
+        loss of the step, however its groups are divided into micro-batches. Whether it is finite is checked once for
+        the whole step, with the norm of the gradient: reading it here would wait for the GPU at every micro-batch.
         """
         loss: Tensor
         loss, parts = self.objective(self.model, batch)
-        if not torch.isfinite(loss):
-            raise NotFiniteError(self._not_finite(f"the loss is {float(loss.detach())}", step=self.global_step + 1))
+        self._step_losses.append(loss.detach())
         # Detached: the graph of an earlier micro-batch would otherwise stay in memory until the step is logged.
         if self.logs:
             self._step_parts.append({"loss": loss.detach(), **{name: part.detach() for name, part in parts.items()}})
@@ -144,21 +144,32 @@ class RewardModule(LightningModule):
         It overrides Lightning's hook, because Lightning neither returns the norm nor rejects one that is not finite.
 
         Raises:
-            NotFiniteError: the norm is NaN or infinite.
+            NotFiniteError: the loss or the norm is NaN or infinite.
         """
         parameters: list[Tensor] = []
         for group in optimizer.param_groups:
             parameters += group["params"]
         # An infinite limit computes the norm and clips nothing.
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip or float("inf"))
-        if not torch.isfinite(norm):
-            raise NotFiniteError(
-                self._not_finite(f"the norm of the gradient is {float(norm)}", step=self.global_step + 1)
-            )
+        self._check_finite(norm)
         if self.logs:
             self.log("train/grad_norm", norm)
             # Logged here, because the scheduler sets the rate of the next step right after this one.
             self.log("train/lr", optimizer.param_groups[0]["lr"])
+
+    def _check_finite(self, norm: Tensor) -> None:
+        """Check the losses of the step and the norm of its gradient, in one copy from the device.
+
+        Raises:
+            NotFiniteError: one of them is NaN or infinite.
+        """
+        *losses, norm_value = torch.stack([*self._step_losses, norm.to(self._step_losses[0])]).tolist()
+        for loss in losses:
+            if not math.isfinite(loss):
+                raise NotFiniteError(self._not_finite(f"the loss is {loss}", step=self.global_step + 1))
+        if not math.isfinite(norm_value):
+            fault = f"the norm of the gradient is {norm_value}"
+            raise NotFiniteError(self._not_finite(fault, step=self.global_step + 1))
 
     def _not_finite(self, fault: str, *, step: int) -> str:
         return (

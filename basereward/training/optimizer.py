@@ -49,7 +49,7 @@ def adamw(
     [('head', 0.001, 0.1), ('head', 0.001, 0.0)]
     """
     # Before any state is allocated: the two states take 8 bytes per weight.
-    _check_parts(parts, lr_by_part or {})
+    check_parts(parts, lr_by_part or {})
     groups: list[dict[str, Any]] = []
     devices: set[str] = set()
     for part, named in parts.items():
@@ -65,7 +65,20 @@ def adamw(
     return torch.optim.AdamW(groups, betas=(betas[0], betas[1]), eps=eps, fused=fused)
 
 
-def _check_parts(parts: Parts, lr_by_part: Mapping[str, float]) -> None:
+def check_parts(parts: Parts, lr_by_part: Mapping[str, float]) -> None:
+    """Check that something is trained, and every part with a learning rate of its own.
+
+    Args:
+        parts: trained parameters by part.
+        lr_by_part: peak learning rates of single parts.
+
+    Raises:
+        ModelError: nothing is trained, or a part of `lr_by_part` is not.
+
+    >>> check_parts({"head": []}, {"vision": 1e-5})
+    Traceback (most recent call last):
+    basereward.errors.ModelError: optimizer.lr_by_part names vision, which is not trained; trained parts are head. ...
+    """
     if not parts:
         raise ModelError("nothing is trained: every part is frozen and the head has no weights")
     not_trained = sorted(set(lr_by_part) - set(parts))

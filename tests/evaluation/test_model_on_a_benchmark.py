@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,14 +252,15 @@ def test_partial_measures_have_their_own_metric_names(here: Path, capsys: pytest
     assert main(["eval", *arguments]) == 0
     after = client.get_run(str(find(run).mlflow_run_id)).data.metrics
     assert after["eval_partial/vl_rewardbench/official/overall"] == before["eval/vl_rewardbench/official/overall"]
-    histories = [
-        len(client.get_metric_history(str(find(run).mlflow_run_id), f"{head}/vl_rewardbench/official/overall"))
-        for head in ("eval", "eval_partial")
-    ]
+
+    def points(head: str) -> int:
+        name = f"{head}/vl_rewardbench/official/overall"
+        return len(client.get_metric_history(str(find(run).mlflow_run_id), name))
+
+    whole, partial = points("eval"), points("eval_partial")
+    # The same command again finds its own evaluation, as after a kill.
     assert main(["eval", *arguments]) == 0
-    later_histories = [
-        len(client.get_metric_history(str(find(run).mlflow_run_id), f"{head}/vl_rewardbench/official/overall"))
-        for head in ("eval", "eval_partial")
-    ]
-    assert later_histories[0] == histories[0]
-    assert later_histories[1] > histories[1]
+    assert (points("eval"), points("eval_partial")) == (whole, partial)
+    shutil.rmtree("in_part")
+    assert main(["eval", *arguments]) == 0
+    assert (points("eval"), points("eval_partial")) == (whole, partial + 1)

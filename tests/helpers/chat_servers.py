@@ -44,10 +44,12 @@ class ChatServer:
                     server.most_at_once = max(server.most_at_once, server._at_once)
                 try:
                     time.sleep(server.delay_s)
-                    server._answer(self, server.reply(body, number))
+                    answer = server.reply(body, number)
                 finally:
+                    # Before the answer is sent: the client may send its next request before this thread continues.
                     with server._lock:
                         server._at_once -= 1
+                server._answer(self, answer)
 
             def log_message(self, *arguments: Any) -> None:
                 pass

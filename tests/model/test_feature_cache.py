@@ -1,5 +1,5 @@
-"""The feature cache of a frozen vision tower: results are bit-identical with and without it, and equal images are
-encoded once."""
+"""The feature cache of a frozen vision tower: runs with it are bit-identical, whatever is cached, and equal those
+without it up to the rounding of images in one pass; equal images are encoded once."""
 
 from __future__ import annotations
 
@@ -29,20 +29,22 @@ from basereward.errors import ModelError, RecipeError
 from basereward.model.backbone import load_backbone
 from basereward.model.families.parts import freeze
 from basereward.model.families.processing import load_encoder
-from basereward.model.families.vision import keep_features
+from basereward.model.families.vision import keep_features, towers
 from basereward.model.heads.mlp import MLP
 from basereward.model.reward_model import RewardModel
 from basereward.recipe import load_recipe
 from basereward.training.build import build
-from tests.helpers.feature_runs import FROZEN, KEPT, TRAIN, VAL, Run, different, train, write_pictures
+from tests.helpers.feature_runs import FROZEN, KEPT, TRAIN, VAL, Run, different, distance, train, write_pictures
 from tests.helpers.kept_features import features, size_of
-from tests.helpers.support import SMALL, picture
+from tests.helpers.support import SMALL, VISION, picture
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 LORA = "model.lora.rank=2"
+# Largest distance between the weights of runs that encode images alone and together, as a share of what they change.
+ROUNDING = 1e-4
 FEATURES = "features"
 
 
@@ -92,15 +94,15 @@ def test_cached_run_ends_with_the_same_weights(changes: tuple[str, ...], tmp_pat
     plain = train(*overrides)
     assert plain.after != plain.before
     assert plain.opened == [TRAIN + 1 + VAL] * 2
-    assert min(plain.towers) > different(tmp_path)
     cached = train(*overrides, KEPT)
-    assert (cached.before, cached.after) == (plain.before, plain.after)
+    assert cached.before == plain.before
+    assert distance(cached, plain) < ROUNDING
     assert cached.towers == [different(tmp_path), 0]
     assert cached.opened[0] > 0
     assert cached.opened[1] == 0
     shutil.rmtree(cache_folder())
     with_workers = train(*overrides, KEPT, "data.workers=2")
-    assert (with_workers.before, with_workers.after) == (plain.before, plain.after)
+    assert (with_workers.before, with_workers.after) == (cached.before, cached.after)
     assert with_workers.towers == [different(tmp_path), 0]
 
 
@@ -109,7 +111,8 @@ def test_cache_works_with_plain_rows_in_mixed_precision(tmp_path: Path) -> None:
     overrides = [*write_pictures(tmp_path), LORA, "batch.layout=plain", "trainer.precision=bf16-mixed"]
     plain, cached = train(*overrides), train(*overrides, KEPT)
     assert plain.after != plain.before
-    assert cached.after == plain.after
+    # bfloat16 has three digits.
+    assert distance(cached, plain) < 0.05
     assert cached.towers == [different(tmp_path), 0]
 
 
@@ -119,28 +122,28 @@ def test_cache_works_with_streaming(tmp_path: Path) -> None:
     overrides = [*write_pictures(tmp_path), LORA, "data.sources.mine.val=0.1", *streaming]
     plain, cached = train(*overrides), train(*overrides, KEPT)
     assert plain.after != plain.before
-    assert cached.after == plain.after
-    assert sum(cached.towers) <= different(tmp_path) < sum(plain.towers)
+    assert distance(cached, plain) < ROUNDING
+    assert sum(cached.towers) <= different(tmp_path)
 
 
 def test_processes_share_the_cache(tmp_path: Path) -> None:
     """One run is killed after two images, two concurrent runs reuse its features, and a last run encodes no image.
 
-    All end with the weights of a run without the cache.
+    All end with the weights of a run that did not share it.
     """
-    overrides = [*write_pictures(tmp_path), LORA]
-    plain = train(*overrides)
-    overrides.append(KEPT)
+    overrides = [*write_pictures(tmp_path), LORA, KEPT]
+    alone = train(*overrides)
+    shutil.rmtree(cache_folder())
     killed = start_run(overrides, die_at=3)
     killed.communicate(timeout=120)
     assert killed.returncode == -signal.SIGKILL
     assert len([file for file in cache_folder().glob("*/*") if file.is_file()]) == 2
     for run in map(wait_for_run, [start_run(overrides), start_run(overrides)]):
-        assert run.after == plain.after
+        assert run.after == alone.after
         assert run.towers[0] <= different(tmp_path) - 2
         assert run.towers[1] == 0
     last = train(*overrides)
-    assert last.after == plain.after
+    assert last.after == alone.after
     assert (last.towers, last.opened) == ([0, 0], [0, 0])
 
 
@@ -166,14 +169,15 @@ def test_damaged_features_are_recomputed(tmp_path: Path) -> None:
 def test_full_cache_gives_the_same_weights(tmp_path: Path) -> None:
     """With room for some of the images, the second epoch reads those from the cache and encodes the others."""
     overrides = [*write_pictures(tmp_path), LORA]
-    plain = train(*overrides)
+    whole = train(*overrides, KEPT)
+    shutil.rmtree(cache_folder())
     # Every image of this test has six tokens.
     size = size_of(features(0, states=1, width=64))
     run = train(*overrides, f"data.encoding.feature_cache={3.5 * size / 2**30:.12f}")
-    assert run.after == plain.after
+    assert run.after == whole.after
     assert sum(file.stat().st_size for file in cache_folder().glob("*/*")) == 3 * size
-    assert 0 < run.opened[1] < plain.opened[1]
-    assert 0 < run.towers[1] < plain.towers[1]
+    assert 0 < run.opened[1] < run.opened[0]
+    assert whole.towers[1] == 0 < run.towers[1]
 
 
 # The settings that features depend on.
@@ -242,7 +246,7 @@ CHANGES: dict[str, Callable[[RewardModel, Encoder], None]] = {
     "other shades": lambda _, encoder: setattr(encoder.image_processor, "image_mean", [0.5, 0.5, 0.5]),
     "other resampling": lambda _, encoder: setattr(encoder.image_processor, "resample", 0),
     "other attention": lambda model, _: setattr(
-        model.backbone.transformer.config.vision_config, "_attn_implementation", "eager"
+        model.backbone.transformer.get_submodule("visual").config, "_attn_implementation", "eager"
     ),
 }
 
@@ -291,7 +295,7 @@ def test_changed_model_or_processor_misses_the_cache(
         calls = record_tower_calls(model)
         for num_calls in (2, 0):
             calls.clear()
-            assert torch.equal(model(batch_of(encoder, two_images)), expected)
+            torch.testing.assert_close(model(batch_of(encoder, two_images)), expected, rtol=1e-5, atol=1e-6)
             assert len(calls) == num_calls
 
 
@@ -312,14 +316,19 @@ def test_changed_precision_misses_the_cache(folder_of: Callable[[str], Path], tm
 
 
 def test_cached_and_new_features_mix_in_one_batch(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
-    """Cached and new images in any order, repeated and in both layouts, give the same bits."""
+    """Cached and new images in any order, repeated and in both layouts, give the same bits in any batch."""
     a, b, c, d = (save_png(tmp_path, index) for index in range(4))
     model, encoder = frozen_model(folder_of("qwen2_5_vl")), load_encoder(folder_of("qwen2_5_vl"))
     groups = [image_group(a, b, a), image_group(), image_group(c, responses=("1", "2", "3")), image_group(d, b)]
     layouts: tuple[Layout, ...] = ("tree", "plain")
-    expected = [model(batch_of(encoder, *groups, layout=layout)) for layout in layouts]
-    calls = record_tower_calls(model)
+    packed = [model(batch_of(encoder, *groups, layout=layout)) for layout in layouts]
     encoder = use_cache(model, encoder)
+    expected = [model(batch_of(encoder, *groups, layout=layout)) for layout in layouts]
+    for with_cache, without in zip(expected, packed, strict=True):
+        torch.testing.assert_close(with_cache, without, rtol=1e-5, atol=1e-6)
+    shutil.rmtree(cache_folder())
+    calls = record_tower_calls(model)
+    encoder = use_cache(model, load_encoder(folder_of("qwen2_5_vl")))
     model(batch_of(encoder, image_group(b)))
     calls.clear()
     # These batches are encoded before the other images are cached.
@@ -387,22 +396,29 @@ def test_equal_images_are_encoded_once(family: str, layout: Layout, folder_of: C
             assert error < 5e-6 or expected_gradients[name].norm() < 1e-9, f"{name}: {error}"
 
 
-def test_frozen_tower_encodes_images_one_by_one(folder_of: Callable[[str], Path]) -> None:
-    """Every distinct image has its own call, so that its features do not depend on the batch."""
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("family", VISION)
+def test_images_of_a_batch_are_encoded_together(family: str, frozen: bool, folder_of: Callable[[str], Path]) -> None:
+    """One call of the tower for the distinct images of a batch, frozen or trained; the features are those of each image
+    alone, by transformers' own attention."""
     a, b, c = picture(0), picture(1), picture(2).resize((112, 56))
-    model, encoder = frozen_model(folder_of("qwen2_5_vl")), load_encoder(folder_of("qwen2_5_vl"))
-    calls = record_tower_calls(model)
-    together = model(batch_of(encoder, image_group(c, a), image_group(a), image_group(b, c, b)))
-    assert calls == [32, 24, 24]
-    encoded = model.backbone.vision(
-        model.backbone.transformer, batch_of(encoder, image_group(c, a), image_group(a), image_group(b, c, b))
-    ).pooler_output
-    for index, image in enumerate((c, a, a, b, c, b)):
-        (alone,) = model.backbone.vision(
-            model.backbone.transformer, batch_of(encoder, image_group(image))
-        ).pooler_output
-        assert torch.equal(encoded[index], alone)
-    assert together.shape == (6,)
+    encoder = load_encoder(folder_of(family))
+    model = frozen_model(folder_of(family)) if frozen else model_of(folder_of(family))
+    transformer: Any = model.backbone.transformer
+    tower = next(module for _, module in towers(transformer))
+    calls: list[int] = []
+    tower.register_forward_pre_hook(lambda *_: calls.append(1))
+
+    def features(*images: Any) -> Tensor:
+        output = model.backbone.vision(transformer, batch_of(encoder, image_group(*images))).pooler_output
+        return output if isinstance(output, Tensor) else torch.cat(output)
+
+    together = features(c, a, a, b, c, b)
+    assert len(calls) == 1
+    assert together.requires_grad is not frozen
+    tower.config._attn_implementation = "eager"
+    expected = torch.cat([features(image) for image in (c, a, a, b, c, b)])
+    torch.testing.assert_close(together, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_images_that_differ_in_one_pixel_are_distinct(folder_of: Callable[[str], Path]) -> None:
@@ -414,7 +430,6 @@ def test_images_that_differ_in_one_pixel_are_distinct(folder_of: Callable[[str],
         changed = content.copy()
         changed.reshape(-1)[index] ^= 1
         batch = batch_of(encoder, image_group(picture(0), PIL.Image.fromarray(changed), picture(0)))
-        assert batch.images.grids is not None
         assert (len(batch.images.grids), batch.images.places) == (2, (0, 1, 0))
 
 

@@ -78,10 +78,15 @@ def load_faults(name: str, *overrides: str) -> list[str]:
     return []
 
 
-def test_folder_and_unknown_file_are_errors(tmp_path: Path) -> None:
-    """The message says that the path is a folder, or a file of unknown kind."""
+def test_folder_pattern_and_hub_id_are_sources(tmp_path: Path) -> None:
+    """All of their rows are training rows; the name of the source can be that of a file."""
+    for given, name in [(str(tmp_path), tmp_path.name), (f"{tmp_path}/part-*.jsonl", "part"), ("o/rows", "rows")]:
+        source, node = load_source(given)
+        assert (source, node["path"], node["val"], node["test"]) == (name, given, 0.0, 0.0)
+
+
+def test_unknown_file_is_an_error(tmp_path: Path) -> None:
+    """The message says what to do with a spreadsheet."""
     (tmp_path / "rows.xlsx").write_bytes(b"PK")
-    with pytest.raises(RecipeError, match="is a folder"):
-        load_source(str(tmp_path))
-    with pytest.raises(RecipeError, match="unknown kind"):
+    with pytest.raises(RecipeError, match=r"unknown kind.*CSV"):
         load_source(str(tmp_path / "rows.xlsx"))

@@ -40,9 +40,10 @@ def test_all_profiles_are_tested() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=[file.relative_to(FOLDER).as_posix() for file in FILES])
 def test_command_in_the_comments_of_a_file_is_valid(file: Path) -> None:
-    """The first line describes the file, the second has its command: it can be parsed, and its experiment has no
-    fault."""
-    summary, command, *_ = file.read_text().splitlines()
+    """After the line for editors, one describes the file, and the next has its command: it can be parsed, and its
+    experiment has no fault."""
+    modeline, summary, command, *_ = file.read_text().splitlines()
+    assert modeline.startswith("# yaml-language-server: $schema=")
     assert summary.startswith("# ")
     assert command.startswith("# Run it: basereward ")
     arguments = parse(shlex.split(command.removeprefix("# Run it: basereward ")))

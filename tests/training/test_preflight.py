@@ -14,7 +14,7 @@ from basereward.cli import main
 from basereward.errors import BaseRewardError, DataError, RecipeError
 from basereward.recipe import Cell, load_recipe
 from basereward.runs.run_folder import list_runs
-from basereward.training import preflight
+from basereward.training.checks import rows as rows_check
 from basereward.training.fit import train
 from basereward.training.preflight import cell_faults
 from tests.helpers.support import SMALL, only, pair_rows, write_rows
@@ -56,7 +56,18 @@ def test_missing_backbone_folder_is_refused(path: str) -> None:
     assert key == "model.backbone.path"
     assert str(Path(path).absolute()) in message or "is no folder" in message
     assert message in refused(overrides)
-    assert faults([*overrides[:-1], "model.backbone.path=Qwen/Qwen2.5-VL-3B-Instruct"]) == []
+
+
+def test_backbone_of_the_hub_is_refused_only_where_it_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, an id that is not in the cache is a fault; with a network it is not looked up."""
+    overrides = [*SMALL[:7], "model.backbone.make=null", "model.backbone.path=Qwen/Qwen2.5-VL-3B-Instruct"]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    ((key, message),) = faults(overrides)
+    assert key == "model.backbone.path"
+    assert "HF_HUB_OFFLINE" in message
+    assert message in refused(overrides)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert faults(overrides) == []
 
 
 def test_check_and_train_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,12 +136,12 @@ def test_too_many_lost_rows_are_refused(change: dict[str, Any], tmp_path: Path) 
 
 def test_check_samples_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message gives the size of the sample."""
-    monkeypatch.setattr(preflight, "SAMPLED", 30)
+    monkeypatch.setattr(rows_check, "SAMPLED", 30)
     rows = pair_rows(200)
     for row in rows[:20]:
         row["rejected"] = " "
     ((_, message),) = faults(only(write_rows(tmp_path / "pairs.jsonl", rows)))
-    assert "first 30 " in message
+    assert "at most 30 " in message
 
 
 def test_runs_folder_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

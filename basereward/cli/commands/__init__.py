@@ -7,31 +7,37 @@ from basereward.cli.commands import (
     annotate,
     audit,
     check,
-    completion,
+    convert,
     data,
     ensemble,
     eval,
     look,
     ls,
     report,
+    resume,
     score,
     sweep,
     train,
 )
+from basereward.cli.commands.authoring import completion, new, schema
 
-# In the order of `basereward --help`: look before training, train, use, and then the lists.
+# In the order of `basereward --help`: write a recipe, look before training, train, use, and then the lists.
 COMMANDS: dict[str, Command] = {
+    "new": new.COMMAND,
     "check": check.COMMAND,
     "data": data.COMMAND,
     "audit": audit.COMMAND,
     "train": train.COMMAND,
     "sweep": sweep.COMMAND,
+    "resume": resume.COMMAND,
     "score": score.COMMAND,
     "eval": eval.COMMAND,
     "annotate": annotate.COMMAND,
     "ensemble": ensemble.COMMAND,
     "report": report.COMMAND,
     "look": look.COMMAND,
+    "convert": convert.COMMAND,
     "ls": ls.COMMAND,
+    "schema": schema.COMMAND,
     "completion": completion.COMMAND,
 }

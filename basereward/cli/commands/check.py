@@ -1,20 +1,25 @@
-"""`basereward check`: every fault of every cell, before any model is loaded."""
+"""`basereward check`: everything that `train` and `sweep` would refuse, before any model is loaded."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from basereward.cli.command import SUCCESS, USER_MISTAKE, Command, CommandResult, UsageError
+from basereward.cli.check_text import format_cost, format_counted, format_quick
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, USER_MISTAKE, Command, CommandResult, UsageError
 from basereward.cli.options import add_recipe_arguments, check_choice
 from basereward.cli.tables import format_table
 from basereward.errors import format_count
+from basereward.io.progress import phase
 from basereward.io.secrets import redact
 from basereward.training.cost.gpu_specs import GPUS, UTILISATION
 
-GIB = 2**30
+if TYPE_CHECKING:
+    from basereward.recipe import Cell
+    from basereward.recipe.fault import Fault
+
 VALUE_WIDTH = 80
 """Most characters of a varied value in the table of cells; the name of the cell still tells cells apart."""
 
@@ -28,6 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     True
     """
     add_recipe_arguments(parser)
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="check only what needs no library: the recipe, files, first rows, folders and packages, in about a second",
+    )
+    parser.add_argument(
+        "--recipe-only",
+        action="store_true",
+        help="check the recipe alone, and neither files nor this machine: for a run on another machine",
+    )
     parser.add_argument(
         "--cost",
         action="store_true",
@@ -50,66 +65,105 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     Raises:
         UsageError: an unknown GPU, a share out of range, or an option of the estimate without `--cost`.
 
-    >>> check_arguments(argparse.Namespace(gpu="h100", utilisation=None, cost=False))
+    >>> check_arguments(argparse.Namespace(gpu="h100", utilisation=None, cost=False, quick=False, recipe_only=False))
     Traceback (most recent call last):
     basereward.cli.command.UsageError: --gpu and --utilisation have no effect without --cost; add --cost
     """
     check_choice("GPU", arguments.gpu, GPUS)
     if arguments.utilisation is not None and not 0 < arguments.utilisation <= 1:
         raise UsageError(f"--utilisation {arguments.utilisation}: a share above 0 and at most 1 is needed")
+    if sum((arguments.quick, arguments.recipe_only, arguments.cost)) > 1:
+        raise UsageError("--quick and --recipe-only leave out what --cost counts; give one of the three")
     if not arguments.cost and (arguments.gpu is not None or arguments.utilisation is not None):
         raise UsageError("--gpu and --utilisation have no effect without --cost; add --cost")
 
 
-def run(arguments: argparse.Namespace) -> CommandResult:
-    """Finds the cells and the faults; with `--cost` and no fault, also the cost of each cell."""
+def start(arguments: argparse.Namespace) -> Iterator[str]:
+    """Finds the cells, the faults of the recipe, and those of files, rows, folders and packages, without torch.
+
+    Yields:
+        The cells, and what was looked at.
+    """
     from basereward.recipe import find_experiment
+    from basereward.training.preflight import Findings, quick_findings
 
     experiment, faults = find_experiment(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
-    if not faults:
-        # The machine and the data are looked at only for a recipe that is right: this reads rows.
-        from basereward.training.preflight import cell_faults
+    # The machine and the data are looked at only for a recipe that is right: this reads rows.
+    with phase("checking the machine and the first rows"):
+        found = Findings(faults) if faults or arguments.recipe_only else quick_findings(experiment.cells)
+    arguments.loaded, arguments.found = experiment, found
+    rows = [(cell.name, _format_overrides(cell.overrides)) for cell in experiment.cells]
+    if rows:
+        yield from (*format_table(("cell", "what is varied"), rows), "")
+    if not found.faults:
+        yield from format_quick(found.facts)
 
-        faults = cell_faults(experiment.cells)
-    cells: list[dict[str, Any]] = [{"name": cell.name, "overrides": cell.overrides} for cell in experiment.cells]
-    if arguments.cost and not faults:
-        from basereward.training.cost.recipe_cost import costs
 
-        # Every GPU by default: the count of operations is the slow part, and is done once for all.
-        gpus = [arguments.gpu] if arguments.gpu else list(GPUS)
-        cell_costs = costs(experiment.cells, gpus=gpus, utilisation=arguments.utilisation)
-        for cell, cost in zip(cells, cell_costs, strict=True):
-            cell["cost"] = cost
+def run(arguments: argparse.Namespace) -> CommandResult:
+    """Checks the models, unless the quick part has found faults; with `--cost` also counts the cost of each cell."""
+    from basereward.training.preflight import cell_findings
+
+    experiment, found = arguments.loaded, arguments.found
+    if not (arguments.quick or arguments.recipe_only or found.faults):
+        with phase("checking the models"):
+            found = cell_findings(experiment.cells, found)
+    cells: list[dict[str, Any]] = []
+    for cell in experiment.cells:
+        cells.append({"name": cell.name, "overrides": cell.overrides, "facts": found.facts.get(cell.name, {})})
+    if arguments.cost and not found.faults:
+        _add_costs(cells, experiment.cells, arguments)
     # Dataclasses are no JSON, so the result holds plain values.
     ensembles = [{"name": name, **asdict(recipe)} for name, recipe in experiment.ensembles.items()]
+    result = {
+        "cells": cells,
+        "ensembles": ensembles,
+        "faults": _plain(found.faults),
+        "warnings": _plain(found.warnings),
+    }
+    return result, USER_MISTAKE if found.faults else SUCCESS
+
+
+def _add_costs(results: Sequence[dict[str, Any]], cells: Sequence[Cell], arguments: argparse.Namespace) -> None:
+    with phase(LOADING_LIBRARIES):
+        from basereward.training.cost.recipe_cost import costs
+
+    # Every GPU by default: the count of operations is the slow part, and is done once for all.
+    gpus = [arguments.gpu] if arguments.gpu else list(GPUS)
+    for result, cost in zip(results, costs(cells, gpus=gpus, utilisation=arguments.utilisation), strict=True):
+        result["cost"] = cost
+
+
+def _plain(faults: Sequence[Fault]) -> list[dict[str, str]]:
     # A message shows the value that was given, which may be a key or a password.
-    fault_objects = [{"cell": fault.cell, "key": fault.key, "message": redact(fault.message)} for fault in faults]
-    result = {"cells": cells, "ensembles": ensembles, "faults": fault_objects}
-    return result, USER_MISTAKE if faults else SUCCESS
+    return [{"cell": fault.cell, "key": fault.key, "message": redact(fault.message)} for fault in faults]
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
-    """The cells, the faults, the ensembles, and the cost of each cell where it was counted.
+    """What was counted of the models, the faults, the ensembles, and the cost of each cell where it was counted.
 
-    >>> result = {"cells": [{"name": "lr=1", "overrides": {"lr": 1}}], "ensembles": [], "faults": []}
-    >>> list(format_text(result))
-    ['cell  what is varied', 'lr=1  lr=1', '', '1 cell, no faults']
+    The cells are printed before, by `start`.
+
+    >>> list(format_text({"cells": [{"name": "lr=1", "facts": {}}], "ensembles": [], "faults": [], "warnings": []}))
+    ['1 cell, no faults']
     """
     from basereward.recipe.fault import Fault, format_faults
 
-    rows = [(cell["name"], _format_overrides(cell["overrides"])) for cell in result["cells"]]
-    if rows:
-        yield from (*format_table(("cell", "what is varied"), rows), "")
+    yield from format_counted({cell["name"]: cell["facts"] for cell in result["cells"]})
+    for line in format_faults([Fault(**fault) for fault in result["warnings"]]):
+        yield f"warning: {line}"
     lines = format_faults([Fault(**fault) for fault in result["faults"]])
-    yield f"{format_count(len(rows), 'cell')}, {format_count(len(lines), 'fault') if lines else 'no faults'}"
-    for line in lines:
-        yield f"  {line}"
-    for ensemble in result["ensembles"]:
-        text = f"; for text {', '.join(ensemble['text'])}" if ensemble["text"] else ""
-        yield f"  ensemble {ensemble['name']}: {ensemble['how']} of {', '.join(ensemble['members'])}{text}"
+    faults = format_count(len(lines), "fault") if lines else "no faults"
+    yield f"{format_count(len(result['cells']), 'cell')}, {faults}"
+    yield from (f"  {line}" for line in lines)
+    yield from map(_format_ensemble, result["ensembles"])
     if any("cost" in cell for cell in result["cells"]):
         yield ""
         yield from format_cost(result["cells"])
+
+
+def _format_ensemble(ensemble: Mapping[str, Any]) -> str:
+    text = f"; for text {', '.join(ensemble['text'])}" if ensemble["text"] else ""
+    return f"  ensemble {ensemble['name']}: {ensemble['how']} of {', '.join(ensemble['members'])}{text}"
 
 
 def _format_overrides(overrides: Mapping[str, Any]) -> str:
@@ -123,68 +177,18 @@ def _format_overrides(overrides: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def format_cost(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """One table of work and hours, one of memory, and how both were counted."""
-    gpus = list(cells[0]["cost"]["gpus"])
-    work_head = ("cell", "steps", "tokens a step", "tokens", "work a step", "work", *(f"{name} hours" for name in gpus))
-    yield from (*format_table(work_head, [_work_row(cell) for cell in cells]), "")
-    memory_head = ("cell", "trained", "weights", "gradients", "moments", "copies", "activations", "peak GiB", "fits")
-    yield from (*format_table(memory_head, [_memory_row(cell) for cell in cells]), "")
-    # Precision and utilisation are the same for all cells, so the first cell describes all of them.
-    first = cells[0]["cost"]
-    step = first["flops"]["step"]
-    recomputed = step["recomputed"] / step["total"]
-    yield f"a step of {cells[0]['name']}: {_format_shares(step)}; recomputed in addition {recomputed:.1%}"
-    yield (
-        f"hours: all products of training, validations and test at {first['utilisation']:.0%} of the GPU's peak in the "
-        "recipe's precision, one GPU; loading data is not in them"
-    )
-    yield "memory: counted, but for activations, which are estimated for the largest forward pass"
-
-
-def _work_row(cell: dict[str, Any]) -> tuple[str, ...]:
-    cost = cell["cost"]
-    tokens, flops = cost["tokens"], cost["flops"]
-    counts = (f"{cost['steps']:,}", f"{tokens['step']:,}", f"{tokens['run']:,}")
-    work = (format_flops(flops["step"]["total"]), format_flops(flops["run"]["all"]))
-    return (cell["name"], *counts, *work, *(_format_hours(gpu["hours"]) for gpu in cost["gpus"].values()))
-
-
-def _memory_row(cell: dict[str, Any]) -> tuple[str, ...]:
-    cost = cell["cost"]
-    kinds = ("weights", "gradients", "moments", "copies", "activations", "peak")
-    sizes = [f"{cost['bytes'][kind] / GIB:.3g}" for kind in kinds]
-    fitting = [name for name, gpu in cost["gpus"].items() if gpu["fits"]]
-    return (cell["name"], f"{cost['parameters']['trained']:,}", *sizes, ", ".join(fitting) or "none")
-
-
-def format_flops(count: float) -> str:
-    """A number of floating-point operations with a decimal prefix.
-
-    >>> format_flops(9_880_000_000), format_flops(2.5e15), format_flops(12)
-    ('9.88 GFLOP', '2.5 PFLOP', '12 FLOP')
-    """
-    for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
-        if count >= size:
-            return f"{count / size:.3g} {prefix}FLOP"
-    return f"{count:.0f} FLOP"
-
-
-def _format_hours(hours: float) -> str:
-    return "< 0.01" if hours < 0.01 else f"{hours:,.2f}"
-
-
-def _format_shares(step: Mapping[str, int]) -> str:
-    """What share of a step's FLOPs each part of the model has; parts without work are left out."""
-    kinds = ("vision", "language", "attention", "lora", "head")
-    return ", ".join(f"{kind} {step[kind] / step['total']:.1%}" for kind in kinds if step[kind])
-
-
 COMMAND = Command(
-    summary="find every fault of every cell; no model is loaded",
-    examples=("basereward check head_depth", "basereward check head_depth --profile qwen2_5_vl_7b --cost --gpu h200"),
+    activity="check: reading the recipe of {experiment} on profile {profile}",
+    summary="tell everything that train or sweep would refuse; no model is loaded",
+    examples=(
+        "basereward check head_depth",
+        "basereward check basereward data.sources.mine.include=sources/jsonl data.sources.mine.path=pairs.jsonl",
+        "basereward check head_depth --profile qwen2_5_vl_7b --recipe-only",
+        "basereward check head_depth --profile qwen2_5_vl_7b --cost --gpu h200",
+    ),
     add_arguments=add_arguments,
     check_arguments=check_arguments,
+    start=start,
     run=run,
     format_text=format_text,
 )

@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from basereward.cli.command import SUCCESS, Command, CommandResult, UsageError
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult, UsageError
 from basereward.cli.options import MODEL_FORMS, add_judge_arguments, add_overrides, check_choice
 from basereward.cli.tables import format_lost, format_percent, format_table
 from basereward.errors import DataError
 from basereward.evaluation.outcome import BASELINES, ORDERS
+from basereward.io.progress import phase
 
 MAX_VOTES = 15
 """As `open_judge` allows."""
@@ -69,7 +70,9 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="name in experiments/benchmarks/, or path to a YAML file; repeat the option for several benchmarks",
     )
-    parser.add_argument("--data", metavar="FILE", help="file or folder of your own pairs, instead of a benchmark")
+    parser.add_argument(
+        "--data", metavar="FILE", help="your own pairs instead of a benchmark: a file, a folder, a pattern or a hub id"
+    )
     parser.add_argument(
         "--scores",
         metavar="FILE",
@@ -95,7 +98,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         arguments.overrides.insert(0, arguments.model)
         arguments.model = None
     if bool(arguments.benchmark) == (arguments.data is not None):
-        raise UsageError("give --benchmark with the name of a benchmark, or --data with your own file of pairs")
+        raise UsageError(
+            "give --benchmark with the name of a benchmark (`basereward ls benchmarks` lists them), or --data with "
+            "your own file of pairs"
+        )
     check_choice("order", arguments.order, ORDERS)
     if (arguments.endpoint is None) != (arguments.judge is None):
         raise UsageError("a judge needs both options: --endpoint for its address and --judge for its name there")
@@ -118,7 +124,8 @@ def _check_judge(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Measures on every benchmark."""
-    from basereward.evaluation.run_benchmark import evaluate
+    with phase(LOADING_LIBRARIES):
+        from basereward.evaluation.run_benchmark import evaluate
 
     result = evaluate(
         arguments.model,
@@ -212,12 +219,14 @@ def _metric_columns(metric: Mapping[str, Any]) -> tuple[str, ...]:
 
 COMMAND = Command(
     summary="measure a model, a judge, or a file of scores on benchmarks",
+    activity="eval: reading {benchmark}{data}",
     examples=(
         "basereward eval runs/my_run/model --benchmark vl_rewardbench",
         "basereward eval --judge my-model --endpoint http://localhost:8000/v1 --data pairs.jsonl --order both",
     ),
     add_arguments=add_arguments,
     check_arguments=check_arguments,
+    continues=True,
     run=run,
     format_text=format_text,
 )

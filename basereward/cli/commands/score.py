@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from typing import Any
 
-from basereward.cli.command import SUCCESS, Command, CommandResult
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult, UsageError
 from basereward.cli.options import MODEL_FORMS, check_at_least_one, check_choice
+from basereward.io.progress import phase
 
 DTYPES = ("float32", "bfloat16")
 
@@ -21,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'rows.jsonl'
     """
     parser.add_argument("model", metavar="MODEL", help=MODEL_FORMS)
-    parser.add_argument("file", metavar="FILE", help="JSON Lines file of prompts and responses")
+    parser.add_argument("file", metavar="FILE", help="rows with responses: a file, a folder, a pattern or a hub id")
     parser.add_argument(
         "--out",
         metavar="FILE",
@@ -39,19 +41,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check_arguments(arguments: argparse.Namespace) -> None:
     """
     Raises:
-        UsageError: an unknown dtype, or a token limit below 1.
+        UsageError: an unknown dtype, a token limit below 1, or a file in the place of the model.
 
-    >>> check_arguments(argparse.Namespace(dtype="float16", tokens=None))
+    >>> check_arguments(argparse.Namespace(dtype="float16", tokens=None, model="model", file="rows.jsonl"))
     Traceback (most recent call last):
     basereward.cli.command.UsageError: unknown dtype 'float16'; did you mean 'bfloat16'? Allowed: bfloat16, float32.
     """
     check_choice("dtype", arguments.dtype, DTYPES)
     check_at_least_one("--tokens", arguments.tokens)
+    if os.path.isfile(arguments.model):
+        order = f"basereward score {arguments.file} {arguments.model}" if os.path.isdir(arguments.file) else ""
+        meant = f". The model comes first: {order}" if order else ""
+        raise UsageError(f"MODEL is '{arguments.model}', a file; needed is {MODEL_FORMS}{meant}")
 
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Scores the file."""
-    from basereward.inference.score_file import score
+    with phase(LOADING_LIBRARIES):
+        from basereward.inference.score_file import score
 
     result = score(arguments.model, arguments.file, out=arguments.out, tokens=arguments.tokens, dtype=arguments.dtype)
     return result, SUCCESS
@@ -71,6 +78,7 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 
 COMMAND = Command(
     summary="score every response of every row of a file",
+    activity="score: {file} with {model}",
     examples=("basereward score runs/my_run/model rows.jsonl --out scores.jsonl --dtype bfloat16",),
     add_arguments=add_arguments,
     check_arguments=check_arguments,

@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from basereward.cli.command import SUCCESS, Command, CommandResult
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult
 from basereward.cli.options import add_recipe_arguments
 from basereward.cli.tables import format_number, format_table
+from basereward.io.progress import phase
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,11 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Trains one model."""
-    from basereward.recipe import load_recipe
+    from basereward.recipe import Cell, load_recipe
+    from basereward.runs.run_folder import find
+    from basereward.training.preflight import check_quickly
 
     recipe = load_recipe(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
-    # Only after the recipe is found right: this import takes seconds.
-    from basereward.training.fit import train
+    if arguments.resume is not None:
+        find(arguments.resume)
+    check_quickly([Cell(recipe.name, recipe.name, {}, recipe)])
+    # Only after the recipe and its files are found right: this import takes seconds.
+    with phase(LOADING_LIBRARIES):
+        from basereward.training.fit import train
 
     return train(recipe, resume=arguments.resume), SUCCESS
 
@@ -59,8 +66,11 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 
 COMMAND = Command(
     summary="train and test one reward model",
+    activity="train: reading the recipe of {experiment} on profile {profile}",
     examples=(
         "basereward train basereward",
+        "basereward train basereward trainer.steps=300 'model.head={_target_: mlp, layers: 3}'",
+        "basereward train basereward data.sources.mine.include=sources/jsonl data.sources.mine.path=pairs.jsonl",
         "basereward train basereward --profile qwen2_5_vl_7b data.sources.pairs.path=pairs.jsonl optimizer.lr=1e-5",
     ),
     add_arguments=add_arguments,

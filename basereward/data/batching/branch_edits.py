@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from basereward.data.batching.tree_batch import TreeBatch
+from basereward.data.batching.tree_batch import TreeBatch, row_segments
 
 
 def append_to_branches(batch: TreeBatch, texts: Sequence[Tensor]) -> TreeBatch:
@@ -20,35 +20,33 @@ def append_to_branches(batch: TreeBatch, texts: Sequence[Tensor]) -> TreeBatch:
     """
     device = batch.rows.input_ids.device
     ids, positions, group, branch = [], [], [], []
-    trees, ends = [], []
-    column, next_texts = 0, iter(texts)
+    trees: list[list[int]] = [[] for _ in batch.rows.trees]
+    ends = []
+    next_texts = iter(texts)
     length = 0  # of the new row so far
-    for index, tree in enumerate(batch.rows.trees):
-        sizes = []
-        for number, size in enumerate(tree):
-            span = slice(column, column + size)
-            column += size
-            # Segment 0 is the prefix, to which nothing is appended.
-            added = next(next_texts).to(device) if number else batch.rows.input_ids[0, :0]
-            last = batch.rows.position_ids[..., 0, column - 1 : column]
-            ids += [batch.rows.input_ids[0, span], added]
-            positions += [
-                batch.rows.position_ids[..., 0, span], last + torch.arange(1, len(added) + 1, device=device)
-            ]  # fmt: skip
-            sizes.append(size + len(added))
-            group.append(torch.full((sizes[-1],), index, device=device))
-            branch.append(torch.full((sizes[-1],), number, device=device))
-            length += sizes[-1]
-            if number:
-                ends.append((0, length - 1))
-        trees.append(tuple(sizes))
+    for segment in row_segments(batch.rows.trees):
+        # Nothing is appended to a prefix.
+        added = next(next_texts).to(device) if segment.branch else batch.rows.input_ids[0, :0]
+        old_ids, old_positions = (
+            batch.rows.input_ids[0, segment.columns],
+            batch.rows.position_ids[..., 0, segment.columns],
+        )
+        ids += [old_ids, added]
+        positions += [old_positions, old_positions[..., -1:] + torch.arange(1, len(added) + 1, device=device)]
+        size = len(old_ids) + len(added)
+        trees[segment.group].append(size)
+        group.append(torch.full((size,), segment.group, device=device))
+        branch.append(torch.full((size,), segment.branch, device=device))
+        length += size
+        if segment.branch:
+            ends.append((0, length - 1))
     rows = replace(
         batch.rows,
         input_ids=torch.cat(ids)[None],
         position_ids=torch.cat(positions, dim=-1).unsqueeze(-2),
         group=torch.cat(group)[None],
         branch=torch.cat(branch)[None],
-        trees=trees,
+        trees=[tuple(sizes) for sizes in trees],
         ends=torch.tensor(ends, device=device),
     )
     return replace(batch, rows=rows)
@@ -60,22 +58,20 @@ def remove_targets(batch: TreeBatch) -> TreeBatch:
     kept[batch.targets.positions[:, 1]] = False
     # The number of kept tokens before each column.
     kept_before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)]).tolist()
-    trees, ends, column = [], [], 0
-    for tree in batch.rows.trees:
-        sizes = []
-        for number, size in enumerate(tree):
-            sizes.append(kept_before[column + size] - kept_before[column])
-            column += size
-            if number:
-                ends.append((0, kept_before[column] - 1))
-        trees.append(tuple(sizes))
+    trees: list[list[int]] = [[] for _ in batch.rows.trees]
+    ends = []
+    for segment in row_segments(batch.rows.trees):
+        first, last = kept_before[segment.columns.start], kept_before[segment.columns.stop]
+        trees[segment.group].append(last - first)
+        if segment.branch:
+            ends.append((0, last - 1))
     rows = replace(
         batch.rows,
         input_ids=batch.rows.input_ids[:, kept],
         position_ids=batch.rows.position_ids[..., kept],
         group=batch.rows.group[:, kept],
         branch=batch.rows.branch[:, kept],
-        trees=trees,
+        trees=[tuple(sizes) for sizes in trees],
         ends=torch.tensor(ends, device=kept.device),
     )
     targets = replace(batch.targets, positions=batch.targets.positions[:0], weights=batch.targets.weights[:0])

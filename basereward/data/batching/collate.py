@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from basereward.data.batching.tree_batch import PADDING, LanguageTargets, Layout, PreferencePairs, TokenRows, TreeBatch
+from basereward.data.batching.loss_units import group_counts
+from basereward.data.batching.tree_batch import (
+    PADDING,
+    LanguageTargets,
+    Layout,
+    PreferencePairs,
+    TokenRows,
+    TreeBatch,
+    row_segments,
+)
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.data.images.image_dedup import deduplicate_images
 from basereward.data.schema.group import Preference
@@ -48,9 +57,29 @@ def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> T
         sources=[group.source for group in groups],
         responses=responses,
         lengths=torch.tensor(lengths),
-        images=deduplicate_images(groups, copies),
+        images=replace(deduplicate_images(groups, copies), tokens=_visual_tokens(groups, rows)),
         targets=_language_targets(groups, rows.ends),
     )
+
+
+def _visual_tokens(groups: Sequence[EncodedGroup], rows: TokenRows) -> Tensor | None:
+    """The tokens of images among the flattened tokens of the rows, `(V,)`, in the order of the rows; None if none."""
+    length = rows.input_ids.shape[1]
+    tokens: list[Tensor] = []
+    start = 0  # of the group's first prefix
+    for group in groups:
+        # In a tree row the prefixes follow each other; in the plain layout every branch has a row with the prefix.
+        starts, step = ([start], len(group.prefix)) if rows.layout == "tree" else _row_starts(start, group, length)
+        if group.visual_tokens is not None:
+            tokens += [group.visual_tokens + first for first in starts]
+        start += step
+    return torch.cat(tokens) if tokens else None
+
+
+def _row_starts(start: int, group: EncodedGroup, length: int) -> tuple[list[int], int]:
+    """The first token of each plain row of a group, and the number of tokens of its rows."""
+    number = len(group.branches)
+    return [start + index * length for index in range(number)], number * length
 
 
 def _token_rows(groups: Sequence[EncodedGroup], layout: Layout, *, pad_id: int) -> TokenRows:
@@ -61,7 +90,7 @@ def _token_rows(groups: Sequence[EncodedGroup], layout: Layout, *, pad_id: int) 
         trees += _trees(group, layout)
     # A tree row has no padding, so that all groups of a batch fit into one.
     if layout == "tree":
-        rows = [_joined(rows)]
+        rows = [_joined(rows, trees)]
     return TokenRows(
         layout=layout,
         input_ids=pad_sequence([row.ids for row in rows], batch_first=True, padding_value=pad_id),
@@ -139,19 +168,24 @@ def _rows(group: EncodedGroup, index: int, layout: Layout) -> Iterator[_Row]:
         )
 
 
-def _joined(rows: Sequence[_Row]) -> _Row:
-    """Concatenate rows. Positions restart in every group, because no token attends to another group."""
-    ends: list[int] = []
-    start = 0
-    for row in rows:
-        ends += [start + end for end in row.ends]
-        start += len(row.ids)
+def _joined(rows: Sequence[_Row], trees: Sequence[tuple[int, ...]]) -> _Row:
+    """Join the rows of groups to one tree row: all prefixes, then all branches.
+
+    Positions restart in every group, because no token attends to another group.
+    """
+    prefixes = [tree[0] for tree in trees]
+
+    def joined(values: Sequence[Tensor]) -> Tensor:
+        before = [value[..., :size] for value, size in zip(values, prefixes, strict=True)]
+        after = [value[..., size:] for value, size in zip(values, prefixes, strict=True)]
+        return torch.cat([*before, *after], dim=-1)
+
     return _Row(
-        ids=torch.cat([row.ids for row in rows]),
-        positions=torch.cat([row.positions for row in rows], dim=-1),
-        group=torch.cat([row.group for row in rows]),
-        branch=torch.cat([row.branch for row in rows]),
-        ends=ends,
+        ids=joined([row.ids for row in rows]),
+        positions=joined([row.positions for row in rows]),
+        group=joined([row.group for row in rows]),
+        branch=joined([row.branch for row in rows]),
+        ends=[segment.columns.stop - 1 for segment in row_segments(trees) if segment.branch],
     )
 
 
@@ -178,6 +212,7 @@ def preference_pairs(groups: Iterable[tuple[Sequence[Preference], int]]) -> Pref
     ([0, 3], [1, 2], [0, 1])
     """
     winner, loser, weight, margin, tie, of_group = [], [], [], [], [], []
+    counts = []
     first = 0
     for index, (preferences, responses) in enumerate(groups):
         for preference in preferences:
@@ -187,6 +222,7 @@ def preference_pairs(groups: Iterable[tuple[Sequence[Preference], int]]) -> Pref
             margin.append(float("nan") if preference.margin is None else preference.margin)
             tie.append(preference.tie)
             of_group.append(index)
+        counts.append(group_counts(preferences))
         first += responses
     return PreferencePairs(
         winner=torch.tensor(winner, dtype=torch.int64),
@@ -195,4 +231,5 @@ def preference_pairs(groups: Iterable[tuple[Sequence[Preference], int]]) -> Pref
         margin=torch.tensor(margin, dtype=torch.float32),
         tie=torch.tensor(tie, dtype=torch.bool),
         group=torch.tensor(of_group, dtype=torch.int64),
+        counts=tuple(counts),
     )

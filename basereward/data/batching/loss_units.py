@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias
 
-import torch
-
-from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.schema.group import Preference
 
 Unit: TypeAlias = Literal["group", "decided_group", "preference", "decided_preference"]
@@ -50,11 +47,3 @@ def group_counts(preferences: Sequence[Preference]) -> tuple[int, int]:
     (2, 1)
     """
     return len(preferences), sum(preference.tie for preference in preferences)
-
-
-def batch_counts(batch: TreeBatch) -> list[tuple[int, int]]:
-    """Return `group_counts` of every group of a batch."""
-    groups = batch.preferences.group.cpu()
-    preferences = torch.bincount(groups, minlength=batch.num_groups)
-    ties = torch.bincount(groups[batch.preferences.tie.cpu()], minlength=batch.num_groups)
-    return list(zip(preferences.tolist(), ties.tolist(), strict=True))

@@ -1,7 +1,9 @@
 """Batches of groups as rows of tokens.
 
-In the tree layout one row holds all groups without padding, each as `[prefix][branch 1]...[branch K]`. In the plain
-layout each branch is a row of its own, `[prefix][branch]`, padded on the right.
+In the tree layout one row holds all groups without padding: first the prefixes of all groups, then their branches,
+`[prefix 1]...[prefix G][branches of group 1]...[branches of group G]`. So all prefixes, and all branches, are one slice
+of the row, which attention reads without a copy. In the plain layout each branch is a row of its own,
+`[prefix][branch]`, padded on the right.
 
 Shapes:
     R rows of T tokens; G groups; B branches; K responses of all groups together; P preferences; N image patches;
@@ -12,7 +14,7 @@ A branch is a response, so B = K, except with generative heads, whose branch tem
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
@@ -27,6 +29,40 @@ from basereward.data.streaming.stream import StreamPosition
 
 Layout = Literal["tree", "plain"]
 PADDING = -1  # value of `group` and `branch` at padding tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Consecutive tokens of a tree row: a prefix or a branch.
+
+    Attributes:
+        group: index of its group among those of the row.
+        branch: 0 for the prefix, k >= 1 for the k-th branch.
+        columns: of its tokens in the row.
+    """
+
+    group: int
+    branch: int
+    columns: slice
+
+
+def row_segments(trees: Sequence[tuple[int, ...]]) -> Iterator[Segment]:
+    """The segments of a tree row, in the order of their tokens.
+
+    Args:
+        trees: for each group, the number of tokens of its prefix and of each of its branches.
+
+    >>> [(s.group, s.branch, s.columns.start, s.columns.stop) for s in row_segments([(3, 1), (2, 1, 2)])]
+    [(0, 0, 0, 3), (1, 0, 3, 5), (0, 1, 5, 6), (1, 1, 6, 7), (1, 2, 7, 9)]
+    """
+    column = 0
+    for group, (prefix, *_) in enumerate(trees):
+        yield Segment(group, 0, slice(column, column + prefix))
+        column += prefix
+    for group, (_, *branches) in enumerate(trees):
+        for number, size in enumerate(branches, start=1):
+            yield Segment(group, number, slice(column, column + size))
+            column += size
 
 
 class TensorRecord:
@@ -92,6 +128,7 @@ class PreferencePairs(TensorRecord):
         margin: `(P,)` float32, how much better the winner is; NaN if unknown.
         tie: `(P,)` bool, whether neither response is better.
         group: `(P,)` int64, the index of the preference's group among the G groups.
+        counts: for each of the G groups, the number of its preferences and of the ties among them, on the host.
     """
 
     winner: Tensor
@@ -100,6 +137,7 @@ class PreferencePairs(TensorRecord):
     margin: Tensor
     tie: Tensor
     group: Tensor
+    counts: tuple[tuple[int, int], ...]
 
 
 def _no_pairs() -> Tensor:

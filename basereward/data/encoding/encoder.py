@@ -104,6 +104,7 @@ class EncodedGroup:
         cached_features: for each of the n images, its key and cached features; empty without a feature store.
         lengths: tokens of each of the K responses without the end-of-turn token; empty: one less than its branch.
         branch_targets: the target of each branch for a generative head; empty for scalar heads.
+        visual_tokens: `(V,)` int64, the places in the prefix of the tokens that images take; None without images.
 
     >>> prefix, branches = torch.tensor([5, 6]), (torch.tensor([7, 2]), torch.tensor([8, 9, 2]))
     >>> group = EncodedGroup("a", "s", prefix, torch.arange(2), branches, (Preference(0, 1),))
@@ -122,6 +123,7 @@ class EncodedGroup:
     cached_features: tuple[CachedFeatures, ...] = ()
     lengths: tuple[int, ...] = ()
     branch_targets: tuple[BranchTarget, ...] = ()
+    visual_tokens: Tensor | None = None
 
     @property
     def longest(self) -> int:
@@ -283,6 +285,7 @@ class Encoder:
             # The branches of a generative head also contain its request and its target.
             lengths=self._lengths(group) if branch_targets else tuple(len(branch) - 1 for branch in branches),
             branch_targets=branch_targets,
+            visual_tokens=self._visual_tokens(prefix) if images else None,
         )
         self.check_length(encoded.longest)
         return encoded
@@ -359,7 +362,13 @@ class Encoder:
             pixels=images.pixels if images else None,
             images_thw=images_thw,
             cached_features=images.cached_features if images else (),
+            visual_tokens=self._visual_tokens(ids) if images else None,
         )
+
+    def _visual_tokens(self, prefix: Tensor) -> Tensor:
+        """`(V,)`, the places of the tokens of images."""
+        assert self.image_token_id is not None
+        return torch.eq(prefix, self.image_token_id).nonzero().flatten()
 
     def _prefix(self, group: Group, images_thw: Tensor | None) -> Tensor:
         template = self.branch_template

@@ -5,6 +5,7 @@ Shapes: n images to encode, N patches, m image places in the rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.data.images.image_features import CachedFeatures
 from basereward.data.images.pixels import Pixels
-from basereward.data.images.vision_features import Features
+from basereward.data.images.vision_features import Features, Grid
 
 # Values that are hashed first. Most different images already differ in these, and hashing all would take longer.
 _SAMPLE = 1024
@@ -26,29 +27,33 @@ class BatchImages:
 
     Attributes:
         pixels: N patches of the n images to encode; None if there are none.
-        grids: `(n, 3)` int64, patches of each of these images in time, height and width; None if there are none.
+        grids: patches of each of these images in time, height and width. They stay on the host, where all that depends
+            on them is computed.
         keys: for each of the n images, the key to store its features under; empty without a feature store.
         features: features of images that need not be encoded; None if there are none.
         places: for each of the m image places, in the order of the rows, the index of its image: 0 to n - 1 are the
             images to encode, n and above those in `features`.
+        tokens: `(V,)` int64, the tokens of these m places among the flattened `(R * T)` of the rows; None if there are
+            none. Found on the host, since a search on a GPU would wait for it.
 
     >>> BatchImages().places
     ()
     """
 
     pixels: Pixels | None = None
-    grids: Tensor | None = None
+    grids: tuple[Grid, ...] = ()
     keys: tuple[str, ...] = ()
     features: Features | None = None
     places: tuple[int, ...] = ()
+    tokens: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> BatchImages:
         """Return the images with all tensors changed."""
         return replace(
             self,
             pixels=self.pixels.map(change) if self.pixels is not None else None,
-            grids=change(self.grids) if self.grids is not None else None,
             features=self.features.map(change) if self.features is not None else None,
+            tokens=change(self.tokens) if self.tokens is not None else None,
         )
 
 
@@ -62,8 +67,8 @@ def deduplicate_images(groups: Sequence[EncodedGroup], copies: Sequence[int]) ->
     >>> text, grid = torch.tensor([1, 2]), torch.tensor([[1, 1, 2]])
     >>> group = EncodedGroup("a", "s", text, text, (text,), (), pixels=Pixels(torch.ones(2, 6)), images_thw=grid)
     >>> images = deduplicate_images([group, group], [1, 2])
-    >>> images.grids.tolist(), images.places
-    ([[1, 1, 2]], (0, 0, 0))
+    >>> images.grids, images.places
+    (((1, 1, 2),), (0, 0, 0))
     """
     table = _Table()
     order: list[tuple[bool, int]] = []
@@ -72,7 +77,7 @@ def deduplicate_images(groups: Sequence[EncodedGroup], copies: Sequence[int]) ->
     n = len(table.pixels)
     return BatchImages(
         pixels=Pixels.joined(table.pixels) if table.pixels else None,
-        grids=torch.stack(table.grids) if table.grids else None,
+        grids=tuple(table.grids),
         keys=tuple(table.keys),
         features=Features.joined(table.features) if table.features else None,
         places=tuple(index if encode else n + index for encode, index in order),
@@ -83,7 +88,7 @@ def deduplicate_images(groups: Sequence[EncodedGroup], copies: Sequence[int]) ->
 class _Image:
     """One image: its patches, or its cached features."""
 
-    grid: Tensor  # (3,)
+    grid: Grid
     pixels: Pixels | None
     cached: CachedFeatures | None
 
@@ -94,13 +99,14 @@ def _images(group: EncodedGroup) -> Iterator[_Image]:
         return
     first = 0
     entries = group.cached_features or [None] * len(group.images_thw)
-    for grid, cached in zip(group.images_thw, entries, strict=True):
+    for thw, cached in zip(group.images_thw.tolist(), entries, strict=True):
+        grid: Grid = (thw[0], thw[1], thw[2])
         # `group.pixels` has no patches of images whose features are cached.
         if cached is not None and cached.features is not None:
             yield _Image(grid, None, cached)
             continue
         assert group.pixels is not None
-        here = slice(first, first + int(grid.prod()))
+        here = slice(first, first + math.prod(grid))
         first = here.stop
         yield _Image(grid, group.pixels.map(lambda patches, here=here: patches[here]), cached)  # type: ignore[misc]
 
@@ -110,7 +116,7 @@ class _Table:
     """The distinct images so far; those to encode and those with features are numbered separately."""
 
     pixels: list[Pixels] = field(default_factory=list)
-    grids: list[Tensor] = field(default_factory=list)
+    grids: list[Grid] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     features: list[Features] = field(default_factory=list)
     by_signature: dict[Hashable, list[tuple[bool, int]]] = field(default_factory=dict)
@@ -149,4 +155,4 @@ def _signature(image: _Image) -> Hashable:
     assert image.pixels is not None
     # A sample over the whole image, because images often share their borders, for example a white margin.
     values = image.pixels.patches.flatten()
-    return (*image.grid.tolist(), values[:: max(1, len(values) // _SAMPLE)].numpy().tobytes())
+    return (*image.grid, values[:: max(1, len(values) // _SAMPLE)].numpy().tobytes())

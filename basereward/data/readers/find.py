@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from basereward.data.readers.joined import concatenate
 from basereward.data.readers.rows_file import RowsFile
 from basereward.data.readers.separated import NUMBERS
 from basereward.errors import DataError, nearest
-from basereward.io.formats import rows_kind
+from basereward.io.formats import is_pattern, rows_kind
 
 
 def find_table(
@@ -30,7 +31,7 @@ def find_table(
     Patterns are matched and folders are listed here; files are opened when rows are read.
 
     Args:
-        path: a file, a folder, or a hub id.
+        path: a file, a folder, a pattern of files such as `data/*.jsonl`, or a hub id.
         files: names or patterns of files in the folder or repository; empty: those that the `datasets` library finds.
         subset, revision: of a data set on the hub.
         split: the split, or slices of it, such as `train[:100]`.
@@ -43,19 +44,27 @@ def find_table(
     ('pairs.jsonl', 'trl-lib/rlaif-v [train[:10]]')
     """
     local = Path(path)
-    if files:
-        tables: list[Table] = []
-        for pattern in files:
-            for file in find_files(path, pattern, revision=revision):
-                tables.append(RowsFile(file, split=split, numbers=numbers))
-        return concatenate(tables)
+    if files or is_pattern(path):
+        listed = _listed_files(path, files, revision=revision) if files else matching_files(path)
+        return concatenate([RowsFile(file, split=split, numbers=numbers) for file in listed])
     if _is_rows_file(local, on_hub=subset is not None or revision is not None):
         return RowsFile(local, split=split, numbers=numbers)
-    if local.is_dir() and not subset and not is_saved(local):
-        table = folder_table(path, split=split, numbers=numbers)
-        if table is not None:
-            return table
-    return ArrowTable(path, subset=subset, revision=revision, split=split)
+    of_folder = None if subset else _folder_table(local, split=split, numbers=numbers)
+    return of_folder or ArrowTable(path, subset=subset, revision=revision, split=split)
+
+
+def _folder_table(path: Path, *, split: str, numbers: Collection[str]) -> Table | None:
+    """Open a local folder; None if the path is none, or one that the `datasets` library reads correctly."""
+    if not path.is_dir() or is_saved(path):
+        return None
+    return folder_table(str(path), split=split, numbers=numbers)
+
+
+def _listed_files(path: str, patterns: Sequence[str], *, revision: str | None) -> list[Path]:
+    listed: list[Path] = []
+    for pattern in patterns:
+        listed += find_files(path, pattern, revision=revision)
+    return listed
 
 
 def _is_rows_file(path: Path, *, on_hub: bool) -> bool:
@@ -69,6 +78,34 @@ def _is_rows_file(path: Path, *, on_hub: bool) -> bool:
         return False
     # A missing file with the suffix of a file with rows is a wrong path, not a hub id: the error must name the file.
     return path.exists() or (rows_kind(path) is not None and not on_hub)
+
+
+def matching_files(pattern: str) -> list[Path]:
+    """List the files on this machine that match a pattern, sorted by name; `**` stands for any number of folders.
+
+    Raises:
+        DataError: no file matches.
+
+    >>> matching_files("no/such/*.jsonl")
+    Traceback (most recent call last):
+    basereward.errors.DataError: no file matches 'no/such/*.jsonl'; relative patterns start from ...
+    """
+    files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
+    if not files:
+        raise DataError(f"no file matches '{pattern}'; relative patterns start from {Path.cwd()}")
+    return files
+
+
+def pattern_folder(pattern: str) -> Path:
+    """Return the folder of a pattern: its parts before the first one with a wildcard.
+
+    >>> str(pattern_folder("data/2024-*/rows.jsonl"))
+    'data'
+    """
+    folder = Path(pattern)
+    while is_pattern(folder):
+        folder = folder.parent
+    return folder
 
 
 def find_files(path: str, pattern: str, *, revision: str | None = None) -> list[Path]:

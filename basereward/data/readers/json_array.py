@@ -23,7 +23,12 @@ MAX_FILE_BYTES = 2**30
 MARKS_OF_PARTS = frozenset({"role", "from", "type"})
 """Keys of messages and of their parts: a list of objects with such a key is part of a row, not a list of rows."""
 
-MARKS_OF_ROWS = frozenset({"prompt", "chosen", "rejected", "responses", "ranking", "preferences", "instruction"})
+MARKS_OF_ROWS = frozenset(
+    {
+        "prompt", "chosen", "rejected", "responses", "ranking", "preferences", "instruction", "context", "question",
+        "query", "messages", "conversations", "history", "generations",
+    }
+)  # fmt: skip
 """Columns of a row: an object with one of them is a row itself, even if it also contains lists of objects (`tools`)."""
 
 
@@ -132,6 +137,8 @@ def _holds_rows(value: object) -> bool:
 
 def _advice(error: json.JSONDecodeError) -> str:
     """Return what to do about a fault of the JSON, if it is a common one."""
+    if error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string"):
+        return ". The file ends within a row; it was truncated, for example by an aborted download: get it again"
     if error.msg != "Extra data":
         return ""
     return ". The file contains several JSON values over several lines; write one per line, as with `jq -c .`"
@@ -167,14 +174,27 @@ def one_json_value(path: Path, *, name: str | Path) -> JsonArray | None:
     try:
         value = json.loads(first)
     except json.JSONDecodeError as error:
-        # A fault at the end of the line: the value may continue on the next line.
-        return _if_whole(table) if error.pos >= len(first) else None
+        return _continued(table, error, is_only_line=not has_more)
     except (ValueError, RecursionError):
         return None
     if has_more:
         return None
     holds_rows = isinstance(value, list) or rows_key(value, name=name) is not None
     return table if holds_rows else None
+
+
+def _continued(table: JsonArray, error: json.JSONDecodeError, *, is_only_line: bool) -> JsonArray | None:
+    """Return the table if the value of the first line, which is invalid, continues on the next lines.
+
+    Raises:
+        DataError: the only line begins as an array of rows and is truncated.
+    """
+    ends_early = error.pos >= len(error.doc)
+    is_truncated = ends_early or error.msg.startswith("Unterminated string")
+    if is_truncated and is_only_line and error.doc.startswith("[{"):
+        # The error of the whole file says what to do.
+        _ = table.rows
+    return _if_whole(table) if ends_early else None
 
 
 def _if_whole(table: JsonArray) -> JsonArray | None:

@@ -126,7 +126,8 @@ def decode_json(text: str) -> object:
             what = f"{error.msg} at column {error.colno}"
             if text.startswith("["):
                 what += (
-                    "; the file looks like one JSON array: write one object per line, for example with `jq -c '.[]'`"
+                    "; the line begins like an array of rows that is not complete: get the file again, or write one "
+                    "object per line"
                 )
         raise RowRejected("malformed_json", f"not JSON: {what}") from None
     except (RecursionError, ValueError) as error:

@@ -14,8 +14,24 @@ from basereward.data.readers.separated import NUMBERS, Separated
 from basereward.data.readers.sliced import is_part, part_of
 from basereward.data.readers.web_dataset import WebDataset
 from basereward.errors import DataError
-from basereward.io.formats import ARROW, JSON, SEPARATED, compression, known_rows, rows_kind
+from basereward.io.formats import (
+    ARROW,
+    JSON,
+    SEPARATED,
+    compression,
+    content_advice,
+    known_rows,
+    rows_kind,
+    suffix_advice,
+)
 from basereward.io.unpacking import unpacked
+
+# Enough for a signature and the names of an archive's first members.
+HEAD_BYTES = 512
+
+
+def _allowed() -> str:
+    return f"Allowed: {known_rows()}"
 
 
 class RowsFile(TableWrapper):
@@ -46,8 +62,10 @@ class RowsFile(TableWrapper):
         self.split = split
         self.numbers = tuple(numbers)
         self.kind = rows_kind(self.path) or otherwise
+        if advice := suffix_advice(self.path):
+            raise DataError(f"{path}: rows are not read from '{self.path.suffix}' files; {advice}. {_allowed()}")
         if self.kind is None:
-            raise DataError(f"{path}: unknown kind of file '{self.path.suffix}'; allowed: {known_rows()}")
+            raise DataError(f"{path}: unknown kind of file '{self.path.suffix}'. {_allowed()}")
         if not is_part(split):
             raise DataError(
                 f"{path} has no split '{split}': the only split of a file is train. Set split=train; for val and test "
@@ -63,6 +81,7 @@ class RowsFile(TableWrapper):
     def table(self) -> Table:  # type: ignore[override]  # opened late, and not given to the constructor
         """The table by the reader of the file's kind, opened when the first row is read."""
         check_rows_file(self.path)
+        self._check_content()
         if self.kind in ARROW:
             if compression(self.path):
                 raise DataError(
@@ -72,6 +91,22 @@ class RowsFile(TableWrapper):
         # The readers access rows by byte offset, which a compressed file does not allow.
         path = unpacked(self.path) if compression(self.path) else self.path
         return part_of(self._of_kind(path), self.split)
+
+    def _check_content(self) -> None:
+        """Check that a file with the suffix of a text file has no other content.
+
+        Raises:
+            DataError: its first bytes are those of another kind of file.
+        """
+        if self.kind not in (*JSON, *SEPARATED) or compression(self.path):
+            return
+        try:
+            with self.path.open("rb") as file:
+                advice = content_advice(file.read(HEAD_BYTES))
+        except OSError as error:
+            raise DataError(f"cannot read {self.path}: {error.strerror or error}") from error
+        if advice:
+            raise DataError(f"cannot read {self.path}: {advice}")
 
     def _of_kind(self, path: Path) -> Table:
         """Open an uncompressed file by the reader of its kind."""

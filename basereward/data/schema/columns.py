@@ -24,18 +24,26 @@ SHOWN = 10
 
 # Additional columns that `basereward annotate` writes; they are not for training.
 OF_ANNOTATE = frozenset({"verdict", "attempts", "prompt_sha256", "texts"})
+# Columns that WebDataset and its tools add to every row: the name of a sample, and the place that it was read from.
+OF_WEB_DATASET = frozenset({"__key__", "__url__", "__local_path__"})
 # Unambiguous other names of our columns, which need no mapping; the first one that a row has is read. Images under any
 # other name (`img`, `photo`, `image_url`) need a mapping: such columns often exist next to the images themselves and
 # contain their origin.
 ALIASES = {
-    "images": ("Images", "IMAGES", "Image", "IMAGE", "image_path", "image_paths", "image_list"),
+    # `file_name` is that of the hub's layout ImageFolder.
+    "images": ("Images", "IMAGES", "Image", "IMAGE", "image_path", "image_paths", "image_list", "file_name"),
     "system": ("system_prompt",),
+    # argilla, OpenRLHF, and the sets of HuggingFaceH4
+    "chosen_rating": ("chosen-rating", "rating_chosen", "chosen_score", "score_chosen"),
+    "rejected_rating": ("rejected-rating", "rating_rejected", "rejected_score", "score_rejected"),
 }
 ALIAS_NAMES = frozenset(itertools.chain.from_iterable(ALIASES.values()))
 # Columns that change the prompt. A row is rejected unless they are read, or their text is in the prompt already.
 PROMPT_TEXTS = (
-    "system", "system_prompt", "system_message", "system_instruction", "instruction", "input", "context",
+    "system", "system_prompt", "system_message", "system_instruction", "instruction", "input", "context", "history",
 )  # fmt: skip
+# Names of speakers in messages, which are no text of a prompt.
+ROLE_NAMES = frozenset({"system", "user", "assistant", "human", "gpt", "bot"})
 TOOLS = ("tools", "functions")
 # Texts of such a column in rows without tools.
 NO_TOOLS = ("[]", "{}", "null", "None")
@@ -86,6 +94,7 @@ class ColumnsRead:
         read: our name of each column that was read -> its name in the data.
         skipped: columns, and keys of messages, that were not read in at least one row, in order of occurrence.
         notes: further remarks on how rows were read.
+        formats: the formats that rows were recognised as (see `basereward/data/formats`).
 
     >>> report = ColumnsRead(read={"prompt": "question"})
     >>> report.record_skipped({"question": "2 + 2?", "score": 3, "note": ""}, read={"question"})
@@ -97,12 +106,13 @@ class ColumnsRead:
     read: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, None] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
+    formats: dict[str, None] = field(default_factory=dict)
 
     @property
     def unread(self) -> list[str]:
         """The columns that were not read from any row."""
         read = set(self.read.values())
-        return [name for name in self.skipped if name not in read and name not in OF_ANNOTATE]
+        return [name for name in self.skipped if name not in read.union(OF_ANNOTATE, OF_WEB_DATASET)]
 
     def record_skipped(self, row: Mapping[str, Any], *, read: Collection[str]) -> dict[str, Any]:
         """Record and return the non-empty cells of a row that are not read.
@@ -202,13 +212,13 @@ def check_media(rest: Mapping[str, Any], *, has_images: bool) -> None:
             raise RowRejected("image_column_not_mapped", f"column '{name}' is not read; {mapping}; {ignore_hint}")
 
 
-def check_prompt_columns(rest: Mapping[str, Any], *, prompt: str | None) -> None:
+def check_prompt_columns(rest: Mapping[str, Any], *, prompt: str, can_map: bool = True) -> None:
     """Check that no unread column contains a part of the prompt.
 
     Args:
         rest: the unread cells by column.
-        prompt: the texts of the prompt's turns; None if an adapter makes the prompt. Then only system prompts are
-            checked, because an adapter may put any other text into the prompt in another form.
+        prompt: the texts of the prompt's turns.
+        can_map: whether `columns` can map a column to one of ours. With an adapter it maps those of the adapter.
 
     Raises:
         RowRejected: `tools`; `prompt_column_not_mapped` (a text that is not in the prompt).
@@ -220,11 +230,10 @@ def check_prompt_columns(rest: Mapping[str, Any], *, prompt: str | None) -> None
     """
     for name, value in rest.items():
         # Some data sets write `System` or `Tools`.
-        lower = name.lower()
-        if lower in TOOLS:
+        if name.lower() in TOOLS:
             _check_tools(name, value)
-        elif lower.startswith("system") or prompt is not None:
-            _check_prompt_text(name, value, prompt=prompt)
+        elif name.lower() in PROMPT_TEXTS:
+            _check_prompt_text(name, value, prompt=prompt, can_map=can_map)
 
 
 def _check_tools(name: str, value: object) -> None:
@@ -237,17 +246,20 @@ def _check_tools(name: str, value: object) -> None:
     )
 
 
-def _check_prompt_text(name: str, value: object, *, prompt: str | None) -> None:
+def _check_prompt_text(name: str, value: object, *, prompt: str, can_map: bool) -> None:
     """Check that a cell is not a part of a prompt, unless the prompt contains it."""
-    if name.lower() not in PROMPT_TEXTS or not isinstance(value, str | list | Mapping):
+    if not isinstance(value, str | list | Mapping):
         return
-    if prompt is not None and isinstance(value, str) and value.strip() in prompt:
+    texts = [text for text in _contents(value) if isinstance(text, str) and text.lower() not in ROLE_NAMES]
+    if all(text.strip() in prompt for text in texts):
         return
     detail = f"column '{name}' is not read and its text is not in the prompt"
-    if prompt is not None:
+    if can_map:
         ours, effect = "input", "appends it to the prompt"
         if name.lower().startswith("system"):
             ours, effect = "system", "makes it the system turn"
+        elif name.lower() == "history":
+            ours, effect = "history", "makes it the earlier turns"
         detail += f": columns: {{{ours}: {name}}} {effect}"
     raise RowRejected("prompt_column_not_mapped", f"{detail}, columns: {{{name}: null}} leaves it unread")
 

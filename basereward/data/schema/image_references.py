@@ -19,6 +19,7 @@ import PIL.Image
 from basereward.data.images.image_store import MAX_BYTES, ImageError, ImageStore
 from basereward.data.schema.group import Image
 from basereward.data.schema.messages import shown
+from basereward.data.schema.python_text import parse_python
 from basereward.data.schema.rejections import RowRejected
 
 MAX_INLINE_BYTES = 32 * 2**20
@@ -36,7 +37,9 @@ SHORTEST_BASE64 = 48
 
 
 def image_list(value: Any) -> list[Any] | None:
-    """Convert the cell of an image column to a list of references; text may be a JSON list, as in CSV files.
+    """Convert the cell of an image column to a list of references.
+
+    A text may be a list in JSON or Python's notation, as in CSV files.
 
     >>> image_list('["a.png", "b.png"]'), image_list("a.png"), image_list(None)
     (['a.png', 'b.png'], ['a.png'], None)
@@ -47,8 +50,8 @@ def image_list(value: Any) -> list[Any] | None:
         try:
             parsed = json.loads(value)
         except (ValueError, RecursionError):
-            # A file name such as `[1].png`.
-            return [value]
+            # Python's notation, or a file name such as `[1].png`.
+            parsed = parse_python(value.strip())
         return parsed if isinstance(parsed, list) else [value]
     return [value]
 

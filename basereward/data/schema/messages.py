@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from basereward.data.readers.json_lines import decode_json
+from basereward.data.schema.python_text import parse_python
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import unknown
 
@@ -22,10 +23,12 @@ SPEAKERS = {
     "bot": "assistant",
     "assistant": "assistant",
 }
-# The keys of a message in the formats of OpenAI and ShareGPT.
-FORMS = (("role", "content"), ("from", "value"))
+# The keys of a message in the formats of OpenAI, ShareGPT and ColossalChat.
+FORMS = (("role", "content"), ("from", "value"), ("from", "content"))
 # In a string: the place of the next image of the row.
 PLACE = "<image>"
+# An image in the middle of a text, the format of Qwen-VL. HTML's tag has no end.
+NAMED_IMAGE = re.compile(r"<img>([^<>]+)</img>")
 # Keys of a message with its images.
 IMAGE_KEYS = ("images", "image")
 # Type of a part -> the keys that may contain its text or its image. OpenAI's API uses `image_url`, the chat templates
@@ -44,7 +47,8 @@ METADATA = frozenset(
 )  # fmt: skip
 
 JSON_MESSAGES = re.compile(r'\s*(?:\[\s*)?\{\s*"(?:role|content|from|value)"\s*:')
-PYTHON_MESSAGES = re.compile(r"\s*(?:array\(\s*)?(?:\[\s*)?\{\s*'(?:role|content|from|value)'\s*:")
+JSON_PARTS = re.compile(r'\s*\[\s*\{\s*"(?:type|text|image|image_url)"\s*:')
+PYTHON_MESSAGES = re.compile(r"\s*(?:array\(\s*)?(?:\[\s*)?\{\s*'(?:role|content|from|value|type)'\s*:")
 # The same for messages in which another key (`id`, `turn`) comes first.
 JSON_OBJECTS = re.compile(r'\s*(?:\[\s*)?\{\s*"')
 JSON_KEYS = (re.compile(r'"(?:role|from)"\s*:'), re.compile(r'"(?:content|value)"\s*:'))
@@ -101,12 +105,14 @@ class MessageReader:
 
     Attributes:
         unread: keys of metadata that were not read, such as `prompt[].timestamp`.
+        literal: columns with JSON of no known shape, which was read as text.
     """
 
     def __init__(self, *, mark: str | None = PLACE, json_text: bool = False) -> None:
         self.mark = mark
         self.json_text = json_text
         self.unread: set[str] = set()
+        self.literal: set[str] = set()
 
     def read(self, value: object, *, column: str) -> list[Message]:
         """Read a string (one user turn), a message or a list of messages.
@@ -121,7 +127,9 @@ class MessageReader:
         """
         value = self._decoded(value, column=column)
         if isinstance(value, str):
-            return [Message("user", (value,))]
+            return [Message("user", self._text_parts(value))]
+        if _is_content(value):
+            value = [{"role": "user", "content": value}]
         if not isinstance(value, list):
             raise RowRejected("wrong_type", f"`{column}` is {shown(value)}; a string or a list of messages is needed")
         return [self._message(message, column=column, place=place) for place, message in enumerate(value)]
@@ -140,6 +148,8 @@ class MessageReader:
             return [], value
         if value is None:
             raise RowRejected("null_response", f"`{column}` is null; a response must be a text")
+        if _is_content(value):
+            value = [{"role": "assistant", "content": value}]
         if not isinstance(value, list) or not value:
             raise RowRejected(
                 "wrong_type", f"`{column}` is {shown(value)}; a response must be a string or a list of messages"
@@ -157,7 +167,10 @@ class MessageReader:
     def _decoded(self, value: object, *, column: str) -> object:
         """Convert one message, or the JSON text of messages, to a list; any other value is returned as it is."""
         if isinstance(value, str) and self.json_text:
-            value = _messages_in(value, column=column)
+            text = value
+            value = _messages_in(text, column=column)
+            if value is text and _is_json_object(text):
+                self.literal.add(column.partition("[")[0])
         return [value] if isinstance(value, Mapping) and _form(value) else value
 
     def _message(self, message: object, *, column: str, place: int) -> Message:
@@ -174,7 +187,7 @@ class MessageReader:
         if isinstance(content, list):
             parts = tuple(_part(part, where=f"{where}: part {i}") for i, part in enumerate(content))
         elif isinstance(content, str):
-            parts = (content,)
+            parts = self._text_parts(content)
         else:
             detail = f"{where}: {keys[1]} is {shown(content)}; a string or a list of parts is needed"
             raise RowRejected("wrong_type", detail)
@@ -182,6 +195,20 @@ class MessageReader:
         if images:
             parts = self._with_images(parts, images, where=where)
         return Message(role, parts, typed=isinstance(content, list))
+
+    def _text_parts(self, text: str) -> tuple[str | ImagePart, ...]:
+        """Split a text at the images that it names, as `<img>cat.png</img>`."""
+        if self.mark is None or "<img>" not in text:
+            return (text,)
+        # The pattern has one group, so every second piece is a name.
+        pieces = NAMED_IMAGE.split(text)
+        parts: list[str | ImagePart] = []
+        for number, piece in enumerate(pieces):
+            if number % 2:
+                parts.append(ImagePart(piece.strip()))
+            elif piece:
+                parts.append(piece)
+        return tuple(parts)
 
     def _check_keys(self, message: Mapping[str, Any], *, known: Collection[str], column: str, where: str) -> None:
         for key, value in message.items():
@@ -235,14 +262,15 @@ def _split(parts: tuple[str | ImagePart, ...], mark: str) -> tuple[str | ImagePa
 
 
 def _messages_in(text: str, *, column: str) -> object:
-    """Parse a text that is the JSON of messages; any other text is returned as it is.
+    """Parse a text that is JSON, or Python's notation, of messages or parts; any other text is returned as it is.
 
     Raises:
-        RowRejected: `python_text` (Python's notation); `malformed_json` (truncated JSON of messages).
+        RowRejected: `python_text` (Python objects that are no literals); `malformed_json` (truncated JSON of messages).
     """
-    _check_notation(text, column=column)
+    if _is_python(text):
+        return _python_messages(text, column=column)
     begins_as_messages = JSON_MESSAGES.match(text) is not None
-    if not begins_as_messages and not _has(text, JSON_OBJECTS, JSON_KEYS):
+    if not begins_as_messages and not JSON_PARTS.match(text) and not _has(text, JSON_OBJECTS, JSON_KEYS):
         return text
     try:
         json.loads(text)
@@ -255,23 +283,53 @@ def _messages_in(text: str, *, column: str) -> object:
     except (RecursionError, ValueError):
         # `decode_json` reports the fault.
         pass
-    value = decode_json(text.strip())
+    return _if_messages(decode_json(text.strip()), text=text)
+
+
+def _if_messages(value: object, *, text: str) -> object:
+    """Return a parsed value if it is messages or parts of one, else the text."""
     messages = value if isinstance(value, list) else [value]
-    return messages if all(_form(message) for message in messages) else text
+    return messages if all(_form(message) for message in messages) or _is_content(value) else text
 
 
-def _check_notation(text: str, *, column: str) -> None:
-    """Check that a text is not messages in Python's notation, which `str(messages)` or pandas writes into CSV files.
+def _is_python(text: str) -> bool:
+    """Whether a text seems to be messages in the notation of Python, as pandas writes them into CSV files."""
+    return PYTHON_MESSAGES.match(text) is not None or _has(text, PYTHON_OBJECTS, PYTHON_KEYS)
+
+
+def _python_messages(text: str, *, column: str) -> object:
+    """Parse messages in Python's notation.
 
     Raises:
-        RowRejected: `python_text`.
+        RowRejected: `python_text` (the text has more than literals, such as arrays of numpy).
     """
-    if PYTHON_MESSAGES.match(text) or _has(text, PYTHON_OBJECTS, PYTHON_KEYS):
+    value = parse_python(text.strip())
+    messages = value if isinstance(value, str) else _if_messages(value, text=text)
+    if isinstance(messages, str):
         raise RowRejected(
             "python_text",
-            f"`{column}` is {shown(text)}: messages in Python's notation; write them as JSON (json.dumps), with double "
-            "quotation marks",
+            f"`{column}` is {shown(text)}: messages in Python's notation that cannot be parsed; write them as JSON "
+            "(json.dumps), with double quotation marks",
         )
+    return messages
+
+
+def _is_content(value: object) -> bool:
+    """Whether a value is the content of a message: a list of parts."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(part, Mapping) and part.get("type") in PART_KEYS and not _form(part) for part in value)
+
+
+def _is_json_object(text: str) -> bool:
+    """Whether a text is a JSON object or a list of them."""
+    if not JSON_OBJECTS.match(text):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _has(text: str, beginning: re.Pattern[str], keys: Collection[re.Pattern[str]]) -> bool:

@@ -136,7 +136,7 @@ def _pair(pair: object, *, margin: object, place: int, num_responses: int) -> Pr
 
 
 def _margin(value: object, *, name: str) -> float | None:
-    """Read a margin; null: unknown."""
+    """Read a margin, 0 or more; null: unknown."""
     if value is None:
         return None
     try:
@@ -146,4 +146,11 @@ def _margin(value: object, *, name: str) -> float | None:
         margin = math.inf
     if not math.isfinite(margin):
         raise RowRejected("bad_margin", f"`{name}` is {shown(value)}; a finite number is needed")
+    if margin < 0:
+        # With a negative margin, the loss would be content with a winner that is scored below its loser.
+        raise RowRejected(
+            "negative_margin",
+            f"`{name}` is {shown(value)}: it says by how much the winner is better, and here that it is worse; swap "
+            f"the responses, or leave the margins unread with columns: {{{name.partition('[')[0]}: null}}",
+        )
     return margin

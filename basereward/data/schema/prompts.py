@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 from basereward.data.schema.group import IMAGE, Part, Turn
+from basereward.data.schema.image_marks import with_numbered_marks
 from basereward.data.schema.messages import ImagePart, Message, MessageReader, shown
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.text import is_blank
@@ -147,8 +148,9 @@ def place_images(
     """Convert messages to turns in which every image has a place.
 
     Image places are the image parts and each mark in a string. If there are no image parts and the row has an image
-    column, marks in text parts are places as well. If there are no places at all, the images go to the start of the
-    first user turn.
+    column, marks in text parts are places as well. Beside the mark `<image>`, the numbered marks `<image_1>`,
+    `<image 1>` and `<|image_1|>` are places, of the image with that number. If there are no places at all, the images
+    go to the start of the first user turn.
 
     Args:
         messages: the messages of the prompt.
@@ -170,15 +172,14 @@ def place_images(
     references = _references(image_parts, images)
     # Content in parts has image parts for its images, so a mark in a text part is literal text.
     mark_in_parts = None if image_parts or images is None else mark
+    if not image_parts:
+        messages, references = with_numbered_marks(messages, references, mark=mark, typed=images is not None)
     turns = [_turn(message, mark=mark_in_parts if message.typed else mark) for message in messages]
     num_places = _count_images(turns)
     if references and not num_places:
         turns = _with_leading_images(turns, count=len(references))
     elif num_places != len(references):
-        # In a row without any images, the marks are probably meant literally.
-        hint = "" if image_parts or references else _literal_mark_hint(mark)
-        detail = f"the prompt has {num_places} image places, and the row has {len(references)} images"
-        raise RowRejected("image_count", detail + hint)
+        raise _wrong_count(num_places, len(references), mark=None if image_parts else mark)
     _check_not_empty(turns)
     return tuple(turns), references
 
@@ -206,6 +207,13 @@ def _with_leading_images(turns: Sequence[Turn], *, count: int) -> list[Turn]:
     first = next(i for i, turn in enumerate(turns) if turn.role == "user")
     with_images = Turn("user", (IMAGE,) * count + turns[first].parts)
     return [*turns[:first], with_images, *turns[first + 1 :]]
+
+
+def _wrong_count(num_places: int, num_images: int, *, mark: str | None) -> RowRejected:
+    """Make the rejection of a row with more or fewer places than images."""
+    detail = f"the prompt has {num_places} image places, and the row has {num_images} images"
+    # In a row without any images, the marks are probably meant literally.
+    return RowRejected("image_count", detail + ("" if num_images or mark is None else _literal_mark_hint(mark)))
 
 
 def _literal_mark_hint(mark: str | None) -> str:

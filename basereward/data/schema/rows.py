@@ -32,6 +32,7 @@ from basereward.data.schema.columns import (
     ColumnsRead,
     check_media,
     check_prompt_columns,
+    media_of,
     split_mapping,
 )
 from basereward.data.schema.group import Group, Preference
@@ -40,6 +41,7 @@ from basereward.data.schema.messages import PLACE, Message, MessageReader, is_em
 from basereward.data.schema.missing_columns import columns_found, missing_response, no_prompt
 from basereward.data.schema.preferences import check_ratings, read_preferences
 from basereward.data.schema.prompts import join_prompt, place_images, with_history, with_input, with_system
+from basereward.data.schema.python_text import parse_python
 from basereward.data.schema.rejections import RowRejected, located
 from basereward.errors import DataError, unknown
 
@@ -105,6 +107,20 @@ class RowFormat:
         self.report = ColumnsRead()
         self._names = self._names_in_data()
 
+    def without_mapping(self) -> RowFormat:
+        """Return a format with the same options that reads our own column names.
+
+        >>> RowFormat(columns={"prompt": "question"}).without_mapping().columns
+        {}
+        """
+        return RowFormat(
+            images=self.images,
+            for_training=self.for_training,
+            of_table=self.of_table,
+            image_mark=self.image_mark,
+            rating_range=self.rating_range,
+        )
+
     def group(self, row: Mapping[str, Any], *, source: str, row_id: str, where: str) -> Group:
         """Convert a row to a group. Images are not opened; `check_usable` checks whether it is usable for training.
 
@@ -146,6 +162,8 @@ class RowFormat:
         check_media(unread, has_images=bool(images) or any(message.image_parts for message in messages))
         turns, references = place_images(messages, images, mark=self.image_mark)
         self.report.skipped.update(dict.fromkeys(sorted(reader.unread)))
+        for column in sorted(reader.literal):
+            self.report.notes[f"{column} has JSON objects that are no messages; they are read as text"] = None
         annotations = read_annotations(cells, names, rating_range=self.rating_range)
         return Group(
             id=_id(cells, default=row_id),
@@ -178,7 +196,7 @@ class RowFormat:
         for name, others in ALIASES.items():
             if self._has_own_name(name, row):
                 continue
-            present = [alias for alias in others if alias not in mapped and not is_empty(row.get(alias))]
+            present = [alias for alias in others if alias not in mapped and _is_present_alias(alias, row.get(alias))]
             if present:
                 aliases[name] = present[0]
         return aliases
@@ -298,6 +316,14 @@ class RowFormat:
         raise missing_response(missing, row=row, columns=self.columns)
 
 
+def _is_present_alias(name: str, value: object) -> bool:
+    """Whether a cell under another name of one of our columns has a value."""
+    if name == "file_name":
+        # Elsewhere it may be the name of the file that the row comes from.
+        return media_of(name, value) == "image"
+    return not is_empty(value)
+
+
 def _numbered_responses(responses: object) -> tuple[list[str], list[Any]]:
     """Return the names of the responses of the general form for messages, and their cells."""
     if not isinstance(responses, list) or not responses:
@@ -306,11 +332,11 @@ def _numbered_responses(responses: object) -> tuple[list[str], list[Any]]:
 
 
 def _parsed_list(text: str) -> Any:
-    """Parse a JSON list; any other text is returned as it is, and the reader of its column reports the fault."""
+    """Parse a list in JSON or Python's notation; of any other text, the reader of its column reports the fault."""
     try:
         parsed = decode_json(text.strip())
     except RowRejected:
-        return text
+        parsed = parse_python(text.strip())
     return parsed if isinstance(parsed, list) else text
 
 

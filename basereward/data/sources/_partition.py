@@ -14,24 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from basereward.data.adapters import NO_PREFERENCE, RowAdapter, check_columns
+from basereward.data.adapters import NO_PREFERENCE, RowAdapter
+from basereward.data.formats.row_reader import RejectedByAdapter, RowReader
 from basereward.data.readers import Table
-from basereward.data.schema.columns import (
-    ColumnsRead,
-    WatchedRow,
-    check_media,
-    check_prompt_columns,
-    shown_names,
-    split_mapping,
-)
+from basereward.data.schema.columns import ColumnsRead, shown_names
 from basereward.data.schema.group import SPLITS, Group, RejectedRow, Split
-from basereward.data.schema.messages import is_empty, shown
+from basereward.data.schema.messages import shown
+from basereward.data.schema.missing_columns import columns_found
 from basereward.data.schema.rejections import RowRejected, located
 from basereward.data.schema.rows import RowFormat
 from basereward.data.schema.validation import check_usable
 from basereward.data.sources import LazyGroups
 from basereward.data.sources._row_index import MALFORMED, RowIndex, Unusable, prompt_key
 from basereward.errors import DataError
+from basereward.io.progress import track
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +36,37 @@ MAX_FAULTS = 20
 # Reading stops if the first 100 rows are all malformed: the columns must have other names, and reading all of a large
 # data set would take long.
 FIRST_ROWS = 100
+# Names of columns that are kept for a message.
+MAX_COLUMNS = 100
 
 
-class _RejectedByAdapter(RowRejected):
-    """An adapter rejected a well-formed row."""
+class _MappedColumns:
+    """The columns that `columns` names and no row has had so far.
+
+    Args:
+        names: the columns that `columns` names, as in the data.
+    """
+
+    def __init__(self, names: set[str]) -> None:
+        self.unseen = names
+        self.found: dict[str, None] = {}
+
+    def see(self, row: Mapping[str, Any]) -> None:
+        """Note the columns of a row."""
+        self.unseen.difference_update(row)
+        if self.unseen and len(self.found) < MAX_COLUMNS:
+            self.found.update(dict.fromkeys(map(str, row)))
+
+    def check(self, label: str) -> None:
+        """Check that every column has been seen.
+
+        Raises:
+            DataError: a column is in no row; the message lists those that are.
+        """
+        if self.unseen:
+            absent = ", ".join(sorted(self.unseen))
+            fault = f"{label}: no row has the column {absent}, which `columns` names"
+            raise DataError(f"{fault}. {columns_found(self.found)}")
 
 
 class Partition:
@@ -91,14 +114,10 @@ class Partition:
         self.split_fractions = dict(split_fractions)
         self.row_format = row_format
         self.adapter = adapter
-        self.columns, ignored = split_mapping(columns)
-        self.ignored = row_format.ignored | ignored
         self.seed = seed
-        # Columns that the adapter accessed, in order: a dict, because sets have no order.
-        self._accessed: dict[str, None] = {}
+        self._reader = RowReader(row_format, adapter=adapter, columns=columns)
         # Unread columns that a warning has named.
         self._warned: set[str] = set()
-        self._adapter_report = ColumnsRead()
 
     def groups(self, split: Split) -> Sequence[Group]:
         """See `Source.groups`."""
@@ -121,10 +140,15 @@ class Partition:
     def columns_read(self) -> ColumnsRead:
         """Report which columns are read and which are not. Reads the tables unless that was done before."""
         _ = self._indices
-        return self.row_format.report if self.adapter is None else self._adapter_report
+        return self.columns_seen()
+
+    def columns_seen(self) -> ColumnsRead:
+        """Report as `columns_read`, but only on the rows that were read so far."""
+        return self._reader.report
 
     def _rejected_row(self, split: Split, row: Unusable) -> RejectedRow:
-        fault = self.adapter is None or row.reason not in NO_PREFERENCE
+        # A row of our own format with a single response is not what its writer wanted.
+        fault = row.reason not in NO_PREFERENCE or (self.adapter is None and row.reason == "single_response")
         return RejectedRow(self.name, split, row.id, row.reason, row.detail, fault=fault)
 
     def _split_of(self, key: int) -> Split:
@@ -150,41 +174,7 @@ class Partition:
         return prompt_key(group, seed=self.seed, root=str(self.row_format.images.root))
 
     def _parse(self, table: Table, number: int, row: Mapping[str, Any]) -> Group:
-        where = table.where(number)
-        if self.adapter is not None:
-            row = self._adapted(self.adapter, row, where=where)
-        return self.row_format.group(row, source=self.name, row_id=table.row_id(number), where=where)
-
-    def _adapted(self, adapter: RowAdapter, row: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
-        """Convert a row to our format, and check that no relevant column stays unread."""
-        renamed = {name: value for name, value in row.items() if name not in self.ignored}
-        renamed |= {ours: row[own] for ours, own in self.columns.items() if own in row}
-        with located(where):
-            check_columns(adapter, renamed)
-        try:
-            adapted = adapter(WatchedRow(renamed, self._accessed))
-        except RowRejected as rejection:
-            raise _RejectedByAdapter(rejection.reason, f"{where}: {rejection.detail}") from None
-        with located(where):
-            self._check_unread(row, adapted)
-        return adapted
-
-    def _check_unread(self, row: Mapping[str, Any], adapted: Mapping[str, Any]) -> None:
-        """Record the columns that the adapter did not access.
-
-        Raises:
-            RowRejected: one of them contains images, sound, tools or a system prompt.
-        """
-        report = self._adapter_report
-        # "rows" is not a column of the table: `Gathered` adds it.
-        names_in_data = {name: self.columns.get(name, name) for name in self._accessed if name != "rows"}
-        report.read.update({name: in_data for name, in_data in names_in_data.items() if in_data in row})
-        # `Gathered` adds mapped columns under the adapter's names, too. Such a copy has been read if its column has.
-        copies = {name for name, in_data in names_in_data.items() if row.get(name) is row.get(in_data)}
-        cells = {name: value for name, value in row.items() if name != "rows"}
-        unread = report.record_skipped(cells, read={*names_in_data.values(), *copies, *self.ignored})
-        check_media(unread, has_images=not all(is_empty(adapted.get(name)) for name in ("images", "image")))
-        check_prompt_columns(unread, prompt=None)
+        return self._reader.group(row, source=self.name, row_id=table.row_id(number), where=table.where(number))
 
     @cached_property
     def _indices(self) -> dict[Split, RowIndex]:
@@ -207,7 +197,7 @@ class Partition:
         # `array` needs 8 bytes per entry; a list of ints would need about 40.
         places, numbers, keys = array("q"), array("q"), array("Q")
         rejected: list[Unusable] = []
-        for place, number, key, row in self._read(table):
+        for place, number, key, row in track(self._read(table), f"reading rows of {table.label}"):
             if isinstance(row, Unusable):
                 rejected.append(row)
                 continue
@@ -232,17 +222,17 @@ class Partition:
         malformed: list[tuple[str, str]] = []
         used = 0
         limit = FIRST_ROWS if self.row_format.for_training else MAX_FAULTS
-        unseen = set((self.row_format.columns | self.columns).values()) | self.ignored
+        mapped = _MappedColumns(set((self.row_format.columns | self._reader.columns).values()) | self._reader.ignored)
         for place, number, raw in table.scan():
             key, row_id = MALFORMED, table.row_id(number)
             try:
                 row = _decode(table, number, raw)
-                unseen.difference_update(row)
+                mapped.see(row)
                 group = self._parse(table, number, row)
                 key, row_id = self._key(group), group.id
                 self._check(group, where=table.where(number))
             except RowRejected as rejection:
-                if key == MALFORMED and not isinstance(rejection, _RejectedByAdapter):
+                if key == MALFORMED and not isinstance(rejection, RejectedByAdapter):
                     where = table.where(number)
                     malformed.append((where, rejection.detail.removeprefix(f"{where}: ")))
                     if len(malformed) >= limit:
@@ -258,12 +248,12 @@ class Partition:
                 used += 1
                 yield place, number, key, group
         self._raise_faults(malformed, used=used)
-        if unseen and used:
-            raise DataError(f"{table.label}: no row has the column {', '.join(sorted(unseen))}, which `columns` names")
+        if used:
+            mapped.check(table.label)
 
     def _warn_of_unread(self) -> None:
         """Log the columns that are not read, each only once."""
-        report = self.row_format.report if self.adapter is None else self._adapter_report
+        report = self.columns_seen()
         new = [name for name in report.unread if name not in self._warned]
         if new:
             self._warned.update(new)

@@ -11,8 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from basereward.data.formats.row_reader import RowReader
 from basereward.data.images.image_store import ImageStore
-from basereward.data.readers.find import find_table
+from basereward.data.open_rows import open_images, open_table
+from basereward.data.readers.find import matching_files
+from basereward.data.schema.columns import shown_names
 from basereward.data.schema.group import Group
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
@@ -22,6 +25,7 @@ from basereward.evaluation.item_identity import items_fingerprint, pictures_fing
 from basereward.evaluation.items import Decision, Item, JudgedItem, by_label
 from basereward.evaluation.statistics.measures import Measure, Measures, Variant, accuracy, all_right, length_controlled
 from basereward.evaluation.statistics.shares import count, right, share
+from basereward.io.formats import is_pattern
 
 logger = logging.getLogger(__name__)
 # Columns by whose values rows are counted separately; the first one that rows have.
@@ -52,13 +56,13 @@ class _PairRow:
 
 
 class Pairs:
-    """One item per preference of rows in the form that `basereward/data/schema/rows.py` describes.
+    """One item per preference of rows in any format that is recognised (see `basereward/data/formats`).
 
     A row that cannot be used and a preference that is a tie are not items; `lost` counts them by reason.
 
     Args:
         name: of the benchmark.
-        path: a data file, or a folder of data files.
+        path: a data file, a folder or a pattern of data files, or a hub id.
         columns: our name of a column -> its name in the file.
         images: the folder from which relative paths of images start; null: the folder of the file.
         split: of the data set, if the file or the folder has several.
@@ -91,17 +95,22 @@ class Pairs:
     ) -> None:
         self.name = name
         self.lost: Counter[str] = Counter()
-        self._path = Path(path)
-        folder = self._path if self._path.is_dir() else self._path.parent
-        self.store = ImageStore((folder if images is None else Path(images)).absolute())
-        self._form = RowFormat(columns=columns, images=self.store)
+        self._path = path
+        self.store = open_images(path, images)
+        if not self.store.closed:
+            self.store = ImageStore(self.store.root.absolute())
+        self._columns = columns
+        self._reader = RowReader(RowFormat(columns=columns, images=self.store, of_table=True))
         self._split = split
         self._by = by
 
     @property
     def inputs(self) -> list[Path]:
         """The local files and folders that are read."""
-        return [path for path in (self._path, self.store.root) if path.exists()]
+        return [path for path in (*self._files(), self.store.root) if path.exists()]
+
+    def _files(self) -> list[Path]:
+        return matching_files(self._path) if is_pattern(self._path) else [Path(self._path)]
 
     @property
     def variants(self) -> Mapping[str, Variant]:
@@ -148,14 +157,14 @@ class Pairs:
         Args:
             examples: gets the first rejected row of each reason.
         """
-        table = find_table(str(self._path), split=self._split)
+        table = open_table(self._path, columns=self._columns, split=self._split)
         for _, number, raw in table.scan():
             where = table.where(number)
             try:
                 row = table.decode(raw)
                 if not isinstance(row, Mapping):
                     raise RowRejected("wrong_type", "the row is not an object with named columns")
-                group = self._form.group(row, source=self.name, row_id=table.row_id(number), where=where)
+                group = self._reader.group(row, source=self.name, row_id=table.row_id(number), where=where)
                 check_usable(group)
             except RowRejected as rejection:
                 self.lost[rejection.reason] += 1
@@ -164,6 +173,11 @@ class Pairs:
                 examples.setdefault(rejection.reason, detail)
             else:
                 yield row, group
+        report = self._reader.report
+        if report.formats:
+            logger.info("%s: read as %s", self._path, ", ".join(report.formats))
+        if report.unread:
+            logger.warning("%s: columns that are not read: %s", self._path, shown_names(report.unread))
 
     def _items(self, pairs: Sequence[_PairRow]) -> list[Item]:
         column = self._category([pair.row for pair in pairs])

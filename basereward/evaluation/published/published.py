@@ -7,7 +7,7 @@ from pathlib import Path
 from basereward.errors import DataError, unknown
 from basereward.evaluation.published.published_file import read_table
 from basereward.evaluation.published.published_value import METRICS, UNKNOWN, VARIANTS, PublishedValue
-from basereward.recipe.yaml.files import experiments_folder
+from basereward.recipe.yaml.files import experiments_folders, yaml_files
 
 __all__ = ["PublishedValue", "every_value", "published"]
 
@@ -22,7 +22,7 @@ def published(
         variant: of its protocol. `unknown` gives the values whose tables do not state how they were computed; they must
             not be compared with other values.
         metric: such as `overall`; None: all metrics.
-        folder: of the tables; None: `experiments/published`.
+        folder: of the tables; None: `published` of the folders of experiments.
 
     Raises:
         DataError: there is no such benchmark, variant, metric or folder, or a file in the folder is wrong.
@@ -47,24 +47,21 @@ def every_value(folder: Path | None = None) -> list[PublishedValue]:
     """The values of all tables of a folder, in the order of the file names.
 
     Args:
-        folder: of the tables; None: `experiments/published`.
+        folder: of the tables; None: `published` of the folders of experiments.
 
     Raises:
         DataError: there is no such folder, or files in it are wrong; the message lists the faults of all files.
+        RecipeError: `$BASEREWARD_EXPERIMENTS` names no folder.
 
     >>> len({value.paper for value in every_value()}) > 1
     True
     """
-    folder = folder or experiments_folder() / "published"
-    if not folder.is_dir():
-        raise DataError(
-            f"there is no folder '{folder}' of published tables; run this in the folder that has `experiments`, "
-            "or set BASEREWARD_EXPERIMENTS to `experiments`"
-        )
+    if folder is not None and not folder.is_dir():
+        raise DataError(f"there is no folder '{folder}' of published tables")
     values: list[PublishedValue] = []
     # Collected, so that a person who edits several tables sees all faults at once.
     faults: list[str] = []
-    for file in sorted(folder.glob("*.yaml")):
+    for file in yaml_files(experiments_folders("published") if folder is None else [folder]):
         try:
             values += read_table(file)
         except DataError as error:

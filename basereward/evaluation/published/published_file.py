@@ -44,8 +44,8 @@ def read_table(file: Path) -> list[PublishedValue]:
     Raises:
         DataError: the file is not a valid table; the message lists every fault.
 
-    >>> from basereward.recipe.yaml.files import experiments_folder
-    >>> file = sorted((experiments_folder() / "published").glob("*.yaml"))[0]
+    >>> from basereward.recipe.yaml.files import shipped_experiments
+    >>> file = sorted((shipped_experiments() / "published").glob("*.yaml"))[0]
     >>> all(0 <= value.value <= 1 for value in read_table(file))
     True
     """
@@ -58,8 +58,8 @@ def open_table(file: Path) -> TableFile:
     Raises:
         DataError: the file is not a valid table; the message lists every fault.
 
-    >>> from basereward.recipe.yaml.files import experiments_folder
-    >>> file = sorted((experiments_folder() / "published").glob("*.yaml"))[0]
+    >>> from basereward.recipe.yaml.files import shipped_experiments
+    >>> file = sorted((shipped_experiments() / "published").glob("*.yaml"))[0]
     >>> open_table(file).faults
     []
     """

@@ -10,7 +10,7 @@ from typing import Any
 from basereward.errors import DataError
 from basereward.evaluation.published.published_file import TableFile, listed, open_table
 from basereward.evaluation.published.published_value import UNKNOWN
-from basereward.recipe.yaml.files import experiments_folder
+from basereward.recipe.yaml.files import experiments_folders, yaml_files
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def read_published_table(file: Path) -> PublishedTable:
     Raises:
         DataError: the file is not a valid table; the message lists every fault.
 
-    >>> file = sorted((experiments_folder() / "published").glob("*.yaml"))[0]
+    >>> file = yaml_files(experiments_folders("published"))[0]
     >>> len(read_published_table(file).columns) > 1
     True
     """
@@ -103,7 +103,7 @@ def tables_of(experiment: str, *, folder: Path | None = None) -> list[PublishedT
 
     Args:
         experiment: its name, without a folder.
-        folder: of the tables; None: `experiments/published`.
+        folder: of the tables; None: `published` of the folders of experiments.
 
     Raises:
         DataError: files are wrong; the message lists the faults of all files.
@@ -113,7 +113,7 @@ def tables_of(experiment: str, *, folder: Path | None = None) -> list[PublishedT
     """
     tables: list[PublishedTable] = []
     faults: list[str] = []
-    files = (folder or experiments_folder() / "published").glob("*.yaml")
+    files = yaml_files(experiments_folders("published") if folder is None else [folder])
     for file in sorted(files, key=_sort_key):
         try:
             tables.append(read_published_table(file))

@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from basereward.errors import DataError, RunError, check_several
+from basereward.errors import DataError, RecipeError, RunError, check_several
 from basereward.evaluation.evaluation_folder import EvaluatedItem, Evaluation, read_evaluation
 from basereward.evaluation.published.published import PublishedValue, every_value
 from basereward.evaluation.recording import record
@@ -23,6 +23,7 @@ from basereward.evaluation.reports.page import render_data_page
 from basereward.evaluation.statistics.agreement import agreement
 from basereward.io.files import write_atomic
 from basereward.io.outputs import check_outputs
+from basereward.io.progress import track
 from basereward.runs.run_folder import find
 
 OUT = "benchmarks.html"
@@ -64,7 +65,7 @@ def report(evaluations: Sequence[str], *, out: str | None = None) -> dict[str, A
     folder.mkdir(exist_ok=True)
     figures: list[str] = []
     rows: list[Row] = []
-    for section in sections:
+    for section in track(sections, "drawing", unit="benchmarks"):
         figures += [_save(folder, section, figure) for figure in section["figures"]]
         rows += section["rows"]
     csv_file = folder / "numbers.csv"
@@ -116,7 +117,7 @@ def _published() -> tuple[list[PublishedValue], str | None]:
     """The published values, or the reason why the page has none."""
     try:
         return every_value(), None
-    except DataError as error:
+    except (DataError, RecipeError) as error:
         # The evaluations are of use without them.
         return [], f"Published values are not shown: {error}"
 

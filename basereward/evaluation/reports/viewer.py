@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from basereward.data.schema.group import SPLITS, Group, Split
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources import Source
+from basereward.data.summary import describe_reading, first_shown
 from basereward.errors import DataError
 from basereward.evaluation.reports.page import render_data_page
 from basereward.evaluation.reports.viewer_files import ViewerFiles, folder_beside
 from basereward.evaluation.reports.viewer_rows import ScoreGroup, collect
 from basereward.io.files import write_atomic
 from basereward.io.outputs import check_outputs
+from basereward.io.progress import phase
 from basereward.recipe import make
 from basereward.recipe.fragment import load_source
 
@@ -39,7 +42,7 @@ def look(
     asks for; pictures of the source that are files already are then shown from their place.
 
     Args:
-        source: a name in `experiments/sources`, or the path of a data file.
+        source: a name in `experiments/sources`, or rows: a file, a folder, a pattern or a hub id.
         model: what `load` opens. The page then shows its scores, and where it disagrees with the preferences.
         rows: the maximum number of rows on the page, evenly spaced over the source.
         split: show this split only; None: all splits.
@@ -50,7 +53,8 @@ def look(
     Returns:
         `out`; `folder`, that of the files beside the page, or None; `rows`, the number of rows shown; `read`, the
         number of rows selected, whose images were opened; `total`, the number of all rows; `lost`, rejected rows by
-        reason: all malformed rows, and selected rows that cannot be shown; `model`.
+        reason: all malformed rows, and selected rows that cannot be shown; `model`; `reading`, how the rows are read,
+        as `describe_reading` gives it.
 
     Raises:
         BaseRewardError: the source or the model cannot be opened, the split has no rows, or no selected row can be
@@ -62,7 +66,9 @@ def look(
     splits: Sequence[Split] = SPLITS if split is None else (split,)
     files = ViewerFiles(target)
     files.check()
-    data = collect(opened, splits, rows=rows, score=_scorer(model) if model else None, files=files)
+    with phase("loading the model") if model else nullcontext():
+        scorer = _scorer(model) if model else None
+    data = collect(opened, splits, rows=rows, score=scorer, files=files)
     facts = data["facts"]
     if not facts["rows"]:
         raise DataError(f"source '{name}' has no rows in the split {' or '.join(splits)}; there is nothing to look at")
@@ -81,6 +87,7 @@ def look(
         "total": facts["rows"],
         "lost": facts["lost"],
         "model": model,
+        "reading": describe_reading(opened, first_shown(opened.groups(split) for split in splits)),
     }
 
 

@@ -21,6 +21,7 @@ from basereward.data.batching.tree_batch import Layout, TreeBatch
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.errors import ModelError
 from basereward.model.attention.tree_attention import TREE_ATTENTION
+from basereward.model.families.registry import find_family
 from basereward.model.pooling import LAST, Pooling
 
 # Tokens of the prompt and of the answers. Different lengths show a wrong offset, and a branch after another one shows a
@@ -111,6 +112,8 @@ def set_attention(transformer: PreTrainedModel, name: str) -> None:
     # The vision tower keeps its own attention, which is over images and not over tree rows.
     text: PreTrainedConfig = transformer.config.get_text_config()
     transformer.set_attn_implementation(name if text is transformer.config else {"text_config": name})
+    # The call resets the tower to the attention in the model's configuration.
+    find_family(transformer.config).prepare(transformer)
 
 
 def _uses_tree_attention(transformer: PreTrainedModel) -> bool:

@@ -1,8 +1,9 @@
 """Attention over tree rows, plugged in through transformers' attention and mask interfaces.
 
-The cost depends only on the pairs of tokens that may see each other. There is one call for every prefix, and one call
-for a few branches together, which see their prefix and themselves. No mask of the whole row is built, so several groups
-in one row cost as much as in separate rows.
+The cost depends only on the pairs of tokens that may see each other. Where there is a kernel for segments of different
+lengths, the row takes two calls (see `cascade`). Layers with limits, soft caps, sinks or dropout, and devices without
+such a kernel, take it in pieces: one call for every prefix, and one call for a few branches together, which see their
+prefix and themselves. No mask of the whole row is built, so several groups in one row cost as much as in separate rows.
 
 Limits of attention (a sliding window, chunks) are not read from the configuration. transformers passes the mask
 function of every layer to the mask interface, and the limit is applied to the position of a token in its own sequence
@@ -36,7 +37,10 @@ from transformers.masking_utils import (
 )
 
 from basereward.data.batching.packing import RowSize, pack_in_order
+from basereward.data.batching.tree_batch import row_segments
 from basereward.errors import ModelError
+from basereward.model.attention.cascade import Cascade, cascade_attention, pooled_cascade, row_cascade
+from basereward.model.attention.varlen import is_available
 from basereward.model.pooling import LAST, Pooling
 
 TREE_ATTENTION = "basereward_tree"
@@ -191,7 +195,7 @@ def tree_mask(*, mask_function: Callable[..., Any] = causal_mask_function, **kwa
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Consecutive tokens of the row that attend in one call: a prefix, or branches that share a call.
+    """Consecutive tokens of the row that attend in one call: a prefix, or branches of one group that share a call.
 
     Attributes:
         tokens: their number.
@@ -214,8 +218,7 @@ class PooledTokens:
     """The pooled tokens of one tree, one of each of K branches, which attend in one call.
 
     Attributes:
-        row: the tree's columns in the row.
-        columns: `(K,)`, counted from the tree's first token.
+        columns: `(K,)`, counted from the tree's first token when its branches follow its prefix.
         mask: `(K, tokens of the tree)`, true where a query sees a key.
         positions: `(K,)`, the position of each token in its own sequence.
         key_positions: `(tokens of the tree,)`, of all tokens.
@@ -224,7 +227,6 @@ class PooledTokens:
     tensor([4, 5])
     """
 
-    row: range
     columns: Tensor
     mask: Tensor
     positions: Tensor
@@ -258,7 +260,7 @@ class TreePlan(RowPlan):
         cached: the row holds only the branches of one tree; keys and values of its prefix are in a cache.
 
     >>> TreePlan([(3, 2), (4, 1, 1)], device="cpu").sizes
-    [3, 2, 4, 2]
+    [3, 4, 2, 2]
     """
 
     def __init__(
@@ -277,39 +279,82 @@ class TreePlan(RowPlan):
         self.restricted = restricted
         self.pooling = pooling
         self.cached = cached
-        self.pieces: list[Piece] = []
-        for prefix, *branches in trees:
-            prefix_index = len(self.pieces)
-            self.pieces.append(Piece(prefix, torch.arange(prefix)))
-            for shared in pack_in_order(branches, budget=MAX_SHARED_TOKENS, size_of=RowSize):
-                mask = branch_mask(prefix, shared, device=device)
-                self.pieces.append(Piece(len(mask), _branch_positions(prefix, shared), prefix_index, mask))
-        self.sizes = [piece.tokens for piece in self.pieces]
         # The longest sequence of a prefix and one branch: a limit that reaches it changes no mask of this row.
         self.longest = max(prefix + max(branches, default=0) for prefix, *branches in trees)
         self._masks: dict[Limit, list[Tensor | None]] = {}
+
+    def restricts(self, module: nn.Module) -> bool:
+        """Whether a layer attends for pooled tokens only.
+
+        >>> TreePlan([(2, 1)], device="cpu", restricted=3).restricts(nn.Linear(1, 1))  # no attention of a layer
+        False
+        """
+        return self.restricted is not None and self.restricted == getattr(module, "layer_idx", None)
+
+    # Only layers that need them build the pieces and their masks.
+
+    @cached_property
+    def pieces(self) -> list[Piece]:
+        """The calls of layers that take the row in pieces, in the order of its tokens."""
+        pieces = [Piece(prefix, torch.arange(prefix)) for prefix, *_ in self.trees]
+        for index, (prefix, *branches) in enumerate(self.trees):
+            for shared in pack_in_order(branches, budget=MAX_SHARED_TOKENS, size_of=RowSize):
+                mask = branch_mask(prefix, shared, device=self.device)
+                pieces.append(Piece(len(mask), _branch_positions(prefix, shared), index, mask))
+        return pieces
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Tokens of every piece."""
+        return [piece.tokens for piece in self.pieces]
+
+    @cached_property
+    def cascade(self) -> Cascade:
+        """The two calls over all tokens of the row."""
+        return row_cascade(self.trees, device=self.device)
+
+    @cached_property
+    def branch_cascade(self) -> Cascade:
+        """The two calls whose queries are the tokens of branches."""
+        return row_cascade(self.trees, device=self.device, prefixes=False)
+
+    @cached_property
+    def pooled_cascade(self) -> Cascade:
+        """The two calls whose queries are the pooled tokens, if the pooling reads one token of every branch."""
+        return pooled_cascade(self.trees, [token for _, token in self._reads()], device=self.device)
+
+    @cached_property
+    def pooled_columns(self) -> Tensor:
+        """`(B,)`, the columns in the row of the pooled tokens, if the pooling reads one token of every branch."""
+        columns = [start + token for start, token in self._reads()]
+        return torch.tensor(columns).to(self.device, non_blocking=True)
+
+    def _reads(self) -> list[tuple[int, int]]:
+        """For every branch its first column, and its pooled token counted from there."""
+        reads = []
+        for segment in row_segments(self.trees):
+            if segment.branch:
+                size = segment.columns.stop - segment.columns.start
+                reads.append((segment.columns.start, self.pooling.read(size)[0]))
+        return reads
 
     @cached_property
     def pooled_tokens(self) -> list[PooledTokens]:
         """The pooled tokens of every tree, if the pooling reads one token of every branch."""
         of_trees: list[PooledTokens] = []
-        start = 0
         for prefix, *branches in self.trees:
             tokens = [self.pooling.read(size)[0] for size in branches]
-            row = range(start, start + prefix + sum(branches))
             columns, mask = _pooled_mask(prefix, branches, tokens, self.device)
             key_positions = torch.cat([torch.arange(prefix), _branch_positions(prefix, branches)])
             positions = torch.tensor([prefix + token for token in tokens])
             of_trees.append(
                 PooledTokens(
-                    row,
                     columns,
                     mask,
                     positions.to(self.device, non_blocking=True),
                     key_positions.to(self.device, non_blocking=True),
                 )
             )
-            start = row.stop
         return of_trees
 
     def masks(self, limit: Limit) -> list[Tensor | None]:
@@ -442,12 +487,49 @@ def tree_attention(
     if kwargs.get("is_causal") is False:
         raise ModelError(f"{type(module).__name__} lets tokens see later ones (is_causal=False)")
     plan, limit = attention_mask.plan, attention_mask.limit
-    restricted = plan.restricted is not None and plan.restricted == getattr(module, "layer_idx", None)
+    restricted = plan.restricts(module)
+    if formula.is_plain and limit.reaches(plan.longest) and uses_cascade(query, value):
+        return _attend_in_cascade(query, key, value, plan, formula, restricted=restricted), None
     if plan.cached:
         return _attend_after_cache(query, key, value, plan, limit, formula), None
     if restricted and not plan.pooling.whole:
         return _attend_pooled(query, key, value, plan, limit, formula), None
     return _attend(query, key, value, plan, limit, formula, restricted=restricted), None
+
+
+def uses_cascade(query: Tensor, value: Tensor) -> bool:
+    """Whether layers without limits take a tree row in two calls: where there is a kernel for it.
+
+    Args:
+        query: `(1, H, T, D)`.
+        value: `(1, J, T, E)`.
+
+    >>> uses_cascade(torch.zeros(1, 2, 3, 8), torch.zeros(1, 2, 3, 4))
+    False
+    """
+    return is_available(query, value)
+
+
+def _attend_in_cascade(
+    query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, formula: _Formula, *, restricted: bool
+) -> Tensor:
+    """Attention in two calls, `(1, T, H, E)`; if `restricted`, zero for tokens whose output nothing reads."""
+    # (1, H, T, D) -> (T, H, D)
+    queries, keys, values = (states[0].transpose(0, 1) for states in (query, key, value))
+    scale = query.shape[-1] ** -0.5 if formula.scaling is None else formula.scaling
+    if plan.cached:
+        return cascade_attention(queries, keys, values, plan.branch_cascade, scale)[None]
+    if not restricted:
+        return cascade_attention(queries, keys, values, plan.cascade, scale)[None]
+    if plan.pooling.whole:
+        first = plan.branch_cascade.prefixes
+        attended = cascade_attention(queries[first:], keys, values, plan.branch_cascade, scale)
+        return torch.cat([attended.new_zeros(first, *attended.shape[1:]), attended])[None]
+    attended = cascade_attention(
+        queries.index_select(0, plan.pooled_columns), keys, values, plan.pooled_cascade, scale
+    )  # fmt: skip
+    row = attended.new_zeros(len(queries), *attended.shape[1:])
+    return row.index_copy(0, plan.pooled_columns, attended)[None]
 
 
 def _attend(
@@ -483,10 +565,20 @@ class _Formula:
         """Whether torch's scaled dot-product attention implements the formula."""
         return self.softcap is None and self.sinks is None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the weights are a softmax of the scaled logits, without dropout."""
+        return self.fused and self.dropout == 0.0
+
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Attention with heads before tokens, `(1, H, T, E)`; without a mask it is causal."""
         if self.fused:
-            # Grouped-query attention inside of the kernel: repeated keys would take the memory of all heads.
+            # Grouped-query attention inside of the kernel: repeated keys would take the memory of all heads. On a GPU
+            # no fast kernel takes a mask together with grouped queries: without the repetition torch would compute all
+            # logits in float32, or build a plan for every new shape.
+            repeats = query.is_cuda and mask is not None
+            if repeats:
+                key, value = self._repeated(query, key, value)
             return scaled_dot_product_attention(
                 query,
                 key,
@@ -495,10 +587,9 @@ class _Formula:
                 dropout_p=self.dropout,
                 scale=self.scaling,
                 is_causal=mask is None,
-                enable_gqa=True,
+                enable_gqa=not repeats,
             )
-        queries_per_key = query.shape[1] // key.shape[1]
-        key, value = (states.repeat_interleave(queries_per_key, dim=1) for states in (key, value))
+        key, value = self._repeated(query, key, value)
         scaling = query.shape[-1] ** -0.5 if self.scaling is None else self.scaling
         logits = query @ key.transpose(2, 3) * scaling
         if self.softcap is not None:
@@ -513,6 +604,12 @@ class _Formula:
             logits = torch.cat([logits, sinks], dim=-1)
         weights = logits.softmax(-1)[..., : key.shape[2]]
         return drop(weights, self.dropout).to(value.dtype) @ value
+
+    @staticmethod
+    def _repeated(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values with as many heads as the queries."""
+        queries_per_key = query.shape[1] // key.shape[1]
+        return key.repeat_interleave(queries_per_key, dim=1), value.repeat_interleave(queries_per_key, dim=1)
 
 
 def _plain(
@@ -561,15 +658,22 @@ def _attend_pooled(
     query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, limit: Limit, formula: _Formula
 ) -> Tensor:  # fmt: skip
     """Attention of the pooled token of every branch, `(1, T, H, E)`; zero for all other tokens."""
-    sizes = [len(pooled.row) for pooled in plan.pooled_tokens]
-    queries, keys, values = (torch.split(states, sizes, dim=2) for states in (query, key, value))
+    queries, keys, values = (_by_tree(states, plan.trees) for states in (query, key, value))
     outputs = []
     for index, (pooled, mask) in enumerate(zip(plan.pooled_tokens, plan.pooled_masks(limit), strict=True)):
         # One query for each branch: the mask has K rows, and not one for each token of the tree.
-        attended = formula(queries[index].index_select(2, pooled.columns), keys[index], values[index], mask)
-        tree = attended.new_zeros(*queries[index].shape[:-1], attended.shape[-1])
-        outputs.append(tree.index_copy(2, pooled.columns, attended))
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
+        outputs.append(formula(queries[index].index_select(2, pooled.columns), keys[index], values[index], mask))
+    attended = torch.cat(outputs, dim=2)
+    row = attended.new_zeros(*query.shape[:-1], attended.shape[-1])
+    return row.index_copy(2, plan.pooled_columns, attended).transpose(1, 2).contiguous()
+
+
+def _by_tree(states: Tensor, trees: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """The states of each tree, its branches behind its prefix, `(1, H, tokens of the tree, D)`."""
+    prefixes = [prefix for prefix, *_ in trees]
+    branches = [sum(sizes) for _, *sizes in trees]
+    parts = torch.split(states, [*prefixes, *branches], dim=2)
+    return [torch.cat([parts[index], parts[len(trees) + index]], dim=2) for index in range(len(trees))]
 
 
 def _attend_after_cache(

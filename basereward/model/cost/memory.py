@@ -190,8 +190,8 @@ class _Stores:
     def block(self, block: Block) -> int:
         """Bytes for a token of a block that is not checkpointed."""
         project, output, widen, narrow = block.stages
-        # Queries and outputs; keys and values, once as computed and once as copied for the branches.
-        attention = self.product * (2 * block.width + 2 * self._keys(block))
+        # Queries and outputs; keys and values.
+        attention = self.product * (2 * block.width + self._keys(block))
         gated = self.product * narrow[0].inputs * (2 * len(widen) - 1)
         inputs = sum(self._inputs(stage) for stage in (project, output, widen, narrow))
         return self._norms(block) + inputs + attention + gated
@@ -206,7 +206,7 @@ class _Stores:
         return self.product * block.stages[3][0].inputs * (len(block.stages[2]) + 1)
 
     def _keys(self, block: Block) -> int:
-        """Numbers in the keys and values of a token; tree attention copies those of a prefix for its branches."""
+        """Numbers in the keys and values of a token."""
         return sum(layer.outputs for layer in block.stages[0]) - block.width
 
     def _norms(self, block: Block) -> int:

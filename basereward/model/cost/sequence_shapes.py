@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from basereward.data.batching.tree_batch import Layout, TreeBatch
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.data.images.image_dedup import deduplicate_images
@@ -72,7 +70,7 @@ def batch_shapes(batch: TreeBatch) -> list[SequenceShape]:
 
     All images and targets are assigned to the first shape: the tree that they belong to changes no count.
     """
-    images = _grids(batch.images.grids)
+    images = batch.images.grids
     written = len(batch.targets.positions)
     return [
         SequenceShape(prefix, tuple(branches), *(((), 0) if i else (images, written)))
@@ -87,14 +85,10 @@ def group_shapes(group: EncodedGroup, *, layout: Layout) -> list[SequenceShape]:
     nothing.
     """
     branches = tuple(len(branch) for branch in group.branches)
-    images = _grids(deduplicate_images([group], [1]).grids)
+    images = deduplicate_images([group], [1]).grids
     bundles = [branches] if layout == "tree" else [(branch,) for branch in branches]
     written = sum(target.num_target_tokens for target in group.branch_targets)
     return [
         SequenceShape(len(group.prefix), bundle, *(((), 0) if i else (images, written)))
         for i, bundle in enumerate(bundles)
     ]
-
-
-def _grids(thw: Tensor | None) -> tuple[Grid, ...]:
-    return () if thw is None else tuple((int(t), int(h), int(w)) for t, h, w in thw.tolist())

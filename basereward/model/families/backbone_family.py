@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,25 @@ import torch
 from torch import Tensor
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
+from basereward.data.images.vision_features import Grid
 from basereward.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class VisionOutput:
+    """Image features in the form that transformers' models take, in the order of the images' places in the rows.
+
+    Attributes:
+        pooler_output: features `(t, D)` of each image, or of all images in one tensor, as the family's model expects.
+        deepstack_features: for each of the S - 1 deeper layers the features `(t, D)` of each image.
+
+    >>> VisionOutput([torch.zeros(4, 8)], []).deepstack_features
+    []
+    """
+
+    pooler_output: list[Tensor] | Tensor
+    deepstack_features: list[list[Tensor]]
+
 
 MAX_SIDE = 2**13
 """Largest side of a tile, in pixels. A hostile preprocessor_config.json could ask for tiles that fill the memory."""
@@ -50,6 +69,9 @@ class BackboneFamily:
     liger_types: tuple[str, ...] = ("llama", "qwen2", "qwen3")
     reads_images: bool = False
     unquantized_modules: tuple[str, ...] = ()
+
+    def prepare(self, model: PreTrainedModel) -> None:
+        """Changes settings of a loaded model, such as the attention of its vision tower."""
 
     def decoder_type(self, config: PreTrainedConfig) -> str:
         """The `model_type` of the decoder layers, by which kernels are chosen."""
@@ -113,17 +135,37 @@ class VisionFamily(BackboneFamily, ABC):
         """
 
     @abstractmethod
-    def encode_images(self, transformer: PreTrainedModel, patches: Tensor, grids: Tensor) -> list[Tensor]:
+    def encode_images(self, transformer: PreTrainedModel, patches: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
         """Features of n images in one pass of the vision tower.
 
         Args:
             transformer: of this family.
             patches: of all images, as the image processor gives them.
-            grids: `(n, 3)`, patches of each image in time, height and width.
+            grids: patches of each image in time, height and width, on the host: nothing has to wait for the GPU.
 
         Returns:
             `(S, t, D)` for each image.
         """
+
+    def inputs_with_images(
+        self, transformer: PreTrainedModel, input_ids: Tensor, output: VisionOutput, tokens: Tensor
+    ) -> dict[str, Any]:
+        """What the transformer is called with in place of `input_ids`: embeddings, in which images stand.
+
+        transformers would find the tokens of images on the device, and compare their number with that of the features;
+        both wait for a GPU.
+
+        Args:
+            transformer: of this family.
+            input_ids: `(R, T)`.
+            output: features of the images at all their places.
+            tokens: `(V,)`, their tokens among the flattened `(R * T)`.
+        """
+        embeddings: Tensor = transformer.get_input_embeddings()(input_ids)
+        features = output.pooler_output
+        features = features if isinstance(features, Tensor) else torch.cat(features)
+        flat = embeddings.flatten(0, 1).index_copy(0, tokens, features.to(embeddings.dtype))
+        return {"input_ids": None, "inputs_embeds": flat.view_as(embeddings)}
 
     def entering_features(self, states: list[Tensor]) -> list[Tensor] | Tensor:
         """The features `(t, D)` that enter the language model, in the form that the family's `forward` expects."""

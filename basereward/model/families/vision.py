@@ -7,8 +7,9 @@ that are added in deeper layers), D channels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,33 +24,18 @@ from basereward.data.images.vision_features import Features, Grid
 from basereward.errors import ModelError
 from basereward.io.files import cache_folder
 from basereward.model.determinism_key import machine
+from basereward.model.families.backbone_family import VisionOutput
 from basereward.model.families.parts import part_of
 from basereward.model.families.registry import vision_family
 
 VISION_PARTS = ("vision", "merger")
 
 
-@dataclass(frozen=True, slots=True)
-class VisionOutput:
-    """Image features in the form that transformers' models take, in the order of the images' places in the rows.
-
-    Attributes:
-        pooler_output: features `(t, D)` of each image, or of all images in one tensor, as the family's model expects.
-        deepstack_features: for each of the S - 1 deeper layers the features `(t, D)` of each image.
-
-    >>> VisionOutput([torch.zeros(4, 8)], []).deepstack_features
-    []
-    """
-
-    pooler_output: list[Tensor] | Tensor
-    deepstack_features: list[list[Tensor]]
-
-
 class ImageEncoder:
     """Runs the vision tower on the images of a batch.
 
-    If gradients flow to the tower, all images are encoded in one pass. Otherwise they are encoded one by one: in a pass
-    of several, the last bits of an image's features would depend on the other images.
+    All images are encoded in one pass. Only for the cache of a frozen tower on the CPU they are encoded one by one: in
+    a pass of several, the last bits of an image's features depend on the other images, and a cached image must not.
 
     Attributes:
         store: cache of the features of a frozen tower; None: no cache.
@@ -76,65 +62,73 @@ class ImageEncoder:
 
     def with_features(self, transformer: PreTrainedModel, batch: TreeBatch) -> TreeBatch:
         """The batch with features in place of pixels, for several passes of the language model over it."""
-        if batch.images.pixels is None or batch.images.grids is None:
+        if batch.images.pixels is None:
             return batch
         states = self._encode_pixels(transformer, batch)
-        grids = tuple((time, height, width) for time, height, width in batch.images.grids.tolist())
-        features = Features(torch.cat(states, dim=1), grids, tuple(image.shape[1] for image in states))
+        tokens = tuple(image.shape[1] for image in states)
+        features = Features(torch.cat(states, dim=1), batch.images.grids, tokens)
         if batch.images.features is not None:
             features = Features.joined([features, batch.images.features])
-        return replace(batch, images=BatchImages(features=features, places=batch.images.places))
+        return replace(
+            batch, images=BatchImages(features=features, places=batch.images.places, tokens=batch.images.tokens)
+        )
 
     def _encode_pixels(self, transformer: PreTrainedModel, batch: TreeBatch) -> list[Tensor]:
         """`(S, t, D)` of every image that the batch has as pixels."""
-        if batch.images.pixels is None or batch.images.grids is None:
+        if batch.images.pixels is None:
             return []
-        if torch.is_grad_enabled() and is_trained(transformer):
+        if self.store is not None:
+            return self._encode_uncached(transformer, batch)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(transformer)):
             return encode(transformer, batch.images.pixels.values, batch.images.grids)
-        features_of_images: list[Tensor] = []
-        start = 0
-        # The grids are read in one piece: reading each would wait for the GPU once for each image.
-        for index, (time, height, width) in enumerate(batch.images.grids.tolist()):
-            patches = slice(start, start + time * height * width)
-            start = patches.stop
-            grid = (time, height, width)
-            features_of_images.append(self._encode_image(transformer, batch, index=index, grid=grid, patches=patches))
-        return features_of_images
 
-    def _encode_image(
-        self, transformer: PreTrainedModel, batch: TreeBatch, *, index: int, grid: Grid, patches: slice
-    ) -> Tensor:
-        """`(S, t, D)` of one image, from the cache or from the vision tower.
+    def _encode_uncached(self, transformer: PreTrainedModel, batch: TreeBatch) -> list[Tensor]:
+        """`(S, t, D)` of every image that the batch has as pixels, from the store or from a frozen tower."""
+        images = range(len(batch.images.grids))
+        # An earlier batch may have stored features after the data loader looked for them.
+        states_of = self._stored(batch)
+        missing = [index for index in images if index not in states_of]
+        # A GPU promises no bits, and takes many small passes slowly.
+        passes = [missing] if batch.rows.input_ids.is_cuda and missing else [[index] for index in missing]
+        for indices in passes:
+            states_of.update(zip(indices, self._encode_and_keep(transformer, batch, indices), strict=True))
+        return [states_of[index] for index in images]
+
+    def _stored(self, batch: TreeBatch) -> dict[int, Tensor]:
+        """The features that the store has, by the index of the image among those with pixels."""
+        found: dict[int, Tensor] = {}
+        for index, key in enumerate(batch.images.keys):
+            stored = self.store.find(key) if self.store is not None else None
+            if stored is not None:
+                found[index] = stored.states.to(batch.rows.input_ids.device)
+        return found
+
+    def _encode_and_keep(self, transformer: PreTrainedModel, batch: TreeBatch, indices: Sequence[int]) -> list[Tensor]:
+        """`(S, t, D)` of some images in one pass of a frozen tower; they are stored.
 
         Args:
             transformer: of the backbone.
             batch: with pixels.
-            index: of the image among those with pixels.
-            grid: patches of the image in time, height and width.
-            patches: of the image among the patches of the batch.
+            indices: of the images among those with pixels.
         """
-        assert batch.images.pixels is not None
-        assert batch.images.grids is not None
-        key = batch.images.keys[index] if self.store is not None and batch.images.keys else None
-        # An earlier batch may have stored the features after the data loader looked for them.
-        stored = self._find(key)
-        if stored is not None:
-            return stored.states.to(batch.rows.input_ids.device)
-        pixels = batch.images.pixels.map(lambda all_patches: all_patches[patches])
+        images = batch.images
+        assert images.pixels is not None
+        sizes = [math.prod(grid) for grid in images.grids]
+        grids = [images.grids[index] for index in indices]
+
+        def of_images(patches: Tensor) -> Tensor:
+            parts = torch.split(patches, sizes)
+            return torch.cat([parts[index] for index in indices])
+
         with torch.no_grad():
-            (states,) = encode(transformer, pixels.values, batch.images.grids[index : index + 1])
-        self._keep(key, Features(states, (grid,), (states.shape[1],)))
-        return states
-
-    def _find(self, key: str | None) -> Features | None:
-        return None if self.store is None or key is None else self.store.find(key)
-
-    def _keep(self, key: str | None, features: Features) -> None:
-        if self.store is not None and key is not None:
-            self.store.keep(key, features)
+            states_of_images = encode(transformer, images.pixels.map(of_images).values, grids)
+        if self.store is not None and images.keys:
+            for index, grid, states in zip(indices, grids, states_of_images, strict=True):
+                self.store.keep(images.keys[index], Features(states, (grid,), (states.shape[1],)))
+        return states_of_images
 
 
-def encode(transformer: PreTrainedModel, patches: Tensor, grids: Tensor) -> list[Tensor]:
+def encode(transformer: PreTrainedModel, patches: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
     """Features `(S, t, D)` of every image; see `VisionFamily.encode_images` for the arguments."""
     return vision_family(transformer.config).encode_images(transformer, patches, grids)
 
@@ -148,7 +142,7 @@ def features_of_nothing(transformer: PreTrainedModel) -> Tensor:
     family = vision_family(transformer.config)
     side, numbers = family.smallest_image(transformer.config.vision_config)
     patches = torch.zeros(side * side, numbers, dtype=transformer.dtype, device=transformer.device)
-    (states,) = family.encode_images(transformer, patches, torch.tensor([[1, side, side]], device=patches.device))
+    (states,) = family.encode_images(transformer, patches, [(1, side, side)])
     return states.sum()
 
 
@@ -215,13 +209,22 @@ def keep_features(
     return encoder.with_feature_store(vision.store)
 
 
+def _attention_of(transformer: PreTrainedModel) -> str:
+    """The name of the attention implementation of the vision tower."""
+    names = [
+        getattr(tower, "config", transformer.config.vision_config)._attn_implementation
+        for _, tower in towers(transformer)
+    ]
+    return " ".join(names)
+
+
 def _feature_key(transformer: PreTrainedModel, *, processor: Any, device: torch.device, precision: str) -> str:
     """A hash of everything, besides the image, that changes a bit of its features."""
     config: Any = transformer.config
     vision_config: Any = config.vision_config
     parts = (
         *(type(processor).__qualname__, processor.to_json_string()),
-        *(vision_config.to_json_string(), vision_config._attn_implementation, precision),
+        *(vision_config.to_json_string(), _attention_of(transformer), precision),
         *machine(device),
         *vision_family(config).feature_settings(config),
     )

@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
-from basereward.data.batching.tree_batch import TreeBatch
+from basereward.data.batching.tree_batch import TreeBatch, row_segments
 from basereward.errors import ModelError
 from basereward.model.attention.layout_check import arbitrary_tokens
 from basereward.model.backbone import Backbone
@@ -207,15 +207,14 @@ def _left_padded(values: Tensor, length: int) -> Tensor:
 
 def _branch_columns(batch: TreeBatch) -> list[Tensor]:
     """For every branch the columns of its prefix and its own tokens in the tree row."""
+    prefixes: list[Tensor] = []
     columns: list[Tensor] = []
-    start_of_tree = 0
-    for prefix, *branches in batch.rows.trees:
-        prefix_columns = torch.arange(start_of_tree, start_of_tree + prefix)
-        start = start_of_tree + prefix
-        for size in branches:
-            columns.append(torch.cat([prefix_columns, torch.arange(start, start + size)]))
-            start += size
-        start_of_tree = start
+    for segment in row_segments(batch.rows.trees):
+        own = torch.arange(segment.columns.start, segment.columns.stop)
+        if segment.branch:
+            columns.append(torch.cat([prefixes[segment.group], own]))
+        else:
+            prefixes.append(own)
     return columns
 
 

@@ -25,39 +25,30 @@ class PlackettLuce(PreferenceLoss):
     def forward(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Maps scores `(K,)` in float32 and their batch to the loss and its named parts, all scalars."""
         pairs = batch.preferences
-        winner, loser = pairs.winner[~pairs.tie], pairs.loser[~pairs.tie]
-        if not len(winner):
-            zero = scores.sum() * 0.0  # depends on the scores, so that backward works
-            return zero, {"ranking": zero}
         count = len(scores)
-        # Row i of the mask: i itself and the responses that it is preferred to.
-        candidates = torch.eye(count, dtype=torch.bool, device=scores.device)
-        candidates[winner, loser] = True
-        preferred = torch.unique(winner)
+        # Row i of the mask: i itself and the responses that it is preferred to. All K rows, also those of responses
+        # that are preferred to none, whose loss is 0: to select rows by their numbers would wait for a GPU.
+        decided = (~pairs.tie).to(scores.dtype)
+        better = torch.zeros(count, count, device=scores.device)
+        better = better.index_put((pairs.winner, pairs.loser), decided, accumulate=True)
+        candidates = (better + torch.eye(count, device=scores.device)) > 0
         losses = scores.expand(count, count).masked_fill(~candidates, float("-inf")).logsumexp(-1) - scores
-        return self._mean(losses[preferred], preferred, batch)
+        return self._mean(losses, decided, batch)
 
-    def _mean(self, losses: Tensor, preferred: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def _mean(self, losses: Tensor, decided: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean over the choices of each group, then over groups.
 
         Args:
-            losses: of the choices.
-            preferred: the response of each choice, among the K.
+            losses: `(K,)`, of every response as a choice.
+            decided: `(P,)`, 1 for a preference and 0 for a tie.
             batch: gives the weight of a choice, which is the mean weight of its preferences.
         """
         pairs = batch.preferences
-        used = ~pairs.tie
-        size, device = len(batch.lengths), losses.device
-        zeros = torch.zeros(size, device=device)
-        number = zeros.index_add(0, pairs.winner[used], torch.ones_like(pairs.weight[used]))
-        weight = zeros.index_add(0, pairs.winner[used], pairs.weight[used]) / number.clamp_min(1)
-        group = torch.zeros(size, dtype=torch.int64, device=device)
+        zeros = torch.zeros(len(losses), device=losses.device)
+        number = zeros.index_add(0, pairs.winner, decided)
+        weight = zeros.index_add(0, pairs.winner, decided * pairs.weight) / number.clamp_min(1)
+        group = torch.zeros(len(losses), dtype=torch.int64, device=losses.device)
         group[pairs.winner] = pairs.group
-        share = group_weights(
-            weight[preferred],
-            counted=torch.ones_like(preferred, dtype=torch.bool),
-            group=group[preferred],
-            num_groups=batch.num_groups,
-        )
+        share = group_weights(weight, counted=number > 0, group=group, num_groups=batch.num_groups)
         ranking = (share * losses).sum()
         return ranking, {"ranking": ranking}

@@ -10,7 +10,7 @@ from basereward.recipe.checks.hints import HintMismatch, coerce, mismatch
 from basereward.recipe.nodes import check_node
 from basereward.recipe.schema import Node, Recipe
 from basereward.recipe.yaml.files import shortened
-from basereward.recipe.yaml.keys import is_section, key_types, node_kind, without_none
+from basereward.recipe.yaml.keys import is_section, key_types, keys_named, node_kind, without_none
 from basereward.recipe.yaml.merge import KeyPath, Layer
 
 
@@ -51,7 +51,7 @@ class Check:
         allowed = [*known, "include"] if path else [*known, "include", "grid"]
         for key in values:
             if key not in known:
-                self._add_fault((*path, key), unknown("key", key, allowed))
+                self._add_fault((*path, key), unknown("key", key, allowed) + _elsewhere(key))
         checked = {}
         for field in dataclasses.fields(section):
             hint, field_path = known[field.name], (*path, field.name)
@@ -102,3 +102,9 @@ class Check:
             if self._complete or not missing:
                 self._add_fault((*path, key) if key else path, message)
         return filled
+
+
+def _elsewhere(key: str) -> str:
+    """The full keys that end with the given one, which is the most common reason why a key is unknown."""
+    full_keys = keys_named(key)
+    return f" Did you mean {' or '.join(full_keys)}?" if full_keys else ""

@@ -133,7 +133,7 @@ def describe(hint: Any) -> str:
     """
     origin, args = get_origin(hint) or hint, get_args(hint)
     if origin is Annotated:
-        return " ".join([describe(args[0]), *_describe_limits(_limits(hint))])
+        return " ".join([describe(args[0]), *_describe_limits(range_limits(hint))])
     if origin in (Union, types.UnionType):
         return " or ".join(describe(arg) for arg in args)
     if origin is Literal:
@@ -171,14 +171,18 @@ def _coerce_range(value: Any, hint: Any) -> Any:
     number = coerce(value, get_args(hint)[0])
     # The inner hint may be `float | None`, and null has no size.
     if isinstance(number, int | float):
-        for name, limit in _limits(hint).items():
+        for name, limit in range_limits(hint).items():
             if not getattr(operator, name)(number, limit):
                 raise mismatch(value, hint)
     return number
 
 
-def _limits(hint: Any) -> dict[str, float]:
-    """The limits of an annotated hint by their names in `LIMITS`."""
+def range_limits(hint: Any) -> dict[str, float]:
+    """The limits of an annotated hint by their names in `LIMITS`.
+
+    >>> range_limits(Annotated[int, RANGES[0](ge=1, le=15)])
+    {'ge': 1, 'le': 15}
+    """
     limits: dict[str, float] = {}
     for mark in get_args(hint)[1:]:
         if not isinstance(mark, RANGES):

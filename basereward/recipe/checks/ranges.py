@@ -79,6 +79,8 @@ AT_MOST = {
 }
 SHARES = ("data.max_lost", "schedule.final", "schedule.warmup")
 SHARES_BELOW_ONE = ("model.lora.dropout", "optimizer.betas")
+STREAMED = ("hub", "jsonl")
+"""Names of sources that can be read in order without an index of their rows."""
 
 
 def range_problems(recipe: Recipe) -> list[tuple[str, str]]:
@@ -198,6 +200,8 @@ def source_problems(recipe: Recipe) -> Problems:
     yield from _unknown_names("data.mixture.passes", mixture.passes, names, "source")
     if mixture.weights and mixture.passes:
         yield "data.mixture.passes", "weights already define how often a source is used; give one of the two"
+    if mixture.weights and not any(mixture.weights.values()):
+        yield "data.mixture.weights", "at least one weight must be above 0; all are 0"
     unweighted = [name for name in names if name not in mixture.weights]
     if mixture.weights and unweighted:
         yield "data.mixture.weights", f"either all sources have a weight or none; missing: {', '.join(unweighted)}"
@@ -249,6 +253,7 @@ def streaming_problems(recipe: Recipe) -> Problems:
     """
     if recipe.data.streaming is None:
         return
+    yield from _unstreamed(recipe)
     if recipe.trainer.steps is None:
         yield "trainer.steps", "data.streaming does not know how long an epoch is; give the number of steps"
     if recipe.batch.tokens is not None or recipe.batch.modality != "mixed":
@@ -261,6 +266,15 @@ def streaming_problems(recipe: Recipe) -> Problems:
         yield "data.mixture", "data.streaming mixes by weights alone: leave out limits and passes"
     if len(recipe.data.sources) > 1 and not mixture.weights:
         yield "data.mixture.weights", "streamed sources are mixed by weight; give one to each"
+
+
+def _unstreamed(recipe: Recipe) -> Problems:
+    """Sources that cannot be read in order. A class of a user's own may have a stream."""
+    for name, node in recipe.data.sources.items():
+        target = str(node.get("_target_"))
+        if target not in STREAMED and "." not in target:
+            message = f"'{target}' cannot be streamed; {' and '.join(STREAMED)} can. Remove data.streaming"
+            yield f"data.sources.{name}", message
 
 
 def beta_problems(recipe: Recipe) -> Problems:

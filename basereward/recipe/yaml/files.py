@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from basereward.errors import RecipeError, unknown
+from basereward.io.formats import rows_kind
 from basereward.io.limits import check_regular_file, read_text
 
 SUFFIXES = (".yaml", ".yml")
+VARIABLE = "BASEREWARD_EXPERIMENTS"
+"""The environment variable that names the user's folder of experiments."""
+MODELINE = "yaml-language-server:"
+"""A comment that begins so tells editors the schema of a file, and readers nothing."""
 YAML_LIMIT = 4 * 2**20
 """Most bytes of a YAML file."""
 YAML_DEPTH = 50
@@ -23,55 +29,121 @@ YAML_VALUES = 10_000
 """Most keys, values and items in a YAML file or an override. OmegaConf has the same limit for the nodes of aliases."""
 
 
-def experiments_folder() -> Path:
-    """`$BASEREWARD_EXPERIMENTS`, or `experiments` in the working folder.
+def own_experiments() -> Path:
+    """The user's folder of experiments: `$BASEREWARD_EXPERIMENTS`, or `experiments` in the working folder.
 
-    >>> experiments_folder().name
+    It need not exist: the shipped experiments are found without it.
+
+    >>> own_experiments().name
     'experiments'
     """
-    return Path(os.environ.get("BASEREWARD_EXPERIMENTS") or "experiments")
+    return Path(os.environ.get(VARIABLE) or "experiments")
 
 
-def yaml_names(folder: Path, *, nested: bool = False) -> list[str]:
-    """The sorted names of the YAML files in a folder; with `nested`, also in its subfolders, as `sources/digits`.
+def shipped_experiments() -> Path:
+    """The folder of the experiments that come with the package.
 
-    >>> "tiny" in yaml_names(experiments_folder() / "profiles")
+    A wheel has it inside the package. In a checkout it stands beside the package, where people read and edit it.
+
+    >>> (shipped_experiments() / "head_depth.yaml").is_file()
     True
     """
-    files = folder.rglob("*.yaml") if nested else folder.glob("*.yaml")
-    return sorted(file.relative_to(folder).with_suffix("").as_posix() for file in files)
+    package = Path(__file__).resolve().parents[2]
+    inside, beside = package / "experiments", package.parent / "experiments"
+    # Beside an installed package there are other packages, and one of them may have this name.
+    in_checkout = not inside.is_dir() and (package.parent / "setup.cfg").is_file()
+    return beside if in_checkout else inside
 
 
-def find_file(name_or_path: str, *, kind: str, folder: Path) -> Path:
+def experiments_folders(*parts: str) -> list[Path]:
+    """Where names are looked up: the user's folder, and then that of the package. A name in both is the user's.
+
+    Args:
+        parts: of the path of a subfolder, such as `profiles`.
+
+    Raises:
+        RecipeError: `$BASEREWARD_EXPERIMENTS` names no folder.
+
+    >>> (experiments_folders("profiles")[-1] / "tiny.yaml").is_file()
+    True
+    """
+    own, shipped = own_experiments(), shipped_experiments()
+    if os.environ.get(VARIABLE) and not own.is_dir():
+        raise RecipeError(
+            f"{VARIABLE} is '{own}', and there is no such folder; set it to a folder of experiments, or unset it to "
+            "use `experiments` in the working folder and those of the package"
+        )
+    folders = [own] if own.is_dir() else []
+    if own.resolve() != shipped:
+        folders.append(shipped)
+    return [folder.joinpath(*parts) for folder in folders]
+
+
+def yaml_names(folders: Sequence[Path], *, nested: bool = False) -> list[str]:
+    """The sorted names of the YAML files in folders; with `nested`, also in their subfolders, as `sources/digits`.
+
+    >>> "tiny" in yaml_names(experiments_folders("profiles"))
+    True
+    """
+    names: set[str] = set()
+    for folder in folders:
+        files = folder.rglob("*.yaml") if nested else folder.glob("*.yaml")
+        names.update(file.relative_to(folder).with_suffix("").as_posix() for file in files)
+    return sorted(names)
+
+
+def yaml_files(folders: Sequence[Path]) -> list[Path]:
+    """The YAML files in folders, sorted by name. A file hides those of the same name in later folders.
+
+    >>> [file.name for file in yaml_files(experiments_folders("profiles"))][-1]
+    'tiny.yaml'
+    """
+    files: dict[str, Path] = {}
+    for folder in reversed(folders):
+        files.update({file.name: file for file in folder.glob("*.yaml")})
+    return [files[name] for name in sorted(files)]
+
+
+def find_file(name_or_path: str, *, kind: str, folders: Sequence[Path]) -> Path:
     """The file for a path or a name.
 
     Args:
-        name_or_path: the path of a YAML file with its suffix, or a name in `folder`.
+        name_or_path: the path of a YAML file with its suffix, or a name in one of `folders`.
         kind: what the file is, for the message: `experiment`, `profile`, `include` and so on.
-        folder: where names are looked up.
+        folders: where names are looked up; the first one that has the name is taken.
 
     Raises:
         RecipeError: there is no such file; the message has the most similar name.
 
-    >>> find_file("tinny", kind="profile", folder=experiments_folder() / "profiles")
+    >>> find_file("tinny", kind="profile", folders=experiments_folders("profiles"))
     Traceback (most recent call last):
     basereward.errors.RecipeError: unknown profile 'tinny'; did you mean 'tiny'? ...
     """
     if name_or_path.endswith(SUFFIXES):
         if Path(name_or_path).is_file():
             return Path(name_or_path)
+        where = " or ".join(map(str, folders))
         raise RecipeError(
-            f"there is no file '{name_or_path}' (a {kind} is a path to a YAML file, or a name in {folder})"
+            f"there is no file '{name_or_path}' (a {kind} is a path to a YAML file, or a name in {where})"
         )
-    file = folder / f"{name_or_path}.yaml"
-    if file.is_file():
-        return file
-    if not folder.is_dir():
-        raise RecipeError(
-            f"unknown {kind} '{name_or_path}': there is no folder '{folder}'; change to the folder with it, or "
-            "set BASEREWARD_EXPERIMENTS to the folder of experiments"
-        )
-    raise RecipeError(unknown(kind, name_or_path, yaml_names(folder, nested=kind == "include")))
+    for folder in folders:
+        file = folder / f"{name_or_path}.yaml"
+        if file.is_file():
+            return file
+    # A plain word is a name, even where a folder happens to have it.
+    if (os.sep in name_or_path or Path(name_or_path).suffix) and os.path.exists(name_or_path):
+        raise RecipeError(_not_yaml(kind, name_or_path))
+    raise RecipeError(unknown(kind, name_or_path, yaml_names(folders, nested=kind == "include")))
+
+
+def _not_yaml(kind: str, path: str) -> str:
+    """The message for a path that exists and is no YAML file."""
+    given = "a folder" if os.path.isdir(path) else "no YAML file"
+    message = f"the {kind} '{path}' is {given}. Give a name, or the path of a YAML file (.yaml or .yml)"
+    if kind == "experiment" and rows_kind(path):
+        rows = f"data.sources.mine.include=sources/jsonl data.sources.mine.path={path}"
+        message += f"; a file of rows is given by the recipe's keys: basereward train basereward {rows}"
+    return message
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -80,7 +152,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     Raises:
         RecipeError: the file cannot be read, is not YAML, or has no mapping; the message has the file and the line.
 
-    >>> list(read_yaml(experiments_folder() / "head_depth.yaml"))[:1]
+    >>> list(read_yaml(shipped_experiments() / "head_depth.yaml"))[:1]
     ['include']
     """
     text = read_text(file, limit=YAML_LIMIT, error=RecipeError)
@@ -88,7 +160,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
         content = _load(text)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise RecipeError(f"{file}{line}: not valid YAML: {error.problem}") from error
+        has_tab = any(row[: len(row) - len(row.lstrip())].count("\t") for row in text.splitlines())
+        hint = ". A line begins with a tab; YAML is indented with spaces" if has_tab else ""
+        raise RecipeError(f"{file}{line}: not valid YAML: {error.problem}{hint}") from error
     except (ValueError, OmegaConfBaseException) as error:
         raise RecipeError(f"{file}: {_first_line(error)}") from error
     except yaml.YAMLError as error:
@@ -172,6 +246,8 @@ def parse_value(text: str) -> Any:
 def head_comment(file: Path) -> str:
     """The summary of a YAML file: the comment in its first line, without the `#`; empty where there is none.
 
+    A line for editors, as `# yaml-language-server: $schema=recipe.json`, may stand before it.
+
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile() as file:
     ...     _ = Path(file.name).write_text("# Learning rates.\\nname: lr\\n")
@@ -182,6 +258,8 @@ def head_comment(file: Path) -> str:
     with file.open(encoding="utf-8", errors="replace") as lines:
         # A file without line breaks may be long.
         first = lines.readline(10_000)
+        if first.lstrip("# ").startswith(MODELINE):
+            first = lines.readline(10_000)
     return first.lstrip("# ").rstrip() if first.startswith("#") else ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +21,27 @@ class Reader:
     """Reads YAML files with their includes, and collects the faults, so that all can be reported at once.
 
     Args:
-        folder: the folder in which the names of included files are looked up.
+        folders: where the names of included files are looked up, as of `experiments_folders`.
 
     Attributes:
         faults: the faults until now.
         complete: False once an included file could not be read.
 
-    >>> reader = Reader(Path("experiments"))
+    >>> from basereward.recipe.yaml.files import experiments_folders
+    >>> reader = Reader(experiments_folders())
     >>> reader.expand({"digits": {"include": "sources/digits"}}, origin="here").values["digits"]["_target_"]
     'digits'
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = folders
         self.faults: list[Fault] = []
         self.complete = True
         self._files_read = 0
+
+    def subfolders(self, name: str) -> list[Path]:
+        """A subfolder of every folder, such as `profiles`."""
+        return [folder / name for folder in self.folders]
 
     def read(self, file: Path) -> Layer:
         """A file with all of its includes."""
@@ -64,7 +70,7 @@ class Reader:
         included = Layer(origins={(): origin})
         for name in self._names(values.get("include", []), path=path, origin=origin):
             try:
-                file = find_file(name, kind="include", folder=self.folder)
+                file = find_file(name, kind="include", folders=self.folders)
                 included = merge(included, self._read(file, chain=chain, path=path))
             except RecipeError as error:
                 self.complete = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import types
+from collections.abc import Iterator
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from basereward.errors import unknown
@@ -87,3 +88,22 @@ def key_problem(path: KeyPath) -> str | None:
         else:
             return f"'{'.'.join(path[:depth])}' is a value, it has no key '{key}'"
     return None
+
+
+def keys_named(name: str) -> list[str]:
+    """The dotted keys of the schema whose last part is a name.
+
+    >>> keys_named("lr"), keys_named("rank"), keys_named("epoch")
+    (['optimizer.lr'], ['model.lora.rank'], [])
+    """
+    return [".".join(path) for path in _paths(Recipe, ()) if path[-1] == name]
+
+
+def _paths(section: type, path: KeyPath) -> Iterator[KeyPath]:
+    """The paths of all keys of a section and of the sections in it."""
+    for key, hint in key_types(section).items():
+        inner = without_none(hint)
+        if is_section(inner):
+            yield from _paths(inner, (*path, key))
+        else:
+            yield (*path, key)

@@ -58,6 +58,14 @@ def _is_number_mapping(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(item, int | float) for item in value.values())
 
 
+def _is_boolean(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_list_of_mappings(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_text_mapping(item) for item in value)
+
+
 FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "start": {
         "uri": _is_text,
@@ -71,6 +79,8 @@ FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "params": {"values": _is_text_mapping},
     "tags": {"values": _is_text_mapping},
     "artifact": {"path": _is_text, "folder": _is_text},
+    "inputs": {"datasets": _is_list_of_mappings},
+    "model": {"name": _is_text, "step": _is_integer, "params": _is_text_mapping, "ready": _is_boolean},
     "finish": {"status": lambda value: value in ("FINISHED", "FAILED", "KILLED"), "time": _is_integer},
 }
 """The required fields of each kind of record, with a check of their values.

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -19,11 +19,14 @@ from basereward.runs.params import MAX_TAG, shorten
 from basereward.runs.run_folder import find
 from basereward.runs.tracking.database import ARTIFACTS, ensure_database, move_artifact_addresses
 from basereward.runs.tracking.journal import Record, RunJournal, warn_once
+from basereward.runs.tracking.mlflow_view import VIEW_TAG, saved_view, view_address
 from basereward.runs.tracking.uploader import Refused, Uploader, describe
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment
+    from mlflow.entities import Experiment, LoggedModel, Run
+    from mlflow.exceptions import MlflowException
+    from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,15 @@ EXPERIMENT_TAGS = {KIND_TAG: "custom_model_development"}
 """MLflow's web pages open such an experiment on its training runs; without a kind they open it on traces."""
 RUN_TAG = "basereward.run_id"
 PARENT_TAG = "mlflow.parentRunId"
+NOTE_TAG = "mlflow.note.content"
+"""The description of a run or an experiment, in Markdown."""
+CONTEXT_TAG = "mlflow.data.context"
+"""What a run reads a data set for, such as `training`."""
+SYSTEM = "system/"
+"""MLflow shows metrics with this prefix apart from the others."""
+MEASURED = ("mem/", "perf/", "time/")
+"""Prefixes of what a run measures of the machine. MLflow sorts the sections of its charts by their names, and these
+would come before accuracy, loss and learning rate; so they get the prefix `SYSTEM` there."""
 # By default MLflow repeats a request for minutes, reports its use to its makers, and writes to the terminal. A variable
 # that the user has set wins. A large file and a slow server may need a longer MLFLOW_HTTP_REQUEST_TIMEOUT (seconds).
 ENVIRONMENT = {
@@ -98,6 +110,11 @@ def tracking_uri(uri: str | None) -> str:
             "address. Remove the secret, and set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD"
         )
+    if re.fullmatch(r"[\w.\-]+:\d+(/.*)?", uri):
+        raise RunError(
+            f"MLflow has no store at '{uri}': the address of a server begins with http:// or https://. Set "
+            f"MLFLOW_TRACKING_URI or tracking.uri to http://{uri}"
+        )
     if _is_file_store(uri) and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
         raise RunError(
             f"MLflow no longer supports a folder of files as a store, and '{uri}' is one. Set MLFLOW_TRACKING_URI or "
@@ -130,12 +147,28 @@ def _address_fault(uri: str) -> str:
     >>> _address_fault("http://"), _address_fault("htp://host")[:30]
     ('it names no host', 'the scheme is none of databric')
     """
-    scheme, separator, _ = uri.partition("://")
+    scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "file":
         return ""
     if scheme.partition("+")[0] not in SCHEMES:
         return f"the scheme is none of {', '.join(SCHEMES)}"
-    return "it names no host" if scheme in ("http", "https") and not urlsplit(uri).hostname else ""
+    if scheme == "sqlite" and not rest.startswith("/"):
+        return "the file of a SQLite database follows three slashes, as in sqlite:///mlflow.db"
+    return _host_fault(uri) if scheme in ("http", "https") else ""
+
+
+def _host_fault(uri: str) -> str:
+    """What is wrong with the host and the port of a server's address; '' for nothing.
+
+    >>> _host_fault("http://host:99999")
+    'its port is no number from 0 to 65535'
+    """
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port
+    except ValueError:
+        return "its port is no number from 0 to 65535"
+    return "" if parts.hostname else "it names no host"
 
 
 def _whole_address(uri: str) -> str:
@@ -173,12 +206,14 @@ class MlflowStore:
             _keep_artifacts_beside(database)
         with refusals():
             self._client: MlflowClient = MlflowClient(_whole_address(uri))
+        # MLflow's ids of models, by the run and their name.
+        self._models: dict[tuple[str, str], str | None] = {}
 
     def open_run(self, start: Record) -> str:
         """Return the id of the run with our id as a tag. A crash after its creation must not create a second one."""
         tags = {key: shorten(value, limit=MAX_TAG) for key, value in start["tags"].items()}
         with refusals():
-            experiment = self._experiment(start["experiment"])
+            experiment = self._experiment(start)
             # MLflow has no unique key besides its own id, so a run is found again by the tag that holds our id.
             query = f"tags.`{RUN_TAG}` = '{tags[RUN_TAG]}'"
             for run in self._client.search_runs([experiment], query, max_results=1):
@@ -203,7 +238,9 @@ class MlflowStore:
         values: list[Metric] = []
         for record in records:
             time_ms, step = record["time"], record["step"]
-            values += [Metric(name, value, time_ms, step) for name, value in record["values"].items()]
+            model_id = self._model_id(run_id, record["model"]) if "model" in record else None
+            for name, value in record["values"].items():
+                values.append(Metric(mlflow_name(name), value, time_ms, step, model_id=model_id, run_id=run_id))
         with refusals():
             self._client.log_batch(run_id, metrics=values)
 
@@ -229,6 +266,47 @@ class MlflowStore:
         with refusals():
             self._client.log_artifact(run_id, str(path), folder or None)
 
+    def inputs(self, run_id: str, datasets: list[dict[str, str]]) -> None:
+        """Store data sets that the run reads; see `Tracker.inputs` for their fields."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = []
+        for fields in datasets:
+            context = InputTag(CONTEXT_TAG, fields["context"])
+            dataset = Dataset(**{key: value for key, value in fields.items() if key != "context"})
+            inputs.append(DatasetInput(dataset, [context]))
+        with refusals():
+            self._client.log_inputs(run_id, inputs)
+
+    def model(self, run_id: str, record: Record) -> None:
+        """Create the model of the run that the record names, or mark it as ready."""
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+        with refusals():
+            run = self._client.get_run(run_id)
+            model = self._find_model(run, record["name"]) or self._create_model(run, record)
+            if model is None:
+                return
+            self._models[run_id, record["name"]] = model.model_id
+            # MLflow would list a second output for a repeated request.
+            outputs = run.outputs.model_outputs if run.outputs is not None else []
+            if all(output.model_id != model.model_id for output in outputs):
+                self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, record["step"])])
+            if record["ready"]:
+                self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+    def model_artifact(self, run_id: str, name: str, path: Path, folder: str) -> None:
+        """Store a file under its own name in a folder of a model ('' for none).
+
+        A server before MLflow 3 has no models beside the artifacts of a run; there the file becomes an artifact.
+        """
+        with refusals():
+            model_id = self._model_id(run_id, name)
+            if model_id is None:
+                self._client.log_artifact(run_id, str(path), f"{name}/{folder}".rstrip("/"))
+            else:
+                self._client.log_model_artifact(model_id, str(path), folder or None)
+
     def finish(self, run_id: str, status: str, time_ms: int) -> None:
         """Mark the run as FINISHED, FAILED or KILLED."""
         with refusals():
@@ -244,21 +322,79 @@ class MlflowStore:
     def download(self, run_id: str, folder: str, *, to: Path) -> Path:
         """Copy a folder of the run's artifacts into `to`, and return the path of the copy."""
         with refusals():
-            return Path(self._client.download_artifacts(run_id, folder, str(to)))
+            return self._download(f"runs:/{run_id}/{folder}", to=to)
 
-    def _experiment(self, name: str) -> str:
+    def download_registered(self, name: str, version: str, *, to: Path) -> Path:
+        """Copy the files of a version of a registered model into `to`, and return the path of the copy."""
+        with refusals():
+            return self._download(f"models:/{name}/{version}", to=to)
+
+    def registered_version(self, name: str, *, version: str | None = None, alias: str | None = None) -> tuple[str, str]:
+        """The number of a version of a registered model, given by it or by an alias, and a text that no other has.
+
+        A name that was deleted and registered again begins anew with version 1.
+        """
+        with refusals():
+            if alias is not None:
+                found = self._client.get_model_version_by_alias(name, alias)
+            else:
+                found = self._client.get_model_version(name, str(version))
+        return str(found.version), f"{self._uri} {name} {found.version} {found.creation_timestamp} {found.source}"
+
+    def _download(self, uri: str, *, to: Path) -> Path:
+        from mlflow.artifacts import download_artifacts
+
+        address = _whole_address(self._uri)
+        # Both: by default the registry is the one of the environment.
+        return Path(download_artifacts(artifact_uri=uri, dst_path=str(to), tracking_uri=address, registry_uri=address))
+
+    def _model_id(self, run_id: str, name: str) -> str | None:
+        """MLflow's id of a model of the run; None where a server before MLflow 3 has no models."""
+        if (run_id, name) not in self._models:
+            model = self._find_model(self._client.get_run(run_id), name)
+            self._models[run_id, name] = None if model is None else model.model_id
+        return self._models[run_id, name]
+
+    def _find_model(self, run: Run, name: str) -> LoggedModel | None:
+        """The model of a run with this name. A crash after its creation must not create a second one."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self._client.search_logged_models(
+                [run.info.experiment_id], f"name = '{name}' AND source_run_id = '{run.info.run_id}'", max_results=1
+            )
+        except MlflowException as error:
+            if _is_unknown_request(error):
+                return None
+            raise
+        return next(iter(found), None)
+
+    def _create_model(self, run: Run, record: Record) -> LoggedModel | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._client.create_logged_model(
+                run.info.experiment_id, record["name"], run.info.run_id, params=record["params"]
+            )
+        except MlflowException as error:
+            if _is_unknown_request(error):
+                return None
+            raise
+
+    def _experiment(self, start: Record) -> str:
         """The id of the experiment; it is created when it does not exist."""
         from mlflow.exceptions import MlflowException
 
+        name = start["experiment"]
         experiment: Experiment | None = self._client.get_experiment_by_name(name)
         if experiment is None:
             try:
-                return str(self._client.create_experiment(name, self._artifacts(name), EXPERIMENT_TAGS))
+                self._client.create_experiment(name, self._artifacts(name), EXPERIMENT_TAGS)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                # Another run created the experiment in the meantime.
-                experiment = self._client.get_experiment_by_name(name)
+            # This run has created it, or another one in the meantime.
+            experiment = self._client.get_experiment_by_name(name)
         assert experiment is not None
         if experiment.lifecycle_stage == "deleted":
             raise Refused(
@@ -269,7 +405,22 @@ class MlflowStore:
         # MLflow guesses a kind when a page is opened; a kind that a person chose stays.
         if kind in (NO_KIND, "") or kind.endswith("_inferred"):
             self._client.set_experiment_tag(experiment.experiment_id, KIND_TAG, EXPERIMENT_TAGS[KIND_TAG])
+        self._describe(experiment, start)
         return str(experiment.experiment_id)
+
+    def _describe(self, experiment: Experiment, start: Record) -> None:
+        """Give the experiment a description and a view of its cells, unless it has them."""
+        key, axes = experiment.experiment_id, start.get("axes")
+        if axes is None:
+            return
+        # A view of runs without axes gives way to that of a sweep; a view that a person changed stays.
+        views = [saved_view([], time_ms=0), None]
+        if experiment.tags.get(VIEW_TAG) in (views if axes else views[1:]):
+            self._client.set_experiment_tag(key, VIEW_TAG, saved_view(axes, time_ms=start["time"] if axes else 0))
+        if NOTE_TAG not in experiment.tags:
+            summary = start.get("summary", "")
+            note = f"{summary}\n\n[All runs side by side]({view_address(key)})".strip()
+            self._client.set_experiment_tag(key, NOTE_TAG, note)
 
     def _artifacts(self, name: str) -> str | None:
         """Where artifacts are stored: beside a SQLite database; None where a server decides."""
@@ -289,11 +440,41 @@ def _folder_name(experiment: str) -> str:
     return name if name.strip(".") else f"_{name}"
 
 
+def mlflow_name(metric: str) -> str:
+    """The name of a metric in MLflow; see `MEASURED`.
+
+    >>> mlflow_name("perf/mfu"), mlflow_name("train/loss")
+    ('system/perf_mfu', 'train/loss')
+    """
+    # One level, because MLflow makes a section of its own for `system/perf`.
+    return SYSTEM + metric.replace("/", "_") if metric.startswith(MEASURED) else metric
+
+
+def system_monitors() -> Sequence[BaseMetricsMonitor]:
+    """MLflow's own monitors of processors, memory, disk and network, and of NVIDIA GPUs where there are any."""
+    load_mlflow()
+    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+
+    monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+    # It raises where the driver or its library is missing.
+    with contextlib.suppress(ImportError, RuntimeError):
+        monitors.append(GPUMonitor())
+    return monitors
+
+
+def _is_unknown_request(error: MlflowException) -> bool:
+    """Whether the server is older than MLflow 3, and does not know requests about models."""
+    return "error code 404" in str(error) or error.error_code == "ENDPOINT_NOT_FOUND"
+
+
 def _build_database(path: Path) -> None:
     """Create MLflow's tables in a new file, with the experiment `Default`."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    store = SqlAlchemyStore(f"sqlite:///{path}", (path.parent / ARTIFACTS).as_uri())  # type: ignore[no-untyped-call]
+    store = SqlAlchemyStore(f"sqlite:///{path}", (path.parent / ARTIFACTS).as_uri())
     store.engine.dispose()
 
 

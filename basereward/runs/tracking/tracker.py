@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -24,6 +24,7 @@ from basereward.runs.params import clean_name, flatten
 from basereward.runs.provenance import provenance
 from basereward.runs.run_folder import RunFolder
 from basereward.runs.tracking.journal import Record, RunJournal
+from basereward.runs.tracking.mlflow_model import write_mlflow_model
 from basereward.runs.tracking.mlflow_store import RUN_TAG, load_mlflow, masked, mlflow_uploader, tracking_uri
 from basereward.runs.tracking.resync import deliver_pending
 from basereward.runs.tracking.upload_worker import UploadWorker
@@ -50,6 +51,13 @@ class Figure(Protocol):
         """Write the figure, as `matplotlib.figure.Figure` does."""
 
 
+class MetricLogger(Protocol):
+    """Another place for the metrics of a run, such as a logger of Lightning."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Record numbers at a step."""
+
+
 class Tracker:
     """The record of one run, or of one sweep. No fault of the server, the network or the disk reaches the training.
 
@@ -57,10 +65,13 @@ class Tracker:
 
     Args:
         folder: of the run.
+        loggers: get all metrics too.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, *, loggers: Sequence[MetricLogger] = ()) -> None:
         self.folder = folder
+        self._loggers = list(loggers)
+        self._loggers_lock = threading.Lock()
         self._journal: RunJournal = folder.journal
         self._worker: UploadWorker | None = None
         # The address of the server without a password, for messages.
@@ -70,6 +81,8 @@ class Tracker:
         # The last step of each metric that an earlier process recorded.
         self._last_steps: dict[str, int] = {}
         self._warned_of_disk = False
+        # Whether there are metrics of this process or of an earlier one.
+        self.has_metrics = False
         # Whether the journal has its last record, after which nothing may follow.
         self._closed = False
 
@@ -82,6 +95,8 @@ class Tracker:
         name: str | None = None,
         parent: str | None = None,
         tags: Mapping[str, str] | None = None,
+        axes: Sequence[str] | None = None,
+        summary: str = "",
     ) -> None:
         """Start the record with the recipe, commit, packages and machine, or continue the record of a stopped run.
 
@@ -96,6 +111,8 @@ class Tracker:
             name: display name of the run; by default the name in the run folder.
             parent: id of a run folder or of an MLflow run; by default the parent in the run folder.
             tags: further tags of the run.
+            axes: names of the parameters that a new experiment's view of its runs shows; None makes no view.
+            summary: of a new experiment, in its description.
 
         Raises:
             RunError: the server rejects the run, or another process records into this folder.
@@ -105,9 +122,12 @@ class Tracker:
         earlier_start = self._journal.start()
         if earlier_start is None:
             opening = self._start_record(names, tags or {})
+            if axes is not None:
+                opening |= {"axes": list(axes), "summary": redact(summary)}
         else:
             opening = {"kind": "reopen"}
             self._last_steps = _last_steps(self._journal)
+            self.has_metrics = bool(self._last_steps)
         self._begin(opening, address=masked(str((earlier_start or opening)["uri"])))
         if earlier_start is None:
             self.artifact(self.folder.recipe)
@@ -175,22 +195,88 @@ class Tracker:
         """Record tags, which replace tags of the same name; secrets are masked."""
         self._append([{"kind": "tags", "values": _clean_tags(values)}])
 
-    def metrics(self, values: Mapping[str, float], *, step: int) -> None:
-        """Record numbers at a step; a NaN stays a NaN."""
+    def inputs(self, datasets: Iterable[Mapping[str, str]]) -> None:
+        """Record data sets that the run reads.
+
+        Args:
+            datasets: for each `name`, `digest`, `source_type` and `source` as in MLflow's entity, `profile` (JSON), and
+                `context`: what it is read for.
+        """
+        items = [{key: redact(value) for key, value in fields.items()} for fields in datasets]
+        self._append([{"kind": "inputs", "datasets": items}] if items else [])
+
+    def model(self, name: str, *, step: int, params: Mapping[str, str] | None = None) -> None:
+        """Record that the run makes a model; its files follow by `model_files`.
+
+        Args:
+            name: of the model among those of the run.
+            step: whose weights it has.
+            params: of the model, such as the axes of a sweep.
+        """
+        self._append([self._model_record(name, step=step, params=params or {}, ready=False)])
+
+    def model_files(self, name: str, folder: Path, *, step: int) -> None:
+        """Make the folder of a saved model an MLflow model, and record its files.
+
+        Args:
+            name: as of `model`.
+            folder: of the model.
+            step: as of `model`.
+        """
+        try:
+            write_mlflow_model(folder, metadata={"run_id": self.folder.run_id})
+        except OSError as error:
+            log.warning("%s cannot be made an MLflow model: %s.", folder, describe(error))
+        self.artifacts(folder, model=name)
+        self._append([self._model_record(name, step=step, params={}, ready=True)])
+
+    def _model_record(self, name: str, *, step: int, params: Mapping[str, str], ready: bool) -> Record:
+        return {"kind": "model", "name": name, "step": int(step), "params": _clean_tags(params), "ready": ready}
+
+    def metrics(
+        self, values: Mapping[str, float], *, step: int, model: str | None = None, time_ms: int | None = None
+    ) -> None:
+        """Record numbers at a step; a NaN stays a NaN.
+
+        Args:
+            values: by name.
+            step: number of finished optimizer steps.
+            model: name of the recorded model that they are measured on.
+            time_ms: when they were measured, in milliseconds since 1970; None: now.
+        """
         named = [(clean_name(key), float(value)) for key, value in values.items()]
         # A resumed run repeats the steps after its checkpoint; the journal already holds their metrics.
         new = [(key, value) for key, value in named if step > self._last_steps.get(key, step - 1)]
-        head = {"kind": "metrics", "step": int(step), "time": now_ms()}
+        self._log_elsewhere(dict(new), step=step)
+        head = {"kind": "metrics", "step": int(step), "time": time_ms or now_ms()}
+        head |= {"model": model} if model else {}
         parts = [new[i : i + VALUES_PER_RECORD] for i in range(0, len(new), VALUES_PER_RECORD)]
         self._append({**head, "values": dict(part)} for part in parts)
+        self.has_metrics |= bool(parts)
 
-    def artifact(self, path: Path | str, *, folder: str = "", copy: bool = False) -> None:
+    def last_step(self, metric: str) -> int:
+        """The last step of a metric that an earlier process recorded; 0 for none."""
+        return self._last_steps.get(metric, 0)
+
+    def _log_elsewhere(self, values: dict[str, float], *, step: int) -> None:
+        """Send metrics to the other loggers. One that fails is left out from then on: it must not stop the run."""
+        # The samples of the machine come from another thread.
+        with self._loggers_lock:
+            for logger in list(self._loggers) if values else ():
+                try:
+                    logger.log_metrics(values, step=step)
+                except Exception as error:  # noqa: BLE001 - a library of others; MLflow's record continues
+                    self._loggers.remove(logger)
+                    log.warning("%s gets no more metrics: %s.", type(logger).__name__, describe(error))
+
+    def artifact(self, path: Path | str, *, folder: str = "", copy: bool = False, model: str | None = None) -> None:
         """Record a file under its own name.
 
         Args:
             path: the file. It is uploaded later, from where it is; a file outside the run folder is copied at once.
-            folder: folder among the run's artifacts; '' for none.
+            folder: folder among the run's artifacts, or among the files of the model; '' for none.
             copy: copy the file at once, because it will change.
+            model: name of the recorded model that the file belongs to; None: it is an artifact of the run.
         """
         path = Path(path).absolute()
         copied = copy or not path.is_relative_to(self.folder.path)
@@ -200,15 +286,16 @@ class Tracker:
             log.warning("The file %s is not recorded: %s.", path, describe(error))
             return
         relative = source.relative_to(self.folder.path).as_posix()
-        self._append([{"kind": "artifact", "path": relative, "folder": folder, "copied": copied}])
+        record: Record = {"kind": "artifact", "path": relative, "folder": folder, "copied": copied}
+        self._append([record | ({"model": model} if model else {})])
 
-    def artifacts(self, path: Path | str, *, folder: str = "", copy: bool = False) -> None:
+    def artifacts(self, path: Path | str, *, folder: str = "", copy: bool = False, model: str | None = None) -> None:
         """Record every file of a folder and its subfolders; see `artifact`."""
         root = Path(path)
         for file in sorted(entry for entry in root.rglob("*") if entry.is_file()):
             subfolder = file.parent.relative_to(root).as_posix()
             target = "/".join(part for part in (folder, subfolder) if part not in ("", "."))
-            self.artifact(file, folder=target, copy=copy)
+            self.artifact(file, folder=target, copy=copy, model=model)
 
     def figure(self, figure: Figure, name: str) -> None:
         """Save a figure as `figures/NAME.png` in the run folder and record it; it replaces an earlier one."""

@@ -52,6 +52,15 @@ class Store(Protocol):
     def artifact(self, run_id: str, path: Path, folder: str) -> None:
         """Store a file under its own name in a folder of the run; '' for none."""
 
+    def inputs(self, run_id: str, datasets: list[dict[str, str]]) -> None:
+        """Store the data sets that the run reads."""
+
+    def model(self, run_id: str, record: Record) -> None:
+        """Create the model of the run that the record names, or mark it as ready."""
+
+    def model_artifact(self, run_id: str, name: str, path: Path, folder: str) -> None:
+        """Store a file under its own name in a folder of a model of the run; '' for none."""
+
     def finish(self, run_id: str, status: str, time_ms: int) -> None:
         """Mark the run as FINISHED, FAILED or KILLED, at a time in milliseconds since 1970."""
 
@@ -172,6 +181,10 @@ class Uploader:
                 self.store.tags(run_id, record["values"])
             case "artifact":
                 self._send_file(run_id, record)
+            case "inputs":
+                self.store.inputs(run_id, record["datasets"])
+            case "model":
+                self.store.model(run_id, record)
             case "reopen":
                 self.store.reopen(run_id)
             case "finish":
@@ -185,7 +198,10 @@ class Uploader:
             raise Refused(f"the file {path} is gone")
         self.uploading_file = True
         try:
-            self.store.artifact(run_id, path, record["folder"])
+            if name := record.get("model"):
+                self.store.model_artifact(run_id, name, path, record["folder"])
+            else:
+                self.store.artifact(run_id, path, record["folder"])
         finally:
             self.uploading_file = False
 

@@ -14,15 +14,22 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
 
 from basereward.data.module import PreferenceData
+from basereward.io.progress import phase
 from basereward.metrics.figures import margin_histogram, reliability_diagram
 from basereward.model.heads.contracts import GenerativeHead
 from basereward.model.saving.saved_model import save_model
 from basereward.recipe import recipe_sha256, recipe_yaml
 from basereward.recipe.schema import Recipe
+from basereward.runs.params import AXIS
+from basereward.runs.resolve_model import MODEL
 from basereward.runs.run_folder import RunFolder
 from basereward.runs.score_files import ScoredGroup, read_scores, write_scores
+from basereward.runs.tracking.mlflow_store import NOTE_TAG
+from basereward.runs.tracking.system_metrics import SystemMetrics
 from basereward.runs.tracking.tracker import Tracker, skipped_metrics
 from basereward.training.callbacks.checkpoints import Checkpoints
+from basereward.training.callbacks.loggers import close_loggers, other_loggers
+from basereward.training.callbacks.run_description import dataset_inputs, describe_run, split_sizes
 from basereward.training.callbacks.step_timer import DATA_WAIT_SHARE, STEP_SECONDS
 from basereward.training.module import RewardModule
 from basereward.training.run_identity import RunIdentity, identity_tags
@@ -37,8 +44,6 @@ def _prompt_tags(module: LightningModule) -> dict[str, str]:
 
 STEP_METRICS = ("train/", "perf/", STEP_SECONDS, DATA_WAIT_SHARE)
 """Prefixes of the metrics that an optimizer step logs."""
-AXIS = "axis"
-"""Prefix of a sweep's axes among parameters and tags, as in `axis.head`."""
 
 
 class RecordLogger(Logger):
@@ -148,6 +153,10 @@ class Recorder(Callback):
         # Seconds to score a test pair.
         self.pair_s: float | None = None
         self._begun = False
+        self._loggers: list[Logger] = []
+        self._system_metrics: SystemMetrics | None = None
+        # The step whose weights are the recorded model; None before there is one.
+        self._model_step: int | None = None
         # Number of rejected rows in the record.
         self._recorded_rejections = 0
         self._trainer: Trainer | None = None
@@ -165,6 +174,7 @@ class Recorder(Callback):
                 name=self.details.title or self.recipe.name,
                 parent=self.details.parent,
                 axes=self.details.axes,
+                experiment=self.recipe.name,
             )
             # The data were read before the run had a folder, and their list was written to the cache folder.
             self.data.list_rejections_in(self.run.rejections)
@@ -182,17 +192,29 @@ class Recorder(Callback):
             return
         self.begin_run()
         tracking = self.recipe.tracking
-        axis_tags = {f"{AXIS}.{name}": label for name, label in self.run.axes.items()}
-        self.tracker = Tracker(self.run)
-        self.tracker.start(
-            self.recipe,
-            uri=tracking.uri,
-            experiment=tracking.experiment or self.recipe.name,
-            name=self.run.name,
-            tags=identity_tags(self.identity.backbone) | _prompt_tags(pl_module) | axis_tags,
-        )
-        self.tracker.params({AXIS: self.run.axes} if self.run.axes else {})
+        axes = self.run.axes
+        note = describe_run(self.recipe, axes=axes, sizes=split_sizes(self.data))
+        tags = identity_tags(self.identity.backbone) | _prompt_tags(pl_module) | _axis_names(axes) | {NOTE_TAG: note}
+        self._loggers = other_loggers(self.recipe, self.run)
+        self.tracker = Tracker(self.run, loggers=self._loggers)
+        with phase("opening MLflow"):
+            self.tracker.start(
+                self.recipe,
+                uri=tracking.uri,
+                experiment=tracking.experiment or self.recipe.name,
+                name=self.run.name,
+                tags=tags,
+                # The experiment of a sweep is described by the sweep.
+                axes=None if self.run.status["parent"] else [],
+                summary=self.recipe.summary,
+            )
+        self.tracker.params({AXIS: axes} if axes else {})
+        self.tracker.inputs(dataset_inputs(self.recipe, self.data))
         self._record_rejections(trainer)
+        # Probes share a process and end within seconds.
+        if tracking.system_metrics is not None and not self.recipe.probe:
+            self._system_metrics = SystemMetrics(self.tracker, every_s=tracking.system_metrics)
+            self._system_metrics.start()
 
     def _record_rejections(self, trainer: Trainer) -> None:
         """Record the counts and the list of rejected rows. Those of a stream are known after it was read."""
@@ -210,8 +232,14 @@ class Recorder(Callback):
             values: by name.
             step: number of finished optimizer steps.
         """
-        if self.tracker is not None:
-            self.tracker.metrics(values, step=step)
+        if self.tracker is None:
+            return
+        # Those of the test are measured with the weights that are saved, so they belong to the model too.
+        of_model = {name: value for name, value in values.items() if name.startswith("test/")}
+        if of_model and self._model_step is not None:
+            self.tracker.metrics(of_model, step=step, model=MODEL)
+            values = {name: value for name, value in values.items() if name not in of_model}
+        self.tracker.metrics(values, step=step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -240,7 +268,10 @@ class Recorder(Callback):
             return
         model = pl_module.model
         save_model(model, self.run.model, recipe=self.recipe, encoder=self.data.encoder, scores=best["scores"])
-        self.metrics({"best/step": float(best["step"])}, step=trainer.global_step)
+        self.metrics({"train/best_step": float(best["step"])}, step=trainer.global_step)
+        self._model_step = int(best["step"])
+        if self.tracker is not None:
+            self.tracker.model(MODEL, step=self._model_step, params=_axis_names(self.run.axes))
         self._record_rejections(trainer)
         if self.checkpoints.scores_file.exists():
             self._record_scores("val", read_scores(self.checkpoints.scores_file))
@@ -276,6 +307,8 @@ class Recorder(Callback):
         tracker, self.tracker = self.tracker, None
         # An interrupt is no Exception: the run can resume from its checkpoint.
         state: Literal["killed", "failed"] = "failed" if isinstance(error, Exception) else "killed"
+        self._stop_sampling()
+        close_loggers(self._loggers, state)
         tracker.close(state)
         self.run.give_up(state, error)
         tracker.finish(state)
@@ -295,13 +328,16 @@ class Recorder(Callback):
     def publish_model(self) -> str:
         """Record the saved model, and return the address that `load` opens."""
         assert self.tracker is not None
-        self.tracker.artifacts(self.run.model, folder="model")
+        assert self._model_step is not None
+        self.tracker.model_files(MODEL, self.run.model, step=self._model_step)
         mlflow_id = self.tracker.run_id
         # Without a server the folder of the run is the only address.
         return f"runs:/{mlflow_id}/model" if mlflow_id else str(self.run.model)
 
     def finish(self) -> None:
         """Close the record, and mark the run as finished."""
+        self._stop_sampling()
+        close_loggers(self._loggers, "finished")
         # The journal gets its end before the folder; see `Tracker.close`.
         if self.tracker is not None:
             self.tracker.close("finished")
@@ -309,6 +345,19 @@ class Recorder(Callback):
         if self.tracker is not None:
             self.tracker.finish("finished")
             self.tracker = None
+
+    def _stop_sampling(self) -> None:
+        if self._system_metrics is not None:
+            self._system_metrics.stop()
+
+
+def _axis_names(axes: Mapping[str, str]) -> dict[str, str]:
+    """The axes of a cell by their names in MLflow.
+
+    >>> _axis_names({"head": "2_silu"})
+    {'axis.head': '2_silu'}
+    """
+    return {f"{AXIS}.{name}": label for name, label in axes.items()}
 
 
 def peak_gib() -> float:

@@ -18,7 +18,7 @@ from basereward.inference.soup import soup
 from basereward.io.names import check_name
 from basereward.recipe.checks.ensembles import number_problems
 from basereward.recipe.schema import WAYS, EnsembleRecipe
-from basereward.runs.resolve_model import resolve_model
+from basereward.runs.resolve_model import MODEL, resolve_model
 from basereward.runs.run_folder import RunFolder
 from basereward.runs.score_files import ScoredGroup, write_scores
 from basereward.runs.tracking.tracker import Tracker, deliver_pending, skipped_metrics
@@ -269,15 +269,16 @@ def _record(
 
 
 def _record_all(tracker: Tracker, run: RunFolder, result: Mapping[str, Any], *, rule: Rule | None) -> None:
+    tracker.model(MODEL, step=0)
     tracker.params({"how": result["how"], "members": result["members"]})
     if rule is not None:
         tracker.params({"rule": rule.as_dict()})
     if result["accuracy"] is not None:
         tracker.metrics({"val/pair_accuracy": result["accuracy"]}, step=0)
-    tracker.metrics(result.get("metrics", {}), step=0)
+    tracker.metrics(result.get("metrics", {}), step=0, model=MODEL)
     tracker.metrics(skipped_metrics(result.get("skipped", {})), step=0)
     if run.rejections.exists():
         tracker.artifact(run.rejections)
     for file in sorted(run.scores.glob("*.jsonl")):
         tracker.artifact(file, folder="scores")
-    tracker.artifacts(run.model, folder="model")
+    tracker.model_files(MODEL, run.model, step=0)

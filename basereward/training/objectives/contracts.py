@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from basereward.data.batching.loss_units import Unit, batch_counts, count_units
+from basereward.data.batching.loss_units import Unit, count_units
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.errors import ModelError
 from basereward.model.heads.contracts import GenerativeHead
@@ -45,6 +45,16 @@ class Objective(nn.Module):
     def unit(self) -> Unit:
         """The unit whose number per optimizer step the data module has to count."""
         return self.loss.unit
+
+    def check_head(self, head: nn.Module) -> None:
+        """Check that the objective can train a head; by default it can train any.
+
+        Args:
+            head: of the model.
+
+        Raises:
+            ModelError: it cannot.
+        """
 
     def forward(self, model: RewardModel, batch: TreeBatch) -> LossAndParts:
         """The loss of a micro-batch.
@@ -104,7 +114,7 @@ def unit_share(batch: TreeBatch, unit: Unit) -> float:
     # Every training group counts, so nothing has to be counted on the device.
     if unit == "group":
         return batch.step.group_share(batch.num_groups)
-    return batch.step.unit_share(count_units(unit, batch_counts(batch)))
+    return batch.step.unit_share(count_units(unit, batch.preferences.counts))
 
 
 def build_objective(node: Node | None, *, loss: PreferenceLoss, head: nn.Module) -> Objective:
@@ -117,12 +127,14 @@ def build_objective(node: Node | None, *, loss: PreferenceLoss, head: nn.Module)
 
     Raises:
         RecipeError: the node has a fault.
-        ModelError: the object is no `Objective`.
+        ModelError: the object is no `Objective`, or it cannot train the head.
 
     >>> type(build_objective(None, loss=PreferenceLoss(), head=nn.Linear(8, 1))).__name__
     'Ranking'
     """
-    return _make(node or {"_target_": objective_of(head)}, loss)
+    objective = _make(node or {"_target_": objective_of(head)}, loss)
+    objective.check_head(head)
+    return objective
 
 
 def objective_unit(node: Node | None, *, loss: PreferenceLoss) -> Unit:
@@ -167,3 +179,20 @@ def objective_of(head: nn.Module) -> str:
     if not isinstance(head, GenerativeHead):
         return "ranking"
     return "critique_ranking" if head.rank_reference or head.rank_generated else "language_modeling"
+
+
+def mismatch(objective: Objective, head: nn.Module, *, needs: str) -> ModelError:
+    """The error for an objective that cannot train a head; it names the objective that can.
+
+    Args:
+        objective: that was asked for.
+        head: of the model.
+        needs: what the objective trains.
+
+    >>> str(mismatch(Objective(PreferenceLoss()), nn.Linear(8, 1), needs="generative heads"))
+    "objective 'Objective' trains generative heads, and the head is a Linear. Set objective=null or ...=ranking."
+    """
+    return ModelError(
+        f"objective '{type(objective).__name__}' trains {needs}, and the head is a {type(head).__name__}. Set "
+        f"objective=null or objective._target_={objective_of(head)}."
+    )

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.model.heads.contracts import GenerativeHead, head_scores
 from basereward.model.reward_model import RewardModel
-from basereward.training.objectives.contracts import LossAndParts, Objective, group_share
+from basereward.training.objectives.contracts import LossAndParts, Objective, group_share, mismatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,14 @@ class CriticOutputs:
 
 class CritiqueRanking(Objective):
     """Ranks the scores after reference or generated critiques, and trains the head to write the reference critiques."""
+
+    def check_head(self, head: nn.Module) -> None:
+        """
+        Raises:
+            ModelError: the head reads no score at the end of a text.
+        """
+        if not (isinstance(head, GenerativeHead) and (head.rank_reference or head.rank_generated)):
+            raise mismatch(self, head, needs="heads that score after a critique")
 
     def forward(self, model: RewardModel, batch: TreeBatch) -> LossAndParts:
         """Add the ranking loss and the weighted language loss; a head may have only one of them."""

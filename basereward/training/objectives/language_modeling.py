@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from basereward.data.batching.tree_batch import TreeBatch
-from basereward.model.heads.contracts import GenerativeHead
+from basereward.model.heads.contracts import GenerativeHead, is_generative
 from basereward.model.reward_model import RewardModel
-from basereward.training.objectives.contracts import LossAndParts, Objective, group_share
+from basereward.training.objectives.contracts import LossAndParts, Objective, group_share, mismatch
 
 
 class LanguageModeling(Objective):
     """Trains a generative head to write the target tokens of its branches, and ranks no scores."""
+
+    def check_head(self, head: nn.Module) -> None:
+        """
+        Raises:
+            ModelError: the head is not generative.
+        """
+        if not is_generative(head):
+            raise mismatch(self, head, needs="generative heads")
 
     def forward(self, model: RewardModel, batch: TreeBatch) -> LossAndParts:
         """Weight the cross-entropy by the share of the groups and by the weight of the head."""

@@ -37,24 +37,24 @@ def with_images(group: EncodedGroup, *, images: int, fill: float) -> EncodedGrou
 
 
 def test_tree_layout_has_one_row_without_padding() -> None:
-    """Each group is its prefix and its branches; `trees` has the lengths of both."""
+    """The prefixes of all groups come first, then the branches of all; `trees` has the lengths of both."""
     batch = collate(two_groups(), layout="tree", pad_id=99)
-    assert batch.rows.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 7, 8]]
-    assert batch.rows.branch.tolist() == [[0, 0, 0, 1, 1, 2, 0, 0, 1, 2, 2, 3, 3, 3]]
-    assert batch.rows.group.tolist() == [[0] * 6 + [1] * 8]
+    assert batch.rows.input_ids.tolist() == [[1, 2, 3, 1, 2, 4, 5, 6, 3, 4, 5, 6, 7, 8]]
+    assert batch.rows.branch.tolist() == [[0, 0, 0, 0, 0, 1, 1, 2, 1, 2, 2, 3, 3, 3]]
+    assert batch.rows.group.tolist() == [[0] * 3 + [1] * 2 + [0] * 3 + [1] * 6]
     assert batch.rows.trees == [(3, 2, 1), (2, 1, 2, 3)]
 
 
 def test_positions_of_a_branch_follow_the_prefix() -> None:
     """The first token of each branch has the position after the prefix; the next group starts at zero."""
     batch = collate(two_groups(), layout="tree", pad_id=99)
-    assert batch.rows.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2, 2, 3, 2, 3, 4]]
+    assert batch.rows.position_ids.tolist() == [[0, 1, 2, 0, 1, 3, 4, 3, 2, 2, 3, 2, 3, 4]]
 
 
 def test_the_pooled_token_is_the_last_of_its_branch() -> None:
     """`ends` has row and column of each response's end-of-turn token, in the order of the responses."""
     batch = collate(two_groups(), layout="tree", pad_id=99)
-    assert batch.rows.ends.tolist() == [[0, 4], [0, 5], [0, 8], [0, 10], [0, 13]]
+    assert batch.rows.ends.tolist() == [[0, 6], [0, 7], [0, 8], [0, 10], [0, 13]]
     assert batch.lengths.tolist() == [1, 0, 0, 1, 2]
 
 
@@ -102,12 +102,11 @@ def test_positions_of_three_axes_follow_the_largest() -> None:
     other = with_images(encoded_group(1, [1]), images=0, fill=0.0)
     batch = collate([group, other], layout="tree", pad_id=99)
     assert batch.rows.position_ids.shape == (3, 1, 7)
-    assert batch.rows.position_ids[:, 0, :5].tolist() == [
-        [0, 1, 22, 23, 22],
-        [10, 11, 22, 23, 22],
-        [20, 21, 22, 23, 22],
+    assert batch.rows.position_ids[:, 0].tolist() == [
+        [0, 1, 0, 22, 23, 22, 21],
+        [10, 11, 10, 22, 23, 22, 21],
+        [20, 21, 20, 22, 23, 22, 21],
     ]
-    assert batch.rows.position_ids[:, 0, 5:].tolist() == [[0, 21], [10, 21], [20, 21]]
 
 
 def test_equal_images_are_stored_once() -> None:
@@ -119,9 +118,8 @@ def test_equal_images_are_stored_once() -> None:
     batches = {layout: collate(groups, layout=layout, pad_id=99) for layout in ("tree", "plain")}
     for batch, places in ((batches["tree"], (0, 1, 1)), (batches["plain"], (0, 0, 1, 1, 1, 1, 1, 1))):
         assert batch.images.pixels is not None
-        assert batch.images.grids is not None
         assert batch.images.pixels.values[::4, 0].tolist() == [1, 2]
-        assert batch.images.grids.tolist() == [[1, 2, 2]] * 2
+        assert batch.images.grids == ((1, 2, 2),) * 2
         assert batch.images.places == places
 
 
@@ -129,7 +127,7 @@ def test_text_batch_has_no_images() -> None:
     """Pixels and grids are None."""
     batch = collate(two_groups(), layout="tree", pad_id=99)
     assert batch.images.pixels is None
-    assert batch.images.grids is None
+    assert batch.images.grids == ()
 
 
 def test_batch_without_preferences_has_empty_tensors() -> None:
@@ -157,7 +155,7 @@ def test_batch_moves_to_a_device() -> None:
     batch = collate(groups, layout="plain", pad_id=99)
     moved = batch.to("meta")
     pairs = list(zip(leaves(batch), leaves(moved), strict=True))
-    assert sum(isinstance(before, Tensor) for before, _ in pairs) == 17
+    assert sum(isinstance(before, Tensor) for before, _ in pairs) == 16
     for before, after in pairs:
         if isinstance(before, Tensor):
             assert (before.device.type, after.device.type, after.shape) == ("cpu", "meta", before.shape)

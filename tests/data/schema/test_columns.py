@@ -39,7 +39,7 @@ def turns(group: Group) -> list[tuple[str, str]]:
 
 
 IMAGE_COLUMNS = (
-    "file_name", "filename", "image_url", "image_urls", "img", "imgs", "img_url", "img_path", "image_base64",
+    "filename", "image_url", "image_urls", "img", "imgs", "img_url", "img_path", "image_base64",
     "image_name", "image_file", "imageUrl", "IMAGE_DATA", "image_0", "picture", "Pictures", "photo", "pixel_values",
     "screenshot", "jpg", "attachments", "visual",
 )  # fmt: skip
@@ -57,14 +57,14 @@ def test_unread_image_column_rejects_the_row(name: str, prompt: str) -> None:
     assert parse(row | {"prompt": "What colour?"}, {name: None}).images == ()
 
 
-@pytest.mark.parametrize("name", ["Image", "Images", "IMAGE", "image_path", "image_paths", "image_list"])
+@pytest.mark.parametrize("name", ["Image", "Images", "IMAGE", "image_path", "image_paths", "image_list", "file_name"])
 def test_aliases_of_image_columns_are_read(name: str) -> None:
     """Aliases need no mapping. Next to `images`, a path is the origin of the images, and other images are an error."""
     row = {"prompt": "<image>What colour?", name: ["0.png"], **PAIR}
     group = parse(row)
     assert (group.images, group.prompt[0].parts) == ((Path("0.png"),), (IMAGE, Part("What colour?")))
     both = row | {"images": ["1.png"]}
-    if name.startswith("image_path"):
+    if name.startswith("image_path") or name == "file_name":
         assert parse(both).images == (Path("1.png"),)
     else:
         assert rejected(both).reason == "image_column_not_mapped"

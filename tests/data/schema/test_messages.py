@@ -187,6 +187,11 @@ PROMPT = [make_message("system", "S"), make_message("user", "Q")]
     [
         {"prompt": json.dumps(PROMPT)},
         {"prompt": "\n " + json.dumps(PROMPT, indent=1)},
+        {"prompt": str(PROMPT)},
+        {"prompt": str([{"id": i, **message} for i, message in enumerate(PROMPT)])},
+        {"prompt": PROMPT, "chosen": str(make_message("assistant", "yes"))},
+        {"system": "S", "prompt": json.dumps([{"type": "text", "text": "Q"}])},
+        {"prompt": PROMPT, "chosen": json.dumps([{"type": "text", "text": "yes"}])},
         {"prompt": json.dumps([{"id": i, **message} for i, message in enumerate(PROMPT)])},
         {"prompt": PROMPT, "chosen": json.dumps({"id": 1, **make_message("assistant", "yes")})},
         {"prompt": json.dumps([{"from": "system", "value": "S"}, {"from": "human", "value": "Q"}])},
@@ -200,7 +205,7 @@ PROMPT = [make_message("system", "S"), make_message("user", "Q")]
     ],
 )  # fmt: skip
 def test_json_text_of_messages_is_parsed(cells: dict[str, Any]) -> None:
-    """As JSON text in a CSV file; one message counts as a list of one."""
+    """As JSON or Python's notation in a CSV file; one message counts as a list of one, and parts as one message."""
     group = parse(PAIR | cells)
     assert group.prompt == (Turn("system", (Part("S"),)), Turn("user", (Part("Q"),)))
     assert group.responses == ("yes", "no")
@@ -222,16 +227,14 @@ def test_other_json_is_text(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (str(PROMPT), "python_text"),
-        (str([{"id": 1, **PROMPT[1]}]), "python_text"),
         (f"array({PROMPT}, dtype=object)", "python_text"),
-        (str(PROMPT[1]), "python_text"),
+        (str(PROMPT)[:-5], "python_text"),
         (json.dumps(PROMPT)[:-5], "malformed_json"),
     ],
 )
 @pytest.mark.parametrize("column", ["prompt", "chosen"])
 def test_messages_as_python_text_reject_the_row(text: str, reason: str, column: str) -> None:
-    """In the notation of Python or pandas, or truncated: they never become the text of a turn."""
+    """With arrays of numpy, or truncated: they never become the text of a turn."""
     rejection = rejected(PAIR | {"prompt": "Q"} | {column: text})
     assert (rejection.reason, f"`{column}`" in rejection.detail) == (reason, True)
 

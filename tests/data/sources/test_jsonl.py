@@ -96,7 +96,7 @@ def test_blank_response_rejects_the_row(tmp_path: Path) -> None:
     [
         (b'{"prompt": "Q", "chosen": "a"', "malformed_json", "not JSON: Expecting ',' delimiter at column 30"),
         (b'["prompt"]', "not_an_object", "the row is ['prompt'] (list); an object with named columns is needed"),
-        (b'[{"prompt": "Q"},', "malformed_json", "the file looks like one JSON array"),
+        (b'[{"prompt": "Q"},', "malformed_json", "an array of rows"),
         (b'"Q"', "not_an_object", "the row is 'Q' (str)"),
         (b'{"prompt": "\xff"}', "not_utf8", "not UTF-8: byte 13 of the line is 0xff"),
         (
@@ -187,10 +187,10 @@ def test_surrogate_pair_is_text(tmp_path: Path) -> None:
 
 
 def test_missing_and_empty_files_are_errors(tmp_path: Path) -> None:
-    """A folder in place of a file is an error too."""
+    """A folder without a file of rows is an error too."""
     with pytest.raises(DataError, match=r"cannot read .*no\.jsonl: No such file"):
         Jsonl("a", path=str(tmp_path / "no.jsonl")).groups("train")
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(DataError, match="data files"):
         Jsonl("a", path=str(tmp_path)).groups("train")
     (tmp_path / "empty.jsonl").write_text("\n \n")
     with pytest.raises(DataError, match=r"empty\.jsonl has no rows"):

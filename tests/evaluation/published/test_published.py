@@ -54,11 +54,11 @@ def one(values: list[PublishedValue], **fields: Any) -> PublishedValue:
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_file_loads_and_names_its_source(file: Path) -> None:
-    """All values are shares, and the first two lines are a summary and the source."""
+    """All values are shares, and after the line for editors a summary and the source stand."""
     values = read_table(file)
     assert values
     assert all(0 <= value.value <= 1 for value in values)
-    first, second = file.read_text().splitlines()[:2]
+    _, first, second = file.read_text().splitlines()[:3]
     assert first.startswith("# ")
     assert second.startswith("# From ")
 
@@ -250,8 +250,8 @@ def test_unknown_name_has_a_suggestion(names: tuple[str, ...], message: str) -> 
 
 
 def test_missing_folder_is_refused(tmp_path: Path) -> None:
-    """The message says which variable to set."""
-    with pytest.raises(DataError, match="set BASEREWARD_EXPERIMENTS"):
+    """An empty list would say that nothing is published."""
+    with pytest.raises(DataError, match=str(tmp_path / "none")):
         every_value(tmp_path / "none")
 
 

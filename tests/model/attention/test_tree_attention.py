@@ -24,6 +24,7 @@ from transformers.masking_utils import (
 )
 
 from basereward.errors import ModelError
+from basereward.model.attention import tree_attention as tree_attention_module
 from basereward.model.attention.tree_attention import (
     MAX_SHARED_TOKENS,
     NO_LIMIT,
@@ -38,6 +39,8 @@ from basereward.model.attention.tree_attention import (
     tree_mask,
     tree_masks,
 )
+from basereward.model.pooling import Pooling
+from basereward.recipe.schema import PoolingName
 
 HEADS, KEY_HEADS, WIDTH = 4, 2, 8
 Trees = Sequence[tuple[int, ...]]
@@ -51,8 +54,9 @@ def visible(trees: Trees, limit: Limit = NO_LIMIT) -> Tensor:
     """
     # One tuple per token: group, branch, position in the sequence of prefix and branch.
     tokens = []
-    for group, (prefix, *branches) in enumerate(trees):
+    for group, (prefix, *_) in enumerate(trees):
         tokens += [(group, 0, position) for position in range(prefix)]
+    for group, (prefix, *branches) in enumerate(trees):
         for branch, size in enumerate(branches, 1):
             tokens += [(group, branch, prefix + position) for position in range(size)]
     mask = torch.zeros(len(tokens), len(tokens), dtype=torch.bool)
@@ -102,9 +106,12 @@ CASES: dict[str, Trees] = {
 }
 
 
+@pytest.mark.parametrize("in_pieces", [False, True])
 @pytest.mark.parametrize("trees", CASES.values(), ids=CASES.keys())
-def test_attention_equals_the_reference(trees: Trees) -> None:
-    """Outputs and gradients equal those of the reference."""
+def test_attention_equals_the_reference(trees: Trees, in_pieces: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs and gradients equal those of the reference, in two calls for the row and in pieces."""
+    if in_pieces:
+        monkeypatch.setattr(tree_attention_module, "uses_cascade", lambda query, value: False)
     torch.manual_seed(0)
     length = sum(map(sum, trees))
     states = [torch.randn(1, heads, length, WIDTH, requires_grad=True) for heads in (HEADS, KEY_HEADS, KEY_HEADS)]
@@ -157,8 +164,11 @@ def test_attention_options_equal_the_reference(limit: Limit, options: dict[str, 
         torch.testing.assert_close(actual, reference, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("limit", "options"), OPTIONS.values(), ids=OPTIONS.keys())
-def test_restricted_and_cached_attention_equal_the_row(limit: Limit, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("pooling", ["last", "last_text", "mean"])
+@pytest.mark.parametrize(("limit", "options"), [*OPTIONS.values(), (NO_LIMIT, {})], ids=[*OPTIONS, "none"])
+def test_restricted_and_cached_attention_equal_the_row(
+    limit: Limit, options: dict[str, Any], pooling: PoolingName
+) -> None:
     """The layer that computes pooled tokens only, and branches after the cached keys of their prefix, give the outputs
     of the whole row."""
     tree = (9, 5, 3, 8)
@@ -167,14 +177,14 @@ def test_restricted_and_cached_attention_equal_the_row(limit: Limit, options: di
     layer: Any = nn.Module()
     layer.layer_idx = 1
     masks = [
-        LayerMask(limit, TreePlan([tree], device="cpu", **plan_options))
+        LayerMask(limit, TreePlan([tree], device="cpu", pooling=Pooling(pooling), **plan_options))
         for plan_options in ({}, {"restricted": 1}, {"cached": True})
     ]
     options = options | {"scaling": 0.3}
     full, _ = tree_attention(layer, *states, masks[0], **options)
     restricted, _ = tree_attention(layer, *states, masks[1], **options)
-    ends = [9 + 4, 9 + 7, 9 + 15]
-    torch.testing.assert_close(restricted[:, ends], full[:, ends], rtol=1e-5, atol=1e-5)
+    read = {"last": [13, 16, 24], "last_text": [12, 15, 23], "mean": list(range(9, 25))}[pooling]
+    torch.testing.assert_close(restricted[:, read], full[:, read], rtol=1e-5, atol=1e-5)
     query, key, value = states
     cached, _ = tree_attention(layer, query[:, :, 9:], key, value, masks[2], **options)
     torch.testing.assert_close(cached, full[:, 9:], rtol=1e-5, atol=1e-5)

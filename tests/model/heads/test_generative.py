@@ -140,7 +140,7 @@ def test_verdict_probability_equals_transformers_generate(family: str, tmp_path:
         if plain_batch.images.pixels is not None:
             image_inputs = {
                 "pixel_values": plain_batch.images.pixels.values,
-                "image_grid_thw": plain_batch.images.grids,
+                "image_grid_thw": torch.tensor(plain_batch.images.grids),
             }
             image_inputs["mm_token_type_ids"] = (plain_batch.rows.input_ids == encoder.image_token_id).long()
         output = reference.generate(

@@ -27,8 +27,9 @@ from basereward.runs.tracking import mlflow_store
 from basereward.runs.tracking import tracker as tracking
 from basereward.runs.tracking import upload_worker as worker
 from basereward.runs.tracking.journal import RunJournal
+from basereward.runs.tracking.mlflow_view import VIEW_TAG
 from basereward.runs.tracking.tracker import Tracker, check_store, deliver_pending
-from tests.helpers.servers import Server
+from tests.helpers.servers import EarlierServer, Server
 from tests.helpers.support import SMALL
 
 pytestmark = pytest.mark.slow
@@ -153,6 +154,122 @@ def test_run_is_recorded_completely(place: Path) -> None:
     assert list((tracker.folder.path / "outbox" / "files").iterdir()) == []
     assert not (place / "mlruns").exists()
     assert deliver_pending() == {}
+
+
+def saved_model(folder: RunFolder) -> None:
+    """Write the folder of a model, with a file in a subfolder."""
+    (folder.model / "deep").mkdir(parents=True)
+    (folder.model / "card.json").write_text("{}")
+    (folder.model / "deep" / "weights").write_bytes(b"\x00\x01")
+
+
+def test_model_is_recorded_once(place: Path) -> None:
+    """A model has its files, its parameters and the metrics that were measured on it; a journal that is uploaded again
+    makes no second one."""
+    tracker = started()
+    saved_model(tracker.folder)
+    tracker.model("model", step=3, params={"axis.head": "mlp"})
+    tracker.metrics({"test/pair_accuracy": 0.75}, step=4, model="model")
+    tracker.model_files("model", tracker.folder.model, step=3)
+    assert tracker.finish()
+    run_id = str(tracker.run_id)
+    (tracker.folder.journal.folder / "delivered.json").unlink()
+    tracker.folder.mark("finished")
+    assert deliver_pending() == {tracker.folder.run_id: True}
+
+    run = client().get_run(run_id)
+    (output,) = run.outputs.model_outputs
+    model = client().get_logged_model(output.model_id)
+    assert (model.name, str(model.status), model.source_run_id, output.step) == ("model", "READY", run_id, 3)
+    assert model.params == {"axis.head": "mlp"}
+    assert [(metric.key, metric.value, metric.step) for metric in model.metrics] == [("test/pair_accuracy", 0.75, 4)]
+    assert run.data.metrics["test/pair_accuracy"] == 0.75
+    files = Path(client().download_artifacts(run_id, "model", str(place)))
+    assert (files / "deep" / "weights").read_bytes() == b"\x00\x01"
+    assert (files / "MLmodel").is_file()
+    assert not (tracker.folder.journal.folder / "refused.jsonl").exists()
+
+
+def test_model_is_an_artifact_on_an_earlier_server(server: Server, place: Path) -> None:
+    """A server that has no logged models gets the files below the run, and refuses no record."""
+    server.start()
+    earlier = EarlierServer(server)
+    try:
+        tracker = started(uri=earlier.uri)
+        saved_model(tracker.folder)
+        tracker.model("model", step=3)
+        tracker.metrics({"test/pair_accuracy": 0.75}, step=4, model="model")
+        tracker.model_files("model", tracker.folder.model, step=3)
+        assert tracker.finish(limit_s=60)
+    finally:
+        earlier.close()
+    run_id, mlflow_client = str(tracker.run_id), MlflowClient(server.uri)
+    assert mlflow_client.get_run(run_id).data.metrics["test/pair_accuracy"] == 0.75
+    assert Path(mlflow_client.download_artifacts(run_id, "model/deep/weights", str(place))).read_bytes() == b"\x00\x01"
+    assert not (tracker.folder.journal.folder / "refused.jsonl").exists()
+
+
+def test_data_sets_are_recorded_once(place: Path) -> None:
+    """A data set is an input of its run, also when its record is uploaded twice."""
+    data_set = {"name": "digits", "digest": "9f2c", "source_type": "code", "source": "{}", "profile": '{"num_rows": 9}'}
+    tracker = started()
+    tracker.inputs([data_set | {"context": "training"}])
+    assert tracker.finish()
+    (tracker.folder.journal.folder / "delivered.json").unlink()
+    tracker.folder.mark("finished")
+    assert deliver_pending() == {tracker.folder.run_id: True}
+    (item,) = client().get_run(str(tracker.run_id)).inputs.dataset_inputs
+    assert (item.dataset.name, item.dataset.digest, item.dataset.profile) == ("digits", "9f2c", '{"num_rows": 9}')
+    assert {tag.key: tag.value for tag in item.tags} == {"mlflow.data.context": "training"}
+
+
+class BrokenLogger:
+    """Fails at the second call."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[dict[str, float], int | None]] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.calls.append((metrics, step))
+        if len(self.calls) > 1:
+            raise ConnectionError("away")
+
+
+def test_broken_logger_does_not_stop_the_record(place: Path) -> None:
+    """A logger beside MLflow that fails gets no more metrics; MLflow gets all of them."""
+    logger = BrokenLogger()
+    tracker = Tracker(create(), loggers=[logger])
+    tracker.start(Recipe(name="cell"), experiment="tests")
+    for step in (1, 2, 3):
+        tracker.metrics({"train/loss": 1 / step}, step=step)
+    assert tracker.finish()
+    assert [step for _, step in logger.calls] == [1, 2]
+    assert steps(client(), str(tracker.run_id), "train/loss") == [1, 2, 3]
+
+
+def test_view_of_a_person_stays(place: Path) -> None:
+    """A sweep's axes replace the view of runs without axes; a view that a person changed stays."""
+
+    def view() -> str:
+        experiment = client().get_experiment_by_name("tests")
+        assert experiment is not None
+        return str(experiment.tags[VIEW_TAG])
+
+    def sweep(axes: list[str]) -> None:
+        tracker = Tracker(create())
+        tracker.start(experiment="tests", axes=axes, summary="How deep?")
+        assert tracker.finish()
+
+    sweep([])
+    assert "params" not in view()
+    sweep(["axis.head"])
+    assert "params.`axis.head`" in view()
+    experiment = client().get_experiment_by_name("tests")
+    assert experiment is not None
+    assert experiment.tags["mlflow.note.content"].startswith("How deep?")
+    client().set_experiment_tag(experiment.experiment_id, VIEW_TAG, "mine")
+    sweep(["axis.lr"])
+    assert view() == "mine"
 
 
 def test_git_commit_and_state_are_recorded(place: Path) -> None:

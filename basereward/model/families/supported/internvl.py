@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from basereward.data.images.tiles import TileProcessor, to_tiles
+from basereward.data.images.vision_features import Grid
 from basereward.errors import ModelError
 from basereward.model.families.backbone_family import MAX_SIDE, TextPositions, VisionFamily, check_sizes
 
@@ -64,14 +65,14 @@ class InternVL(VisionFamily):
             "image_marks": _image_marks(tokenizer, path),
         }
 
-    def encode_images(self, transformer: PreTrainedModel, patches: Tensor, grids: Tensor) -> list[Tensor]:
+    def encode_images(self, transformer: PreTrainedModel, patches: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
         """All tiles of all images in one pass; S is 1."""
         model: Any = transformer
         # All tiles have one size, so every grid has the height and width of the first; its time is the number of tiles.
-        _, rows, columns = grids[0].tolist()
+        _, rows, columns = grids[0]
         tiles = to_tiles(patches, rows=rows, columns=columns, side=model.config.vision_config.patch_size[0])
         features = model.get_image_features(tiles, return_dict=True).pooler_output
-        return [states.flatten(0, 1)[None] for states in torch.split(features, grids[:, 0].tolist())]
+        return [states.flatten(0, 1)[None] for states in torch.split(features, [time for time, _, _ in grids])]
 
     def entering_features(self, states: list[Tensor]) -> list[Tensor] | Tensor:
         """The features of all images in one tensor."""

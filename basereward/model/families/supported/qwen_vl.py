@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.vision_utils import (
+    get_vision_interpolation_indices_and_weights,
+    get_vision_position_ids,
+)
 
+from basereward.data.images.vision_features import Grid
 from basereward.errors import ModelError
-from basereward.model.families.backbone_family import VisionFamily, check_sizes
+from basereward.model.attention.segment_attention import SEGMENT_ATTENTION, register_segment_attention
+from basereward.model.families.backbone_family import VisionFamily, VisionOutput, check_sizes
 
 MAX_PIXELS = 2**27
 """Largest value of `shortest_edge`, the least number of pixels of an image after resizing."""
@@ -101,18 +111,115 @@ class QwenVL(VisionFamily):
             "merge_size": processor.merge_size,
         }
 
-    def encode_images(self, transformer: PreTrainedModel, patches: Tensor, grids: Tensor) -> list[Tensor]:
+    def prepare(self, model: PreTrainedModel) -> None:
+        """Lets the vision tower attend to all windows of all images in one call."""
+        register_segment_attention()
+        tower: Any = model.get_submodule("visual")
+        # A configuration of the tower's own. In that of the model, transformers would look for a package or a kernel of
+        # this name whenever it makes another model of it, as its name contains "flash".
+        own = copy.copy(tower.config)
+        own._attn_implementation = SEGMENT_ATTENTION
+        for module in tower.modules():
+            if getattr(module, "config", None) is not None:
+                module.config = own
+
+    def encode_images(self, transformer: PreTrainedModel, patches: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
         """All images in one pass; S is 1, or more in Qwen3-VL."""
         model: Any = transformer
-        output = model.get_image_features(patches, grids, return_dict=True)
+        inputs = tower_inputs(model.visual, grids, device=patches.device)
+        # The grids stay on the host, as transformers reads single numbers of them.
+        output = model.get_image_features(patches, torch.tensor(grids), return_dict=True, **inputs)
         # Only Qwen3-VL has states for deeper layers.
         deeper: Sequence[Sequence[Tensor]] = getattr(output, "deepstack_features", None) or ()
         return [torch.stack(states) for states in zip(output.pooler_output, *deeper, strict=True)]
+
+    def inputs_with_images(
+        self, transformer: PreTrainedModel, input_ids: Tensor, output: VisionOutput, tokens: Tensor
+    ) -> dict[str, Any]:
+        """Embeddings; for Qwen3-VL the features, since its forward pass alone adds those of deeper layers."""
+        if output.deepstack_features:
+            return {"mm_encoder_outputs": {"image": output}}
+        return super().inputs_with_images(transformer, input_ids, output, tokens)
 
     def smallest_image(self, vision_config: Any) -> tuple[int, int]:
         """The patches of one merged token."""
         numbers = vision_config.in_channels * vision_config.temporal_patch_size * vision_config.patch_size**2
         return vision_config.spatial_merge_size, numbers
+
+
+def tower_inputs(tower: Any, grids: Sequence[Grid], *, device: torch.device) -> dict[str, Any]:
+    """What the vision tower derives from the grids of images, computed on the host.
+
+    On a GPU the tower itself would wait for the device several times for every image.
+
+    Args:
+        tower: vision tower of a Qwen-VL.
+        grids: patches of each image in time, height and width.
+        device: of the tower.
+
+    Returns:
+        Keyword arguments of the tower: positions, bounds of frames and windows with the longest of each, and in
+        Qwen3-VL the interpolation of its learned positions.
+    """
+    thw = torch.tensor(grids)
+    inputs: dict[str, Any] = {"position_ids": get_vision_position_ids(thw, tower.spatial_merge_size)}
+    frames: list[int] = []
+    for time, height, width in grids:
+        frames += [height * width] * time
+    inputs |= {"cu_seqlens": _bounds(frames), "max_seqlen": max(frames)}
+    if hasattr(tower, "window_size"):
+        # In merged tokens along a side.
+        side = tower.window_size // tower.spatial_merge_size // tower.patch_size
+        order, sizes = window_order(grids, side=side, merge=tower.spatial_merge_size)
+        inputs |= {"window_index": torch.from_numpy(order), "cu_window_seqlens": _bounds(sizes)}
+        inputs["max_window_seqlen"] = max(sizes)
+    if hasattr(tower, "interpolation_mode"):
+        inputs["interp_indices"], inputs["interp_weights"] = get_vision_interpolation_indices_and_weights(
+            thw,
+            num_grid_per_side=tower.num_grid_per_side,
+            mode=tower.interpolation_mode,
+            align_corners=tower.interpolation_align_corners,
+            spatial_merge_size=tower.config.spatial_merge_size,
+        )
+    for name, value in inputs.items():
+        if isinstance(value, Tensor):
+            inputs[name] = value.to(device, non_blocking=True)
+    return inputs
+
+
+def window_order(grids: Sequence[Grid], *, side: int, merge: int) -> tuple[NDArray[np.int64], list[int]]:
+    """The order of merged tokens, window by window, and the number of patches of each window.
+
+    Windows are read from left to right and from top to bottom, frame by frame; those at the right and lower edge may be
+    smaller.
+
+    Args:
+        grids: patches of each image in time, height and width.
+        side: merged tokens along a side of a window.
+        merge: patches along a side of a merged token.
+
+    >>> order, sizes = window_order([(1, 4, 6)], side=2, merge=2)
+    >>> order.tolist(), sizes
+    ([0, 1, 3, 4, 2, 5], [16, 8])
+    """
+    orders: list[NDArray[np.int64]] = []
+    sizes: list[int] = []
+    first = 0
+    for time, height, width in grids:
+        rows, columns = height // merge, width // merge
+        window_row, window_column = np.arange(rows) // side, np.arange(columns) // side
+        windows_across, windows_down = -(-columns // side), -(-rows // side)
+        of_frame = window_row[:, None] * windows_across + window_column
+        frame = np.arange(time)[:, None, None] * (windows_across * windows_down)
+        window = (frame + of_frame).reshape(-1)
+        orders.append(first + np.argsort(window, kind="stable"))
+        sizes += (np.bincount(window) * merge**2).tolist()
+        first += time * rows * columns
+    return np.concatenate(orders), sizes
+
+
+def _bounds(sizes: Sequence[int]) -> Tensor:
+    return torch.tensor([0, *accumulate(sizes)], dtype=torch.int32)
 
 
 def _check_steps(processor: Any, *, path: str | Path) -> None:
