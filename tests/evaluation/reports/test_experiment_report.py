@@ -215,7 +215,8 @@ def test_report_all_makes_every_page_and_an_index(experiments: Path, capsys: pyt
     assert result["out"] == "reports/index.html"
     index = Path(result["out"]).read_text(encoding="utf-8")
     links = re.findall(r'href="([^"#]+)"', index)
-    assert links == ["tiny/basereward/default/report.html", "tiny/rates/default/report.html"]
+    # Experiments of the package have pages too.
+    assert {"tiny/basereward/default/report.html", "tiny/rates/default/report.html"} <= set(links)
     assert all((Path("reports") / link).is_file() for link in links)
     assert "broken" in result["refused"]
     assert "optimizer.rate" in text_of(index)
