@@ -95,11 +95,12 @@ class SourceSample:
         }
 
 
-def read_sources(recipe: Recipe) -> tuple[list[SourceSample], list[Problem]]:
+def read_sources(recipe: Recipe, *, limits_rejected: bool = True) -> tuple[list[SourceSample], list[Problem]]:
     """Read the first rows of every source.
 
     Args:
         recipe: of the run.
+        limits_rejected: whether too many rejected rows are a problem.
 
     Returns:
         A sample of each source, and what is wrong with the sources.
@@ -120,7 +121,7 @@ def read_sources(recipe: Recipe) -> tuple[list[SourceSample], list[Problem]]:
         except BaseRewardError as error:
             problems.append((f"data.sources.{name}", f"{error}{_kind_hint(sample.path)}"))
     problems += curation_problems(recipe)
-    if not problems:
+    if not problems and limits_rejected:
         problems += rejection_problems(recipe, samples)
     if not problems:
         problems += mixture_problems(recipe, samples)
