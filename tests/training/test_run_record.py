@@ -104,7 +104,7 @@ def test_steps_count_from_one_everywhere(recorded: Recorded) -> None:
     assert recorded.steps("train/loss") == [1, 2, 3, 4]
     assert recorded.steps("val/pair_accuracy") == [2, 4]
     assert recorded.steps("test/pair_accuracy") == [4]
-    assert [int(step) for step in re.findall(r"step (\d+), \d+ s: train/loss", recorded.log)] == [2, 4]
+    assert [int(step) for step in re.findall(r"step (\d+) of 4, \d+ s: train/loss", recorded.log)] == [2, 4]
     curves, _, _ = _recorded(recorded.run)
     assert [step for step, _ in curves["train/loss"]] == [1, 2, 3, 4]
     assert [step for step, _ in curves["val/pair_accuracy"]] == [2, 4]

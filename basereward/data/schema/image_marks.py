@@ -43,7 +43,9 @@ def with_numbered_marks(
             marked.append(_with_plain_marks(message))
         else:
             marked.append(message)
-    if not numbers:
+    # Images are numbered from 0 or 1. Marks without a first one are part of the text, as in VL-RewardBench, where a
+    # question names its options so, which are all in one image.
+    if not numbers or min(numbers) > 1:
         return messages, references
     _check_numbers(numbers, messages, num_images=len(references))
     # A few data sets count from 0.
@@ -55,7 +57,7 @@ def _check_numbers(numbers: Sequence[int], messages: Sequence[Message], *, num_i
     """Check that there is one numbered mark for each image, and no other mark."""
     first = min(numbers)
     has_plain = any(PLACE in message.text for message in messages)
-    if has_plain or first > 1 or sorted(numbers) != list(range(first, first + num_images)):
+    if has_plain or sorted(numbers) != list(range(first, first + num_images)):
         what = "plain marks stand beside them" if has_plain else "one mark for each image is needed"
         raise RowRejected(
             "image_count",

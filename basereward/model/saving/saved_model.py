@@ -60,7 +60,11 @@ HEAD = "head.safetensors"
 LANGUAGE = "language.safetensors"
 PROMPT = "prompt.txt"
 PROCESSOR = "processor"
-FILES = (CARD, "recipe.yaml", HEAD, LANGUAGE, PROMPT)
+# The second line is what makes the folder a model of MLflow.
+FILES = (
+    *(CARD, "recipe.yaml", HEAD, LANGUAGE, PROMPT),
+    *("MLmodel", "input_example.json", "serving_input_example.json", "python_env.yaml", "requirements.txt"),
+)
 PROCESSOR_FILES = (
     *("*tokenizer*.json", "*.model", "*vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template*", "*processor_config.json", "*.py"),

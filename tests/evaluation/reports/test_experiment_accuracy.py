@@ -28,7 +28,14 @@ def contender(name: str, *runs: Sequence[ScoredGroup]) -> Contender:
         "faults": (),
     }
     trained = [
-        TrainedRun(name=f"{name},seed={seed}", run=RunFolder(Path("x")), groups=groups, **empty_fields)
+        TrainedRun(
+            name=f"{name},seed={seed}",
+            run=RunFolder(Path("x")),
+            groups=groups,
+            created=0.0,
+            commit=None,
+            **empty_fields,
+        )
         for seed, groups in enumerate(runs)
     ]
     return Contender(name, [], trained)
