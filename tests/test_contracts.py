@@ -52,7 +52,8 @@ def test_objective_is_built_from_its_name(name: str) -> None:
     """The objective has the unit of its loss, and the loss is a submodule, so that the optimizer finds its
     parameters."""
     loss = build_loss({"_target_": "plackett_luce"})
-    objective = build_objective({"_target_": name}, loss=loss, head=nn.Linear(HIDDEN, 1))
+    head_name = {"critique_ranking": "critic", "language_modeling": "generative"}.get(name, "linear")
+    objective = build_objective({"_target_": name}, loss=loss, head=make({"_target_": head_name}, "heads", HIDDEN))
     assert isinstance(objective, Objective)
     assert objective.unit == "decided_group"
     assert loss in list(objective.modules())

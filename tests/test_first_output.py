@@ -58,8 +58,9 @@ ARGUMENTS = {
     "ensemble": ["RUN", "OTHER"],
     "report": ["head_depth"],
     "look": ["digits"],
+    "convert": ["rows.jsonl", "--out", "out.jsonl"],
 }
-IMMEDIATE = {"ls", "completion"}
+IMMEDIATE = {"ls", "completion", "new", "schema"}
 """Commands whose result is there at once."""
 
 

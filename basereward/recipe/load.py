@@ -191,11 +191,12 @@ def find_experiment(
     >>> [fault.key for fault in faults]
     ['optimiser']
     """
-    overrides = tuple(overrides)
+    # A text is refused below: as a tuple it would be one override for each letter.
+    overrides = overrides if isinstance(overrides, str) else tuple(overrides)
     with trusting(trust):
         loaded, faults = _find_experiment(experiment, profile=profile, overrides=overrides)
     profile_name = None if profile is None else Path(profile).stem
-    return dataclasses.replace(loaded, profile=profile_name, overrides=overrides), faults
+    return dataclasses.replace(loaded, profile=profile_name, overrides=tuple(overrides)), faults
 
 
 def _find_experiment(

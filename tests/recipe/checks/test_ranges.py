@@ -168,6 +168,7 @@ def test_value_out_of_range_is_a_problem(changes: dict[str, Any], key: str, mess
 
 STREAMED: dict[str, Any] = {
     "data__streaming": {"buffer": 10, "held_out": 5},
+    "data__sources": {name: {"_target_": "jsonl", "path": f"{name}.jsonl"} for name in ("digits", "words")},
     "trainer__steps": 3,
     "data__mixture__weights": {"digits": 1.0, "words": 3.0},
 }

@@ -77,8 +77,8 @@ class QwenVL(VisionFamily):
     'merger'
     """
 
-    model_types = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
-    liger_types = model_types
+    model_types: tuple[str, ...] = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
+    liger_types: tuple[str, ...] = model_types
     unquantized_modules = ("visual",)
 
     def part_of(self, path: Sequence[str]) -> str | None:
