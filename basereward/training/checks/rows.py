@@ -121,7 +121,7 @@ def read_sources(recipe: Recipe) -> tuple[list[SourceSample], list[Problem]]:
             problems.append((f"data.sources.{name}", f"{error}{_kind_hint(sample.path)}"))
     problems += curation_problems(recipe)
     if not problems:
-        problems += rejection_problems(recipe, samples)
+        problems += rejection_problems(recipe, samples, sampled=SAMPLED)
     if not problems:
         problems += mixture_problems(recipe, samples)
         problems += validation_problems(recipe, {sample.name: sample.held_out() for sample in samples})
@@ -240,17 +240,15 @@ def curation_problems(recipe: Recipe) -> Iterator[Problem]:
         yield "data.curation.judge", str(error)
 
 
-def rejection_problems(
-    recipe: Recipe, samples: Sequence[SourceSample], *, sampled: int | None = None
-) -> Iterator[Problem]:
+def rejection_problems(recipe: Recipe, samples: Sequence[SourceSample], *, sampled: int) -> Iterator[Problem]:
     """Yield a share of rejected rows above `data.max_lost`, and list the rejected rows in a file.
 
     Args:
         recipe: of the run.
         samples: of its sources.
-        sampled: most rows of a sample, for the message; None: `SAMPLED`.
+        sampled: most rows of a sample, for the message.
 
-    >>> list(rejection_problems(Recipe(), []))
+    >>> list(rejection_problems(Recipe(), [], sampled=SAMPLED))
     []
     """
     rejected = [row for sample in samples for row in sample.rejected]
@@ -266,7 +264,7 @@ def rejection_problems(
     except TooManyRowsLost as error:
         all_read = all(sample.complete for sample in samples if sample.name in rows)
         # A share of a sample is no share of the source; the message says which rows were counted.
-        prefix = "" if all_read else f"of a sample of at most {sampled or SAMPLED} rows: "
+        prefix = "" if all_read else f"of a sample of at most {sampled} rows: "
         yield "data.max_lost", prefix + str(error)
 
 
