@@ -32,8 +32,8 @@ $(READY): setup.cfg constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-train: $(READY) ## one run of EXP (basereward) on PROFILE (tiny); RUN=id resumes; ARGS="key=value ..."
-	$(BIN)/basereward train $(EXP) --profile $(PROFILE) $(if $(RUN),--resume $(RUN)) $(ARGS)
+train: $(READY) ## one run of EXP (basereward) on PROFILE (tiny), ARGS="key=value ..."; with RUN=id, the rest of a stopped run or sweep
+	$(BIN)/basereward $(if $(RUN),resume $(RUN),train $(EXP) --profile $(PROFILE)) $(ARGS)
 
 sweep: $(READY) ## every cell of EXP (head_depth) on PROFILE (tiny); finished cells are skipped
 	$(BIN)/basereward sweep $(EXP) --profile $(PROFILE) $(ARGS)

@@ -236,7 +236,7 @@ def test_loss_that_is_not_finite_names_its_rows_and_keeps_the_last_checkpoint(re
     assert f"nan at step {step + 1}. The rows of the step: numbers/train/" in error_message
     assert len(error_message.split("The rows of the step: ")[1].split(". ")[0].split(", ")) in (4, 8)
     assert all(bool(weight.isfinite().all()) for weight in checkpoint["state_dict"].values())
-    assert f"--resume {run.run_id}" in error_message
+    assert f"basereward resume {run.run_id}" in error_message
     error_message = refused(*TRAIN, "trainer.checkpoint_every=1", "--resume", run.run_id)
     assert error_message.endswith("The difference:\n  optimizer.lr: 1e+30 in the run, 0.001 now")
     assert find(run.run_id).state == "failed"

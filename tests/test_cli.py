@@ -362,7 +362,7 @@ def test_own_errors_are_printed_and_others_raised(
     replace_run(monkeypatch, "score", raising(ModelError("the folder 'm' is not a model")))
     assert main(["score", "m", "f", "--json"]) == 2
     printed = capsys.readouterr()
-    assert printed.err == "basereward: the folder 'm' is not a model\n"
+    assert printed.err.splitlines()[-1] == "basereward: the folder 'm' is not a model"
     assert json.loads(printed.out) == {"error": {"type": "ModelError", "message": "the folder 'm' is not a model"}}
     replace_run(monkeypatch, "score", raising(KeyboardInterrupt()))
     assert main(["score", "m", "f"]) == 130

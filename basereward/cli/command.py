@@ -12,6 +12,9 @@ from basereward.errors import BaseRewardError
 SUCCESS, SOME_FAILED, USER_MISTAKE = 0, 1, 2
 """Exit statuses. `SOME_FAILED`: a sweep has failed cells or ensembles; the others are complete."""
 
+LOADING_LIBRARIES = "loading PyTorch and transformers"
+"""The phase in which a command imports what it needs, which takes seconds."""
+
 CommandResult: TypeAlias = tuple[dict[str, Any], int]
 """The object that `--json` prints, and the exit status."""
 
@@ -44,6 +47,9 @@ class Command:
         format_text: turns the result into lines for a person.
         check_arguments: raises UsageError for values that argparse cannot check.
         start: the quick part of the work, whose lines are printed before `run`; it leaves its result in the arguments.
+        activity: what the command does, with the names of arguments in braces. It is printed to standard error at once.
+            Empty for a command that answers at once.
+        continues: whether the same command line, after Ctrl-C, continues where it stopped.
         takes_trust: whether the command can run classes from outside the package, and so has the option `--trust`.
 
     >>> hello = Command(
@@ -65,3 +71,5 @@ class Command:
     check_arguments: Callable[[argparse.Namespace], None] = accept_arguments
     start: Callable[[argparse.Namespace], Iterator[str]] | None = None
     takes_trust: bool = True
+    activity: str = ""
+    continues: bool = False

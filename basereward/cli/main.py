@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from basereward.cli.command import USER_MISTAKE, Command
 from basereward.cli.commands import COMMANDS
@@ -24,6 +26,7 @@ from basereward.data.loading import loader_faults
 from basereward.errors import BaseRewardError, explain
 from basereward.io.files import disk_faults, json_text
 from basereward.io.logs import log_to_stderr
+from basereward.io.progress import announce, reporting
 from basereward.io.secrets import redact
 from basereward.recipe.trust import trusting
 
@@ -32,7 +35,7 @@ INTERRUPTED = 130
 # 128 + SIGPIPE.
 CLOSED_PIPE = 141
 # Commands that run for minutes or hours log their progress; the others log only warnings.
-LOGS_PROGRESS = ("train", "sweep")
+LOGS_PROGRESS = ("train", "sweep", "resume")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(argv, as_json=as_json)
     except BaseRewardError as error:
         return _report_error(explain(error), type(error).__name__, as_json=as_json)
-    except KeyboardInterrupt:
-        # No traceback: the user knows where the interruption came from.
-        print_to_stderr("basereward: interrupted")
+    except KeyboardInterrupt as stop:
+        # No traceback: the user knows where the interruption came from, but not how to continue.
+        print_to_stderr("\n".join(["basereward: interrupted", *getattr(stop, "__notes__", [])]))
         return INTERRUPTED
     except Exception as error:
         message = machine_fault(error)
@@ -79,7 +82,13 @@ def _run(argv: Sequence[str], *, as_json: bool) -> int:
         # The console script, unlike `python -m`, does not search the working folder, where a user's class often is.
         sys.path.append(folder)
     level = logging.INFO if arguments.command in LOGS_PROGRESS else logging.WARNING
-    with log_to_stderr(level), disk_faults(), loader_faults(), trusting(trust):
+    with (
+        reporting(), log_to_stderr(level), disk_faults(), loader_faults(), trusting(trust),
+        _how_to_continue(command, argv),
+    ):  # fmt: skip
+        # Before the imports of the command, which may take many seconds.
+        with stdout_to_stderr():
+            announce(_activity(command, arguments))
         if command.start is not None and (closed := _start(command, arguments, as_json=as_json)):
             return closed
         # Standard output is for the result alone, so that `--json` can be parsed whatever libraries print.
@@ -95,6 +104,26 @@ def _start(command: Command, arguments: argparse.Namespace, *, as_json: bool) ->
     with stdout_to_stderr():
         lines = list(command.start(arguments))
     return 0 if as_json or not lines else _print_result(escape_control_characters("\n".join(lines)))
+
+
+def _activity(command: Command, arguments: argparse.Namespace) -> str:
+    """What the command does, for its first line; empty for a command that answers at once."""
+    values = dict(vars(arguments))
+    for name, value in values.items():
+        if value is None or isinstance(value, list):
+            values[name] = " ".join(value or [])
+    return escape_control_characters(redact(command.activity.format_map(values)))
+
+
+@contextlib.contextmanager
+def _how_to_continue(command: Command, argv: Sequence[str]) -> Iterator[None]:
+    """Adds the command line to the interruption of a command that continues where it was stopped."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if command.continues:
+            stop.add_note(f"what is done is kept; the same command continues: basereward {shlex.join(argv)}")
+        raise
 
 
 def _report_error(message: str, error_type: str, *, as_json: bool) -> int:

@@ -34,6 +34,7 @@ from basereward.data.schema.group import SPLITS, RejectedRow, Split
 from basereward.data.schema.rejections import check_limit, summary, write_rejections
 from basereward.data.sources import Source
 from basereward.errors import DataError
+from basereward.io.progress import track
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +209,8 @@ class PreferenceData(LightningDataModule):
                 groups = self.sources[name].groups("train")
                 yield from ((name, index, groups[index]) for index in lengths.index.tolist())
 
-        self.curated = curation(placed)
+        total = sum(map(len, trained.values()))
+        self.curated = curation(lambda: track(placed(), "comparing rows", total=total))
         self.rejected += self.curated.rejected.values()
         for name, lengths in trained.items():
             kept = [(name, index) not in self.curated.rejected for index in lengths.index.tolist()]

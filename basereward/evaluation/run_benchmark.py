@@ -19,6 +19,7 @@ from basereward.evaluation.scoring import score_items
 from basereward.evaluation.subject import FOLDER, Subject, check_names, find_subject
 from basereward.evaluation.write_evaluation import WRITTEN, measured, write_evaluation
 from basereward.io.outputs import check_outputs
+from basereward.io.progress import phase
 
 # In the folder of an evaluation while it is computed.
 JOURNAL = "partial.jsonl"
@@ -281,7 +282,8 @@ def _load(model: str) -> Any:
     # The import takes seconds, and reading a file of outcomes does not need it.
     from basereward.inference.score_file import load
 
-    return load(model)
+    with phase("loading the model"):
+        return load(model)
 
 
 def _baseline_outcomes(name: str, benchmark: Benchmark, *, order: AnswerOrder | None) -> dict[int, Outcome]:

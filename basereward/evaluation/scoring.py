@@ -8,6 +8,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from basereward.data.schema.rows import RowFormat
 from basereward.errors import DataError
 from basereward.evaluation.items import Item, Outcome
 from basereward.io.journal import Journal
+from basereward.io.progress import phase
 
 if TYPE_CHECKING:
     # These imports take seconds, and reading a file of outcomes does not need them.
@@ -125,7 +127,7 @@ def score_items(
         DataError: an item cannot be scored, and `allow_partial` is not given; or a score is not finite.
     """
     prompts = bundles(items)
-    with Journal(journal) as file:
+    with Journal(journal) as file, ExitStack() as stack:
         scores_by_place = _stored_scores(file, header=header, prompts=prompts)
         if scores_by_place:
             logger.warning(
@@ -139,7 +141,9 @@ def score_items(
         # The scorer returns scores in the order of the groups that it got; this queue holds their places.
         encoded: deque[int] = deque()
         groups = _encode(scorer, prompts, pending, images=images, allow_partial=allow_partial, encoded=encoded)
+        scoring = stack.enter_context(phase("scoring", total=len(pending), unit="prompts"))
         for batch in scorer.score_encoded(groups):
+            scoring.advance(len(batch))
             new = {encoded.popleft(): scores for scores in batch}
             # Before they are stored: a resumed call would take them for scored.
             _check_finite(prompts, new)

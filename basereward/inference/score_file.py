@@ -15,6 +15,7 @@ from basereward.inference.ensemble import Ensemble, is_ensemble, load_ensemble
 from basereward.inference.scorer import Scorer, load_scorer
 from basereward.io.files import json_text, write_atomic
 from basereward.io.outputs import check_outputs
+from basereward.io.progress import phase, track
 from basereward.recipe.trust import trusting
 from basereward.runs.resolve_model import resolve_model
 
@@ -71,10 +72,11 @@ def score(
         inputs += [Path(image) for image in group.images if isinstance(image, str | Path)]
     # Before the model is loaded, so that an output that would overwrite an input is reported at once.
     check_outputs({"--out": target}, inputs)
-    scorer = load(model, dtype=dtype)
+    with phase("loading the model"):
+        scorer = load(model, dtype=dtype)
     latencies: list[float] = []
     began = time.perf_counter()
-    scored = list(scorer.score_groups(rows, tokens=tokens, latencies=latencies))
+    scored = list(track(scorer.score_groups(rows, tokens=tokens, latencies=latencies), "scoring", total=len(rows)))
     seconds = time.perf_counter() - began
     lines = [json_text({"id": group.id, "scores": scores}) for group, scores in zip(rows, scored, strict=True)]
     write_atomic(target, "\n".join(lines) + "\n" if lines else "")

@@ -6,7 +6,9 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
+from basereward.io.progress import write_line
 from basereward.io.secrets import redact
 
 
@@ -23,6 +25,22 @@ class RedactingFormatter(logging.Formatter):
         return redact(super().format(record))
 
 
+class BesideProgress(logging.StreamHandler[TextIO]):
+    """Writes records to standard error without breaking the bar of a running phase.
+
+    >>> BesideProgress(sys.stdout).emit(logging.LogRecord("basereward", logging.INFO, "", 0, "a line", None, None))
+    a line
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record above the bar; as usual where nothing is shown."""
+        # A record whose arguments do not fit its text raises, and the base class reports it.
+        with contextlib.suppress(TypeError, ValueError, KeyError):
+            if write_line(self.format(record)):
+                return
+        super().emit(record)
+
+
 @contextlib.contextmanager
 def log_to_stderr(level: int = logging.INFO) -> Iterator[None]:
     """In the block, writes the records of our own loggers to standard error, each once.
@@ -37,7 +55,7 @@ def log_to_stderr(level: int = logging.INFO) -> Iterator[None]:
     False
     """
     ours = logging.getLogger("basereward")
-    handler = logging.StreamHandler(sys.stderr)
+    handler = BesideProgress(sys.stderr)
     handler.setFormatter(RedactingFormatter())
     before = ours.level, ours.propagate
     ours.addHandler(handler)

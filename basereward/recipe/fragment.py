@@ -82,8 +82,8 @@ def load_pairs(path: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node]:
 
 
 def _load(given: str, kind: TargetKind, base: Layer, reader: Reader, overrides: Iterable[str]) -> tuple[str, Node]:
-    for layer in read_overrides(overrides, reader=reader):
-        base = merge(base, layer)
+    for override in read_overrides(overrides, reader=reader):
+        base = merge(base, override.layer)
     base, problems = interpolate(base)
     node: Node = {}
     if reader.complete:

@@ -25,7 +25,8 @@ from basereward.recipe.yaml.files import experiments_folders
 from basereward.recipe.yaml.include import Reader
 from basereward.recipe.yaml.interpolation import interpolate, texts_of
 from basereward.recipe.yaml.merge import Layer, merge
-from basereward.recipe.yaml.reading import GRID, YamlLayers, read_layers
+from basereward.recipe.yaml.override import GRID
+from basereward.recipe.yaml.reading import YamlLayers, read_layers
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -72,40 +73,44 @@ def _model_in_folder(run: RunFolder, folder: str) -> Path:
 
 
 def _registered_model(address: str, *, uri: str | None, root: Path | None) -> Path:
-    """The folder of a version of a registered model. The files of a version never change, those of an alias do."""
-    name, separator, version = address.removeprefix("models:").strip("/").rpartition("@" if "@" in address else "/")
-    # The name becomes a part of a path.
-    if not name or not version or name_problem(name) or name_problem(version):
+    """The folder of a version of a registered model."""
+    kind = "alias" if "@" in address else "version"
+    name, _, value = address.removeprefix("models:").strip("/").rpartition("@" if kind == "alias" else "/")
+    if name_problem(name) or name_problem(value):
         raise ModelError(f"'{address}' is no model of a registry; give models:/NAME/VERSION or models:/NAME@ALIAS")
     fault = RunError(f"There is no model {address}.")
-    if separator == "@":
-        alias = version
-        version = _ask_mlflow(lambda store: store.version_of(name, alias), uri=uri, fault=fault)
-    target = (root or runs_root()).absolute() / "downloads" / "registered" / name / version
+    # Asked each time: an alias moves, and a name can be registered again.
+    version, identity = _ask_mlflow(lambda store: store.registered_version(name, **{kind: value}), uri=uri, fault=fault)
 
-    def download(store: MlflowStore, folder: Path) -> Path:
-        return store.download_registered(name, version, to=folder)
+    def download(store: MlflowStore, to: Path) -> Path:
+        return store.download_registered(name, version, to=to)
 
-    return _download_once(target, download, uri=uri, fault=fault)
+    folder = f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    return _download_once(Path(folder, version), download, uri=uri, root=root, fault=fault)
 
 
 def _download(run_id: str, folder: str, *, uri: str | None, root: Path | None, local_error: RunError) -> Path:
-    target = (root or runs_root()).absolute() / "downloads" / run_id / folder
-
     def download(store: MlflowStore, to: Path) -> Path:
         return store.download(store.find_run(run_id) or run_id, folder, to=to)
 
-    return _download_once(target, download, uri=uri, fault=local_error)
+    return _download_once(Path(run_id, folder), download, uri=uri, root=root, fault=local_error)
 
 
 def _download_once(
-    target: Path, download: Callable[[MlflowStore, Path], Path], *, uri: str | None, fault: RunError
+    name: Path,
+    download: Callable[[MlflowStore, Path], Path],
+    *,
+    uri: str | None,
+    root: Path | None,
+    fault: RunError,
 ) -> Path:
-    """Download a model, unless it is there already."""
+    """Download a model into the folder of downloads, under a name, unless it is there already."""
+    downloads = (root or runs_root()).absolute() / "downloads"
+    target = downloads / name
     if target.is_dir():
         return target
     # Downloaded under another name and then renamed, so that an interrupted download is not taken for a model.
-    temporary = target.parents[1] / f".{secrets.token_hex(4)}"
+    temporary = downloads / f".{secrets.token_hex(4)}"
 
     def place(store: MlflowStore) -> Path:
         temporary.mkdir(parents=True)

@@ -33,9 +33,19 @@ from basereward.io.files import json_text, write_atomic
 from basereward.io.limits import read_json_object, read_text
 from basereward.io.processes import identify_process, process_state, temporary_name
 from basereward.io.secrets import redact
+from basereward.recipe.trust import is_trusted
 from basereward.runs.tracking.journal import RunJournal, warn_once
 
 log = logging.getLogger(__name__)
+
+
+def resume_command(run: RunFolder) -> str:
+    """The command that continues a stopped run or sweep.
+
+    >>> resume_command(RunFolder(Path("runs/20260314-153012-9f2c41")))
+    'basereward resume 20260314-153012-9f2c41'
+    """
+    return f"basereward resume {run.run_id}" + (" --trust" if is_trusted() else "")
 
 
 def _is_time(value: Any) -> bool:
@@ -100,6 +110,7 @@ class RunFolder:
         kind: RunKind = "run",
         axes: Mapping[str, str] | None = None,
         settings: Mapping[str, Any] | None = None,
+        experiment: str | None = None,
         root: Path | None = None,
     ) -> RunFolder:
         """Create the folder of a new run of this process; see `begin` for the arguments.
@@ -116,6 +127,7 @@ class RunFolder:
             kind=kind,
             axes=axes,
             settings=settings,
+            experiment=experiment,
         )
         return run
 
@@ -143,6 +155,7 @@ class RunFolder:
         kind: RunKind = "run",
         axes: Mapping[str, str] | None = None,
         settings: Mapping[str, Any] | None = None,
+        experiment: str | None = None,
     ) -> None:
         """Create the folder of a new run of this process. It appears whole or not at all.
 
@@ -154,12 +167,17 @@ class RunFolder:
             kind: of what the folder is.
             axes: label of each axis of a sweep's cell, by the name of the axis.
             settings: `profile` and `overrides` of a sweep.
+            experiment: name of the experiment; None: the display name.
         """
         # A folder under its final name would be listed, and taken for a broken run, before its files are written.
         temporary = RunFolder(self.path.parent / temporary_name(self.run_id, ".new"))
         temporary.path.mkdir(parents=True)
         status: dict[str, Any] = {"name": name, "kind": kind, "parent": parent, "recipe_sha256": recipe_sha256}
-        status |= {"axes": dict(axes or {}), "settings": dict(settings or {}), "created": time.time()}
+        now = time.time()
+        status |= {"axes": dict(axes or {}), "settings": dict(settings or {}), "created": now}
+        status["experiment"] = experiment or name
+        # What `basereward resume` needs besides the recipe: relative paths of the recipe start from the folder.
+        status |= {"folder": os.getcwd(), "trust": is_trusted(), "started": now, "seconds": 0.0}
         status |= {"state": "running", "error": None, "process": identify_process()}
         try:
             write_atomic(temporary.recipe, recipe_yaml)
@@ -304,7 +322,21 @@ class RunFolder:
             state: the new state.
             error: why the run failed.
         """
-        self._write_status({**self.status, "state": state, "error": error, "process": identify_process()})
+        now = {"state": state, "error": error, "process": identify_process(), "started": time.time()}
+        self._write_status({**self.status, **now, "seconds": self.seconds})
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of work on the run, without pauses before it was resumed; None for a run of an earlier version."""
+        status = self.status
+        seconds, started = status.get("seconds"), status.get("started")
+        if seconds is None or started is None or not _is_time(seconds) or not _is_time(started):
+            return None
+        if status["state"] != "running":
+            return float(seconds)
+        # The process of a run that was killed cannot have written its end.
+        end = time.time() if self.state == "running" else self._last_write_time()
+        return float(seconds) + max(float(end) - float(started), 0.0)
 
     def give_up(self, state: State, error: BaseException) -> None:
         """Mark a run that ends with an error. Raises nothing, because the disk may be full.

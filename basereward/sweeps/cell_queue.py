@@ -9,9 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from basereward.errors import RunError
+from basereward.io.progress.displays import format_seconds
 from basereward.recipe import Cell, recipe_sha256
+from basereward.runs.listing import SCORE
 from basereward.runs.locks import cell_lock
-from basereward.runs.run_folder import RunFolder, finished_with, resumable_with, running_with, unfinished_with
+from basereward.runs.run_folder import (
+    RunFolder,
+    finished_with,
+    list_runs,
+    resumable_with,
+    running_with,
+    unfinished_with,
+)
 from basereward.sweeps.launcher import CellJob, CellOutcome, Launcher
 from basereward.sweeps.results import summary_row
 
@@ -63,6 +72,7 @@ class CellQueue:
         self._locks: dict[str, contextlib.ExitStack] = {}
         # Cells of one sweep mostly share a backbone, whose files take seconds to hash.
         self._backbones: dict[str, Mapping[str, str]] = {}
+        self._pace = _Pace(_num_unfinished(cells))
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -80,7 +90,6 @@ class CellQueue:
         for cell in self._cells:
             if cell.name in self._rows:
                 continue
-            logger.info(self._label(cell))
             # A launcher may have several cells in training, so that the locks cannot be nested `with` blocks.
             lock = contextlib.ExitStack()
             is_ours = lock.enter_context(cell_lock(recipe_sha256(cell.recipe), wait=wait))
@@ -91,6 +100,8 @@ class CellQueue:
             self._locks[cell.name] = lock
             job = self._job(cell)
             if job is not None:
+                logger.info("%s%s", self._label(cell), self._pace)
+                self._pace.start()
                 yield job
 
     def record(self, outcome: CellOutcome) -> None:
@@ -137,15 +148,73 @@ class CellQueue:
             self._finish(cell, _skipped_row(cell, finished, backbones=self._backbones))
             return None
         interrupted = resumable_with(sha256)
-        return CellJob(cell, self._sweep_id, interrupted.run_id if interrupted is not None else None)
+        resume = interrupted.run_id if interrupted is not None else None
+        return CellJob(cell, self._sweep_id, resume, label=self._place(cell))
 
     def _finish(self, cell: Cell, row: dict[str, Any]) -> None:
         self._rows[cell.name] = row
         self._locks.pop(cell.name).close()
-        logger.info("%s %s", self._label(cell), row["status"])
+        score = row["metrics"].get(SCORE)
+        scored = f", {SCORE} {score:.4f}" if score is not None else ""
+        logger.info("%s %s%s", self._label(cell), row["status"], scored)
+        if row["status"] != "skipped":
+            self._pace.finish(cell, score)
+
+    def _place(self, cell: Cell) -> str:
+        return f"cell {self._numbers[cell.name]} of {len(self._cells)}"
 
     def _label(self, cell: Cell) -> str:
-        return f"cell {self._numbers[cell.name]} of {len(self._cells)}: {cell.name}"
+        return f"{self._place(cell)}: {cell.name}"
+
+
+class _Pace:
+    """How fast the cells of a sweep end, for the time that is left.
+
+    Args:
+        to_train: number of cells without a finished run.
+
+    >>> pace = _Pace(2)
+    >>> str(pace)
+    ''
+    """
+
+    def __init__(self, to_train: int) -> None:
+        self._to_train = to_train
+        self._ended = 0
+        self._began: float | None = None
+        self._last = ""
+
+    def start(self) -> None:
+        """A cell starts. Only the first one counts: a launcher may train several at a time."""
+        if self._began is None:
+            self._began = time.monotonic()
+
+    def finish(self, cell: Cell, score: float | None) -> None:
+        """A cell has ended.
+
+        Args:
+            cell: that has ended.
+            score: None for one that failed.
+        """
+        self._ended += 1
+        self._last = f"; the last, {cell.name}, " + ("has no score" if score is None else f"scored {score:.4f}")
+
+    def __str__(self) -> str:
+        if self._began is None or not self._ended:
+            return ""
+        left = (self._to_train - self._ended) * (time.monotonic() - self._began) / self._ended
+        return f"{self._last}; about {format_seconds(max(left, 0.0))} to the end"
+
+
+def _num_unfinished(cells: Sequence[Cell]) -> int:
+    """The number of cells without a finished run."""
+    finished = set()
+    for run in list_runs():
+        # Another process may delete a run after it was listed.
+        with contextlib.suppress(RunError):
+            if run.state == "finished":
+                finished.add(run.status["recipe_sha256"])
+    return sum(recipe_sha256(cell.recipe) not in finished for cell in cells)
 
 
 def _skipped_row(cell: Cell, finished: RunFolder, *, backbones: dict[str, Mapping[str, str]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from basereward.io.progress import labelled
 from basereward.recipe import recipe_from_yaml
 from basereward.sweeps.worker_process import Work, serve
 
@@ -47,7 +48,8 @@ def train_task(
 
     cell = json.loads(task)
     recipe = recipe_from_yaml(cell["recipe"])
-    return train(recipe, resume=resume, parent=parent, shared=probe_cache, title=cell["title"], axes=cell["axes"])
+    with labelled(cell["label"]):
+        return train(recipe, resume=resume, parent=parent, shared=probe_cache, title=cell["title"], axes=cell["axes"])
 
 
 def _load() -> Work:

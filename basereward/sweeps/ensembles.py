@@ -34,7 +34,8 @@ def make_ensembles(
     """
     results = []
     with contextlib.closing(ReusedWorker("basereward.sweeps.ensemble_worker")) as worker:
-        for name, recipe in experiment.ensembles.items():
+        for number, (name, recipe) in enumerate(experiment.ensembles.items(), start=1):
+            logger.info("ensemble %d of %d: %s", number, len(experiment.ensembles), name)
             row = _make(name, recipe, experiment, cells, worker=worker, sweep_id=sweep_id)
             logger.info("ensemble %s: %s", name, row["status"])
             results.append(row)

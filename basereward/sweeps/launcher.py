@@ -26,11 +26,13 @@ class CellJob:
         cell: with its recipe, title and axes.
         parent: id of the sweep.
         resume: id of an interrupted run of this cell, which continues from its last checkpoint; None for a new run.
+        label: where the sweep is, for the progress that the worker shows, as in `cell 2 of 7`.
     """
 
     cell: Cell
     parent: str
     resume: str | None = None
+    label: str = ""
 
     @property
     def task(self) -> str:
@@ -43,7 +45,8 @@ class CellJob:
         ('basereward', {}, True)
         """
         # The recipe travels as YAML and not as an object: a worker on another machine may read it with another Python.
-        return json.dumps({"recipe": recipe_yaml(self.cell.recipe), "title": self.cell.title, "axes": self.cell.axes})
+        cell = {"recipe": recipe_yaml(self.cell.recipe), "title": self.cell.title, "axes": self.cell.axes}
+        return json.dumps({**cell, "label": self.label})
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
 from basereward.io.processes import remove_leftovers
+from basereward.io.progress import phase
 from basereward.recipe import Cell, Experiment, recipe_sha256
 from basereward.runs.locks import lock_run, unlock_run
 from basereward.runs.params import AXIS
-from basereward.runs.run_folder import RunFolder, list_runs, runs_root
+from basereward.runs.run_folder import RunFolder, list_runs, resume_command, runs_root
 from basereward.runs.tracking.mlflow_store import NOTE_TAG
 from basereward.runs.tracking.tracker import Tracker, check_store, deliver_pending
 from basereward.sweeps.cell_queue import run_cells
@@ -20,10 +20,9 @@ from basereward.sweeps.comparison import compare_cells
 from basereward.sweeps.ensembles import make_ensembles
 from basereward.sweeps.launcher import Launcher
 from basereward.sweeps.launchers.local import Local
+from basereward.sweeps.saved_sweep import save_sweep
 from basereward.sweeps.sweep_record import describe_sweep, record_results
 from basereward.training.preflight import check_cells, unfinished
-
-logger = logging.getLogger(__name__)
 
 
 def sweep(experiment: Experiment, *, launcher: Launcher | None = None) -> dict[str, Any]:
@@ -48,8 +47,10 @@ def sweep(experiment: Experiment, *, launcher: Launcher | None = None) -> dict[s
     deliver_pending()
     remove_leftovers(runs_root(), ".*.new")
     folder = _sweep_folder(experiment)
+    launcher = launcher or Local()
     try:
-        return _sweep(experiment, folder, launcher or Local())
+        save_sweep(folder, experiment, launcher)
+        return _sweep(experiment, folder, launcher)
     finally:
         unlock_run(folder)
 
@@ -63,14 +64,15 @@ def _sweep(experiment: Experiment, folder: RunFolder, launcher: Launcher) -> dic
         if unfinished(cells):
             launcher.prepare()
         try:
-            tracker.start(
-                uri=tracking.uri,
-                experiment=tracking.experiment or name,
-                name=name,
-                tags={NOTE_TAG: describe_sweep(name, summary=experiment.summary, cells=len(cells))},
-                axes=[f"{AXIS}.{axis}" for axis in cells[0].axes],
-                summary=experiment.summary,
-            )
+            with phase("opening MLflow"):
+                tracker.start(
+                    uri=tracking.uri,
+                    experiment=tracking.experiment or name,
+                    name=name,
+                    tags={NOTE_TAG: describe_sweep(name, summary=experiment.summary, cells=len(cells))},
+                    axes=[f"{AXIS}.{axis}" for axis in cells[0].axes],
+                    summary=experiment.summary,
+                )
             results = run_cells(cells, launcher=launcher, sweep_id=folder.run_id)
             # The workers of the cells may hold a GPU's memory, which the ensembles need.
             launcher.close()
@@ -78,6 +80,9 @@ def _sweep(experiment: Experiment, folder: RunFolder, launcher: Launcher) -> dic
         except BaseException as error:
             launcher.cancel()
             _abandon(folder, tracker, error)
+            error.add_note(
+                f"the sweep is {folder.run_id}; continue it, without its finished cells: {resume_command(folder)}"
+            )
             raise
     return _finish(folder, tracker, cells=cells, results=results, ensembles=ensembles)
 
@@ -115,7 +120,6 @@ def _abandon(folder: RunFolder, tracker: Tracker, error: BaseException) -> None:
     tracker.close(state)
     folder.give_up(state, error)
     tracker.finish(state)
-    logger.info("the sweep was stopped; the same command continues it, and skips finished cells")
 
 
 def _sweep_folder(experiment: Experiment) -> RunFolder:

@@ -23,6 +23,7 @@ from basereward.errors import BaseRewardError, RunError, explain
 from basereward.io.files import write_atomic
 from basereward.io.interrupts import Interrupts, popen_with_interrupts_blocked
 from basereward.io.logs import log_to_stderr
+from basereward.io.progress import reporting
 from basereward.recipe.trust import is_trusted, trusting
 
 EXIT_INTERRUPTED = 130
@@ -150,7 +151,7 @@ def serve(load: Callable[[], Work], *, pid: str, trust: str = "") -> int:
     """
     interrupts = Interrupts().install()
     threading.Thread(target=_end_with_parent, args=(int(pid),), daemon=True).start()
-    with log_to_stderr(), trusting(trust == TRUST):
+    with reporting(), log_to_stderr(), trusting(trust == TRUST):
         if trust:
             # The user's own classes are often in the working directory, which `-m` leaves out with PYTHONSAFEPATH.
             sys.path.append(os.getcwd())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
@@ -18,6 +19,7 @@ from basereward.data.schema.rejections import RowRejected, summary
 from basereward.errors import DataError
 from basereward.inference.group_scores import ScoresGroups
 from basereward.inference.score_file import load
+from basereward.io.progress import phase, track
 from basereward.model.families.processing import recipe_encoder
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe.schema import CurationRecipe, Recipe
@@ -48,13 +50,15 @@ def audit(recipe: Recipe, *, model: str | None = None) -> dict[str, Any]:
     if recipe.data.streaming is not None:
         raise DataError("streamed sources cannot be audited before they are read; remove data.streaming to audit them")
     curation = build_curation(recipe.data.curation)
-    scorer = load(model) if model else None
+    with phase("loading the model") if model else nullcontext():
+        scorer = load(model) if model else None
     data = _read_uncurated(recipe)
     sources = {name: _audit_source(data, name, scorer=scorer) for name in data.sources}
     curation_result = None
     if curation is not None:
         # A function, because curation reads the groups several times, and they do not fit in memory.
-        curated = curation(lambda: _placed_groups(data))
+        num_groups = sum(map(len, data.lengths["train"].values()))
+        curated = curation(lambda: track(_placed_groups(data), "comparing rows", total=num_groups))
         curation_result = _curation_result(curated, benchmarks=recipe.data.curation.against)
     return {"sources": sources, "lost": summary(data.rejected), "model": model, "curation": curation_result}
 
@@ -81,8 +85,12 @@ def _placed_groups(data: PreferenceData) -> Iterator[PlacedGroup]:
 
 
 def _audit_source(data: PreferenceData, name: str, *, scorer: ScoresGroups | None) -> dict[str, Any]:
-    scores = None if scorer is None else list(_scores(_groups(data, name), scorer=scorer))
-    fields = _tuples_to_lists(asdict(audit_source(_groups(data, name), source=name, scores=scores)))
+    num_groups = len(data.lengths["train"][name])
+    scores = None
+    if scorer is not None:
+        scores = list(track(_scores(_groups(data, name), scorer=scorer), f"scoring {name}", total=num_groups))
+    audited = track(_groups(data, name), f"auditing {name}", total=num_groups)
+    fields = _tuples_to_lists(asdict(audit_source(audited, source=name, scores=scores)))
     return {**fields, "unscored": sum(group_scores is None for group_scores in scores or ())}
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from basereward.data.summary import log_reading
 from basereward.errors import RecipeError
 from basereward.inference.score_file import load
 from basereward.io.files import cache_folder
+from basereward.io.progress import phase
 from basereward.model.attention.compiled import compile_layers
 from basereward.model.families.processing import recipe_encoder
 from basereward.model.families.vision import keep_features
@@ -43,7 +43,7 @@ from basereward.recipe.trust import trusting
 from basereward.runs.run_folder import RunFolder
 from basereward.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from basereward.training.callbacks.performance import Performance
-from basereward.training.callbacks.progress import Progress, StageBar
+from basereward.training.callbacks.progress import RunProgress, RunWork
 from basereward.training.callbacks.recorder import Recorder, RunDetails
 from basereward.training.callbacks.step_timer import StepTimer
 from basereward.training.checks.rows import rejections_file
@@ -222,9 +222,10 @@ def build_module(
     data, backbone = cached or (_read_data(recipe, path, list_file=list_file, run=run, unit=unit), None)
     # Before the model is loaded, which may take minutes.
     check_validation(recipe, {name: len(lengths) for name, lengths in data.lengths["val"].items()})
-    model = build_model(
-        trained_model(recipe), path=path, seed=recipe.seeds.init, backbone=backbone, encoder=data.encoder
-    )
+    with phase("loading the model"):
+        model = build_model(
+            trained_model(recipe), path=path, seed=recipe.seeds.init, backbone=backbone, encoder=data.encoder
+        )
     # A family without an attention mask for trees supports only the plain layout.
     model.backbone.check_layout(recipe.batch.layout)
     if recipe.trainer.compile:
@@ -250,14 +251,15 @@ def _use_feature_cache(recipe: Recipe, *, model: RewardModel, data: PreferenceDa
     """Keep the features of a frozen vision tower on the disk; their bits depend on the trainer's device."""
     gib = recipe.data.encoding.feature_cache
     assert gib is not None
-    encoder = keep_features(
-        model.backbone.vision,
-        transformer=model.backbone.transformer,
-        encoder=data.encoder,
-        gib=gib,
-        device=device,
-        precision=recipe.trainer.precision,
-    )
+    with phase("opening the cache of image features"):
+        encoder = keep_features(
+            model.backbone.vision,
+            transformer=model.backbone.transformer,
+            encoder=data.encoder,
+            gib=gib,
+            device=device,
+            precision=recipe.trainer.precision,
+        )
     data.replace_encoder(encoder)
 
 
@@ -394,7 +396,8 @@ def build_trainer(
         # `Checkpoints` writes them; Lightning's own callback would add files under names of its own.
         "enable_checkpointing": False,
         "enable_model_summary": False,
-        "enable_progress_bar": any(isinstance(callback, StageBar) for callback in callbacks),
+        # `RunProgress` shows the whole run; Lightning's bar begins again in every epoch.
+        "enable_progress_bar": False,
         # Lightning warns about an empty loader.
         "limit_val_batches": 1.0 if len(data.parts["val"]) else 0,
         "default_root_dir": run.path,
@@ -419,14 +422,14 @@ def _callbacks(
     recorder = Recorder(
         recipe, run=run, data=data, identity=identity, details=details, checkpoints=checkpoints, keep_open=keep_open
     )
-    bar: Callback = StageBar() if sys.stderr.isatty() else Progress()
+    progress = RunProgress(RunWork.of(data, tested=keep_open), monitor=settings.monitor)
     # A probe multiplies next to nothing, and measuring the device takes longer than its training.
     performance = [] if recipe.probe else [Performance()]
     # The order matters: the recorder comes after all callbacks that log, and before the checkpoint, so that a run that
     # resumes after a step has the record of that step.
     callbacks: list[Callback] = [
         *(StepTimer(), *performance, recorder, checkpoints),
-        *(IdentityInCheckpoint(identity.backbone), bar),
+        *(IdentityInCheckpoint(identity.backbone), progress),
     ]
     if settings.early_stopping is not None:
         early_stopping = EarlyStopping(

@@ -16,17 +16,20 @@ from basereward.errors import BaseRewardError, RunError
 from basereward.inference.scorer import load_scorer
 from basereward.io.files import disk_faults
 from basereward.io.processes import remove_leftovers
+from basereward.io.progress import phase
 from basereward.recipe import recipe_from_yaml, recipe_sha256
 from basereward.recipe.schema import Recipe
 from basereward.runs.locks import lock_run, unlock_run
 from basereward.runs.params import flatten
-from basereward.runs.run_folder import RunFolder, find, runs_root
+from basereward.runs.run_folder import RunFolder, find, resume_command, runs_root
 from basereward.runs.tracking.tracker import deliver_pending
 from basereward.training.allocator import keep_freed_memory
 from basereward.training.build import PreparedRun, prepare_run
 from basereward.training.callbacks.recorder import Recorder, RunDetails
+from basereward.training.cost.run_description import describe_run
 from basereward.training.preflight import check_recipe
 from basereward.training.probe_cache import ProbeCache
+from basereward.training.run_identity import has_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +73,10 @@ def train(
             current.folder = prepared.folder
             prepared.recorder.begin_run()
             lock_run(current.folder)
+        # The cells of a sweep differ little, and the sweep says where it is.
+        if current.folder.status["parent"] is None:
+            for line in describe_run(recipe, prepared):
+                logger.info("%s", line)
         # On a GPU the activations are not in glibc's heap, and the setting would only enlarge the process.
         if prepared.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
@@ -95,9 +102,9 @@ def _current_run() -> Iterator[_CurrentRun]:
         yield current
     # Lightning's loops turn an interrupt into SystemExit.
     except (KeyboardInterrupt, SystemExit) as stop:
-        if current.folder is not None and current.folder.exists:
-            _mark_killed(current.folder)
-        raise KeyboardInterrupt from stop
+        interrupt = KeyboardInterrupt()
+        interrupt.add_note(_mark_killed(current.folder))
+        raise interrupt from stop
     except Exception as error:
         if current.folder is not None and current.folder.exists:
             _mark_failed(current.folder, error)
@@ -116,12 +123,16 @@ def _tidy_up() -> None:
     remove_leftovers(runs_root() / "downloads", ".*")
 
 
-def _mark_killed(run: RunFolder) -> None:
+def _mark_killed(run: RunFolder | None) -> str:
+    """Mark an interrupted run, and say how to continue it."""
+    if run is None or not run.exists:
+        return "no run had begun"
     # A run that was interrupted while its last records were uploaded is finished already. Its journal keeps the
     # records, and a later command uploads them.
-    if run.state != "finished":
-        run.give_up("killed", KeyboardInterrupt())
-        logger.info("%s", _how_to_resume(run))
+    if run.state == "finished":
+        return f"the run {run.run_id} is finished; the next command uploads the rest of its record"
+    run.give_up("killed", KeyboardInterrupt())
+    return _how_to_resume(run)
 
 
 def _mark_failed(run: RunFolder, error: Exception) -> None:
@@ -131,12 +142,12 @@ def _mark_failed(run: RunFolder, error: Exception) -> None:
 
 
 def _how_to_resume(run: RunFolder) -> str:
-    """Say which run ended, and whether it has a checkpoint to resume from."""
-    if (run.checkpoints / "last.ckpt").exists():
-        advice = f"Its last checkpoint is intact; --resume {run.run_id} continues from it."
+    """Say which run ended, and the command that continues it."""
+    if has_checkpoint(run):
+        advice = "continue it from its last checkpoint"
     else:
-        advice = "It has no checkpoint."
-    return f"The run is {run.run_id}, in {run.path}. {advice}"
+        advice = "it has no checkpoint yet; begin it again"
+    return f"the run is {run.run_id}, in {run.path}; {advice}: {resume_command(run)}"
 
 
 def _train(prepared: PreparedRun) -> dict[str, Any]:
@@ -162,7 +173,8 @@ def _fit_and_test(prepared: PreparedRun) -> dict[str, Any]:
     else:
         logger.info("no rows are held out for the test, so there are no test metrics")
     try:
-        return _publish(recorder, data, run=run, seconds=seconds)
+        with phase("recording the model"):
+            return _publish(recorder, data, run=run, seconds=seconds)
     # Lightning reports only errors of the two calls above to its callbacks.
     except BaseException as error:
         # After `finish` a failed upload must not turn a finished run into a failed one.

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from basereward.errors import BaseRewardError, DataError, ModelError, RecipeError, RunError
+from basereward.errors import BaseRewardError, DataError, ModelError, RecipeError, RunError, TooManyRowsLost
 from basereward.recipe import Cell, Fault, Recipe, recipe_sha256
 from basereward.recipe.fault import fold, format_faults
 from basereward.runs.run_folder import finished_with
@@ -41,13 +41,15 @@ class Findings:
     samples: dict[str, list[SourceSample]] = field(default_factory=dict)
 
 
-def quick_findings(cells: Sequence[Cell]) -> Findings:
+def quick_findings(cells: Sequence[Cell], *, limits_rejected: bool = True) -> Findings:
     """Check the machine and read the first rows of every source, without torch.
 
     Data that several cells read are read once.
 
     Args:
         cells: of an experiment.
+        limits_rejected: whether too many rejected rows are a fault. False leaves it to the check with the encoder, which
+            also counts rows that are too long.
 
     >>> from basereward.recipe.schema import DataRecipe
     >>> recipe = Recipe(data=DataRecipe(sources={"mine": {"_target_": "jsonl", "path": "no-such-file.jsonl"}}))
@@ -64,7 +66,7 @@ def quick_findings(cells: Sequence[Cell]) -> Findings:
         # Everything that `read_sources` reads of a recipe. The cells of a sweep usually share all of it.
         key = repr((recipe.data, recipe.trainer.monitor, recipe.trainer.early_stopping))
         if key not in read:
-            read[key] = read_sources(recipe)
+            read[key] = read_sources(recipe, limits_rejected=limits_rejected)
         found.samples[cell.name], problems_of_rows = read[key]
         problems += problems_of_rows
         faults += [Fault(cell.name, key, message) for key, message in problems]
@@ -80,12 +82,13 @@ def cell_findings(cells: Sequence[Cell], quick: Findings | None = None) -> Findi
 
     Args:
         cells: of an experiment.
-        quick: the result of `quick_findings` for these cells; None: it is called first.
+        quick: the result of `quick_findings` for these cells; None: it is called first, and rejected rows are counted
+            once, with those of the encoder.
 
     Returns:
         The findings; those of `quick` alone when it has faults.
     """
-    found = quick or quick_findings(cells)
+    found = quick or quick_findings(cells, limits_rejected=False)
     if found.faults or not cells:
         return found
     # Imported here: this loads torch and transformers, which takes seconds.
@@ -224,4 +227,6 @@ def _raise(faults: Sequence[Fault]) -> None:
     sections = {fault.key.partition(".")[0] if fault.key != "model.backbone.path" else "" for fault in faults}
     kinds: dict[str, type[BaseRewardError]] = {"data": DataError, "model": ModelError, "tracking": RunError}
     kind = kinds.get(sections.pop()) if len(sections) == 1 else None
+    if {fault.key for fault in faults} == {"data.max_lost"}:
+        kind = TooManyRowsLost
     raise kind(message) if kind else RecipeError(message, list(faults))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +23,7 @@ from basereward.data.encoding.content_hash import encoded_content
 from basereward.data.module import PreferenceData
 from basereward.data.schema.group import SPLITS, Preference, Split
 from basereward.io.files import cache_folder
+from basereward.io.progress import Phase, phase
 from basereward.model.determinism_key import machine
 from basereward.model.reward_model import RewardModel
 from basereward.recipe.schema import Recipe
@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 CHUNK_GROUPS = 256
 """Groups whose states are stored in one file; an interrupted computation loses at most so many."""
-LOG_INTERVAL_S = 30.0
-"""Seconds between two log lines of a computation."""
 
 ProbePass = list[Place]
 """The groups of one forward pass."""
@@ -166,7 +164,8 @@ class _Chunk(NamedTuple):
 
 def _pooled_dataset(split: Split, places: Sequence[Place], *, computation: _Computation) -> PooledDataset:
     """The dataset of a split: stored states, and computed ones for groups that the store lacks."""
-    chunks = list(_chunks(computation.data, split, places, store=computation.store))
+    with phase(f"looking up pooled states of {split}"):
+        chunks = list(_chunks(computation.data, split, places, store=computation.store))
     states_of: dict[str, PooledStates] = {}
     for chunk in chunks:
         states = computation.store.find(chunk.key)
@@ -176,7 +175,8 @@ def _pooled_dataset(split: Split, places: Sequence[Place], *, computation: _Comp
     missing = {chunk.key: chunk for chunk in chunks if chunk.key not in states_of}
     num_missing = sum(len(chunk.groups) for chunk in missing.values())
     logger.info("pooled states of %s: %d of %d groups to compute", split, num_missing, len(places))
-    states_of |= computation.compute(split, list(missing.values()))
+    with phase(f"caching pooled states of {split}", total=num_missing, unit="groups") as computing:
+        states_of |= computation.compute(split, list(missing.values()), computing=computing)
     groups: dict[Place, PooledGroup] = {}
     for chunk in chunks:
         groups.update(_split_by_group(chunk, states_of[chunk.key]))
@@ -227,7 +227,7 @@ class _Computation:
     # Whether the precision is bf16-mixed, as in the trainer.
     mixed: bool
 
-    def compute(self, split: Split, chunks: Sequence[_Chunk]) -> dict[str, PooledStates]:
+    def compute(self, split: Split, chunks: Sequence[_Chunk], *, computing: Phase) -> dict[str, PooledStates]:
         """Compute the states of chunks, by their key; each chunk is stored as soon as it is complete."""
         states_of: dict[str, PooledStates] = {}
         if not chunks:
@@ -236,18 +236,18 @@ class _Computation:
         for chunk in chunks:
             passes += chunk.passes
         batches = iter(self.data.loader(split, batches=passes))
-        last_log, was_training = time.monotonic(), self.model.training
+        was_training = self.model.training
         # Evaluation mode: dropout would make the states depend on the moment of their computation.
         self.model.to(self.device).eval()
         for chunk in chunks:
-            results = [self._states(next(batches)) for _ in chunk.passes]
+            results = []
+            for probe_pass in chunk.passes:
+                results.append(self._states(next(batches)))
+                computing.advance(len(probe_pass))
             lengths = np.concatenate([pass_lengths for pass_lengths, _ in results])
             states = np.concatenate([pass_states for _, pass_states in results])
             # Stored chunk by chunk, so that a killed run computes only the rest when it starts again.
             states_of[chunk.key] = self.store.keep(chunk.key, PooledStates(lengths, states))
-            if time.monotonic() - last_log > LOG_INTERVAL_S:
-                last_log = time.monotonic()
-                logger.info("pooled states of %s: %d of %d files", split, len(states_of), len(chunks))
         self.model.train(was_training)
         return states_of
 

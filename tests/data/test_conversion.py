@@ -70,7 +70,7 @@ def test_lost_rows_and_columns_are_named(tmp_path: Path, capsys: pytest.CaptureF
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "annotator" in printed
-    assert "56x56" in printed
+    assert "{}x{} pixels".format(*picture(0).size) in printed
 
 
 def test_no_input_is_overwritten(tmp_path: Path) -> None:

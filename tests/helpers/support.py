@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from basereward.model.tiny_models.tiny_qwen2_5_vl import tiny_qwen2_5_vl
 from basereward.model.tiny_models.tiny_qwen2_vl import tiny_qwen2_vl
 from basereward.model.tiny_models.tiny_qwen3 import tiny_qwen3
 from basereward.model.tiny_models.tiny_qwen3_vl import tiny_qwen3_vl
+from basereward.runs.run_folder import list_runs
+from basereward.runs.tracking.tracker import deliver_pending
 
 VISION = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "internvl")
 TEXT = ("qwen2", "qwen3", "llama")
@@ -193,3 +196,10 @@ def console_script(folder: Path, *arguments: str) -> subprocess.CompletedProcess
     environment = {**os.environ, "PYTHONPATH": str(root), "BASEREWARD_EXPERIMENTS": str(root / "experiments")}
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def upload_all() -> None:
+    """Wait until MLflow has every record of every run. On a busy machine a run may end before its upload."""
+    while any(run.journal.pending for run in list_runs(kind=None)):
+        deliver_pending(limit_s=300)
+        time.sleep(0.1)

@@ -89,7 +89,10 @@ def test_ctrl_c_stops_a_sweep(moment: str, tmp_path: Path) -> None:
     assert process.wait(60) == 130, log.read_text()
     assert wait_for_end(cells[0]) < 15
     assert "Traceback" not in log.read_text()
-    assert log.read_text().splitlines()[-1] == "basereward: interrupted"
+    *_, interrupted, advice = log.read_text().splitlines()
+    assert interrupted == "basereward: interrupted"
+    (sweep,) = list_runs(kind="sweep", root=tmp_path / "runs")
+    assert advice.endswith(f": basereward resume {sweep.run_id}")
     assert all(run.status["state"] == "killed" for run in place.runs())
 
 

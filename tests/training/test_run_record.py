@@ -27,6 +27,7 @@ from basereward.errors import BaseRewardError, DataError, RunError
 from basereward.evaluation.reports.experiment.gather import _recorded
 from basereward.recipe import recipe_sha256
 from basereward.runs.run_folder import RunFolder, list_runs
+from tests.helpers.support import upload_all
 
 pytestmark = pytest.mark.slow
 
@@ -70,6 +71,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_SILENT", "true")
+        MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
         logger = logging.getLogger("basereward")
         logger.addHandler(handler)
         try:
@@ -77,6 +79,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
         finally:
             logger.removeHandler(handler)
         (run,) = list_runs()
+        upload_all()
         yield Recorded(run, f"sqlite:///{folder / 'mlflow.db'}", "\n".join(lines))
 
 
@@ -178,7 +181,7 @@ def test_model_scores_through_mlflow(here: Recorded) -> None:
     assert "test/pair_accuracy" in {metric.key for metric in logged.metrics}
     model = mlflow.pyfunc.load_model(f"runs:/{run_id}/model")
     assert model.metadata.signature.inputs.input_names() == ["prompt", "responses", "images"]
-    expected = load(here.run.run_id).score(PROMPT, RESPONSES)
+    expected = load(here.run.model).score(PROMPT, RESPONSES)
     turns = [{"role": "user", "content": PROMPT}]
     for prompt in (PROMPT, turns):
         frame = pd.DataFrame({"prompt": [prompt], "responses": [RESPONSES]})
@@ -208,7 +211,7 @@ def test_model_does_not_open_files_for_a_client(here: Recorded, tmp_path: Path) 
 
 def test_registered_model_opens(here: Recorded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The registry takes the model, and `load` opens it by version, by alias and from the run's artifacts."""
-    expected = load(here.run.run_id).score(PROMPT, RESPONSES)
+    expected = load(here.run.model).score(PROMPT, RESPONSES)
     run_id = here.mlflow_run.info.run_id
     version = mlflow.register_model(f"runs:/{run_id}/model", "numbers").version
     here.client.set_registered_model_alias("numbers", "best", version)
@@ -216,6 +219,9 @@ def test_registered_model_opens(here: Recorded, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path / "elsewhere"))
     for address in (f"models:/numbers/{version}", "models:/numbers@best", f"runs:/{run_id}/model"):
         assert load(address).score(PROMPT, RESPONSES) == expected
+    here.client.delete_registered_model("numbers")
+    with pytest.raises(RunError):
+        load(f"models:/numbers/{version}")
     for address in ("models:/unknown/1", "models:/numbers/9", "models:/numbers@none"):
         with pytest.raises(RunError):
             load(address)
@@ -226,7 +232,7 @@ def test_registered_model_opens(here: Recorded, monkeypatch: pytest.MonkeyPatch,
 
 def test_model_of_an_earlier_version_opens(here: Recorded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Earlier versions stored the model among the artifacts of its run; `runs:/` opens it too."""
-    expected = load(here.run.run_id).score(PROMPT, RESPONSES)
+    expected = load(here.run.model).score(PROMPT, RESPONSES)
     folder = tmp_path / "model"
     shutil.copytree(here.run.model, folder)
     (folder / "MLmodel").unlink()

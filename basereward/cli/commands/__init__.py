@@ -7,7 +7,6 @@ from basereward.cli.commands import (
     annotate,
     audit,
     check,
-    completion,
     convert,
     data,
     ensemble,
@@ -15,11 +14,12 @@ from basereward.cli.commands import (
     look,
     ls,
     report,
+    resume,
     score,
     sweep,
     train,
 )
-from basereward.cli.commands.authoring import new, schema
+from basereward.cli.commands.authoring import completion, new, schema
 
 # In the order of `basereward --help`: write a recipe, look before training, train, use, and then the lists.
 COMMANDS: dict[str, Command] = {
@@ -29,6 +29,7 @@ COMMANDS: dict[str, Command] = {
     "audit": audit.COMMAND,
     "train": train.COMMAND,
     "sweep": sweep.COMMAND,
+    "resume": resume.COMMAND,
     "score": score.COMMAND,
     "eval": eval.COMMAND,
     "annotate": annotate.COMMAND,

@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from basereward.cli.command import SUCCESS, Command, CommandResult, UsageError
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult, UsageError
 from basereward.cli.options import add_judge_arguments, add_source_arguments, check_choice
 from basereward.cli.tables import format_lost
 from basereward.data.schema.group import SPLITS
 from basereward.errors import DataError
+from basereward.io.progress import phase
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +78,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Annotates the pairs."""
-    from basereward.evaluation.annotation.annotate import annotate
+    with phase(LOADING_LIBRARIES):
+        from basereward.evaluation.annotation.annotate import annotate
 
     result = annotate(
         arguments.source,
@@ -123,11 +125,13 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 
 COMMAND = Command(
     summary="have a judge write reasoning for the pairs of a source",
+    activity="annotate: {source} with {model}",
     examples=(
         "basereward annotate pairs.jsonl --model my-model --endpoint http://localhost:8000/v1 --out reasoned.jsonl",
     ),
     add_arguments=add_arguments,
     check_arguments=check_arguments,
+    continues=True,
     run=run,
     format_text=format_text,
 )

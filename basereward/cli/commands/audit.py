@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from basereward.cli.command import SUCCESS, Command, CommandResult
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult
 from basereward.cli.options import MODEL_FORMS, add_recipe_arguments
 from basereward.cli.tables import format_counts, format_table
+from basereward.io.progress import phase
 
 if TYPE_CHECKING:
     from basereward.data.curation.audit import SourceAudit
@@ -36,7 +37,8 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
     recipe = load_recipe(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
     # Only after the recipe is found right: this import takes seconds.
-    from basereward.training.audit import audit
+    with phase(LOADING_LIBRARIES):
+        from basereward.training.audit import audit
 
     return audit(recipe, model=arguments.model), SUCCESS
 
@@ -99,6 +101,7 @@ def _source_audit(values: Mapping[str, Any]) -> SourceAudit:
 
 COMMAND = Command(
     summary="describe the sources: lengths, languages, doubtful labels, repeated rows, overlaps",
+    activity="audit: reading the recipe of {experiment} on profile {profile}",
     examples=("basereward audit basereward", "basereward audit basereward --model runs/my_run/model"),
     add_arguments=add_arguments,
     run=run,

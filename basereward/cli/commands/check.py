@@ -8,10 +8,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from basereward.cli.check_text import format_cost, format_counted, format_quick
-from basereward.cli.command import SUCCESS, USER_MISTAKE, Command, CommandResult, UsageError
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, USER_MISTAKE, Command, CommandResult, UsageError
 from basereward.cli.options import add_recipe_arguments, check_choice
 from basereward.cli.tables import format_table
 from basereward.errors import format_count
+from basereward.io.progress import phase
 from basereward.io.secrets import redact
 from basereward.training.cost.gpu_specs import GPUS, UTILISATION
 
@@ -88,7 +89,8 @@ def start(arguments: argparse.Namespace) -> Iterator[str]:
 
     experiment, faults = find_experiment(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
     # The machine and the data are looked at only for a recipe that is right: this reads rows.
-    found = Findings(faults) if faults or arguments.recipe_only else quick_findings(experiment.cells)
+    with phase("checking the machine and the first rows"):
+        found = Findings(faults) if faults or arguments.recipe_only else quick_findings(experiment.cells)
     arguments.loaded, arguments.found = experiment, found
     rows = [(cell.name, _format_overrides(cell.overrides)) for cell in experiment.cells]
     if rows:
@@ -103,7 +105,8 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
     experiment, found = arguments.loaded, arguments.found
     if not (arguments.quick or arguments.recipe_only or found.faults):
-        found = cell_findings(experiment.cells, found)
+        with phase("checking the models"):
+            found = cell_findings(experiment.cells, found)
     cells: list[dict[str, Any]] = []
     for cell in experiment.cells:
         cells.append({"name": cell.name, "overrides": cell.overrides, "facts": found.facts.get(cell.name, {})})
@@ -121,7 +124,8 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
 
 def _add_costs(results: Sequence[dict[str, Any]], cells: Sequence[Cell], arguments: argparse.Namespace) -> None:
-    from basereward.training.cost.recipe_cost import costs
+    with phase(LOADING_LIBRARIES):
+        from basereward.training.cost.recipe_cost import costs
 
     # Every GPU by default: the count of operations is the slow part, and is done once for all.
     gpus = [arguments.gpu] if arguments.gpu else list(GPUS)
@@ -174,6 +178,7 @@ def _format_overrides(overrides: Mapping[str, Any]) -> str:
 
 
 COMMAND = Command(
+    activity="check: reading the recipe of {experiment} on profile {profile}",
     summary="tell everything that train or sweep would refuse; no model is loaded",
     examples=(
         "basereward check head_depth",

@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from basereward.cli.command import SUCCESS, Command, CommandResult
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult
 from basereward.cli.options import add_recipe_arguments
 from basereward.cli.tables import format_counts, format_table
 from basereward.data.reading_text import format_reading
+from basereward.io.progress import phase
 
 
 def run(arguments: argparse.Namespace) -> CommandResult:
@@ -18,8 +19,9 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
     recipe = load_recipe(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
     # Only after the recipe is found right: these imports take seconds.
-    from basereward.training.data_summary import preview
-    from basereward.training.preflight import cell_faults
+    with phase(LOADING_LIBRARIES):
+        from basereward.training.data_summary import preview
+        from basereward.training.preflight import cell_faults
 
     faults = cell_faults([Cell(recipe.name, recipe.name, {}, recipe)])
     # Faults do not stop this command, because it is the one with which a person finds their cause.
@@ -53,6 +55,7 @@ def _source_row(name: str, source: Mapping[str, Any]) -> tuple[str, ...]:
 
 COMMAND = Command(
     summary="count what would be trained on: rows, tokens, shares; no model is loaded",
+    activity="data: reading the recipe of {experiment} on profile {profile}",
     examples=("basereward data basereward", "basereward data basereward data.mixture.limits.digits=100 --json"),
     add_arguments=add_recipe_arguments,
     run=run,

@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from basereward.cli.command import SUCCESS, Command, CommandResult
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult
 from basereward.cli.options import MODEL_FORMS, check_choice
 from basereward.cli.tables import format_number, format_table
 from basereward.errors import ModelError
+from basereward.io.progress import phase
 from basereward.recipe.schema import WAYS
 
 
@@ -68,7 +69,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Makes the ensemble as a run of its own."""
-    from basereward.training.ensembles.make import ensemble
+    with phase(LOADING_LIBRARIES):
+        from basereward.training.ensembles.make import ensemble
 
     result = ensemble(
         arguments.models,
@@ -130,6 +132,7 @@ def _format_interval(interval: Sequence[float] | None) -> str:
 
 COMMAND = Command(
     summary="combine several trained models into one",
+    activity="ensemble: opening {models}",
     examples=("basereward ensemble run_a run_b run_c --how accuracy --name three",),
     add_arguments=add_arguments,
     check_arguments=check_arguments,

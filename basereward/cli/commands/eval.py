@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from basereward.cli.command import SUCCESS, Command, CommandResult, UsageError
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult, UsageError
 from basereward.cli.options import MODEL_FORMS, add_judge_arguments, add_overrides, check_choice
 from basereward.cli.tables import format_lost, format_percent, format_table
 from basereward.errors import DataError
 from basereward.evaluation.outcome import BASELINES, ORDERS
+from basereward.io.progress import phase
 
 MAX_VOTES = 15
 """As `open_judge` allows."""
@@ -123,7 +124,8 @@ def _check_judge(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Measures on every benchmark."""
-    from basereward.evaluation.run_benchmark import evaluate
+    with phase(LOADING_LIBRARIES):
+        from basereward.evaluation.run_benchmark import evaluate
 
     result = evaluate(
         arguments.model,
@@ -217,12 +219,14 @@ def _metric_columns(metric: Mapping[str, Any]) -> tuple[str, ...]:
 
 COMMAND = Command(
     summary="measure a model, a judge, or a file of scores on benchmarks",
+    activity="eval: reading {benchmark}{data}",
     examples=(
         "basereward eval runs/my_run/model --benchmark vl_rewardbench",
         "basereward eval --judge my-model --endpoint http://localhost:8000/v1 --data pairs.jsonl --order both",
     ),
     add_arguments=add_arguments,
     check_arguments=check_arguments,
+    continues=True,
     run=run,
     format_text=format_text,
 )

@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from basereward.cli.command import SUCCESS, Command, CommandResult
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult
 from basereward.cli.options import MODEL_FORMS, add_source_arguments, check_at_least_one, check_choice
 from basereward.cli.tables import format_lost
 from basereward.data.reading_text import format_reading
 from basereward.data.schema.group import SPLITS
+from basereward.io.progress import phase
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +50,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Writes the page."""
-    from basereward.evaluation.reports.viewer import look
+    with phase(LOADING_LIBRARIES):
+        from basereward.evaluation.reports.viewer import look
 
     result = look(
         arguments.source,
@@ -79,6 +81,7 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 
 COMMAND = Command(
     summary="write an HTML page of the rows of a source: images, responses, scores",
+    activity="look: reading {source}",
     examples=("basereward look digits --rows 50", "basereward look pairs.jsonl --model runs/my_run/model"),
     add_arguments=add_arguments,
     check_arguments=check_arguments,

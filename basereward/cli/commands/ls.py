@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from basereward.cli.command import SUCCESS, Command, CommandResult, UsageError
 from basereward.cli.options import check_choice
-from basereward.cli.tables import format_table
+from basereward.cli.tables import format_number, format_table
+from basereward.io.progress.displays import format_seconds
 
 KINDS = (
     *("experiments", "profiles", "sources", "benchmarks"),
     *("heads", "losses", "objectives", "adapters", "tiny_models", "launchers", "runs"),
 )
+STATES = ("running", "finished", "failed", "killed", "broken")
 RENAMED = {"shapes": "adapters", "makers": "tiny_models"}
 """Former names of kinds, and what they are called now."""
 
@@ -26,15 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     >>> parser.parse_args(["heads"]).kind
     'heads'
     """
-    parser.add_argument("kind", metavar="KIND", help=f"what to list: {', '.join(KINDS)}")
+    parser.add_argument("kind", metavar="KIND", help=f"what to list: {', '.join(KINDS)}; runs are newest first")
+    parser.add_argument("--experiment", metavar="NAME", help="list only the runs of one experiment (default: all)")
+    parser.add_argument(
+        "--state", metavar="STATE", help=f"list only the runs in one state: {', '.join(STATES)} (default: all)"
+    )
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
     """
     Raises:
-        UsageError: an unknown kind, or one by its former name. The message has the name to use.
+        UsageError: an unknown kind or state, a kind by its former name, or a choice among runs for another kind.
 
-    >>> check_arguments(argparse.Namespace(kind="makers"))
+    >>> check_arguments(argparse.Namespace(kind="makers", experiment=None, state=None))
     Traceback (most recent call last):
     basereward.cli.command.UsageError: unknown kind 'makers'; did you mean 'tiny_models'?
     """
@@ -42,26 +48,27 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.kind in RENAMED:
         raise UsageError(f"unknown kind '{arguments.kind}'; did you mean '{RENAMED[arguments.kind]}'?")
     check_choice("kind", arguments.kind, KINDS)
+    check_choice("state", arguments.state, STATES)
+    if arguments.kind != "runs" and (arguments.experiment is not None or arguments.state is not None):
+        raise UsageError("--experiment and --state choose among runs; give them with `basereward ls runs`")
 
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Lists one kind. Runs are folders, so that no tracking server is needed.
 
-    >>> result, status = run(argparse.Namespace(kind="losses"))
+    >>> result, status = run(argparse.Namespace(kind="losses", experiment=None, state=None))
     >>> [entry["name"] for entry in result["losses"]]
     ['bradley_terry', 'plackett_luce']
     """
     if arguments.kind == "runs":
-        from basereward.runs.run_folder import broken_runs, list_runs
+        from basereward.runs.listing import listed_runs
 
-        entries = [(run.run_id, f"{run.name}, {run.state}") for run in list_runs()]
-        # Broken folders too: otherwise a run that cannot be read would look as if it had never been.
-        entries += [(name, f"broken: {reason}") for name, reason in broken_runs().items()]
-    else:
-        from basereward.recipe import names
+        runs = listed_runs(experiment=arguments.experiment, state=arguments.state)
+        return {"runs": [run.as_dict() for run in runs]}, SUCCESS
+    from basereward.recipe import names
 
-        entries = [(entry.name, entry.summary) for entry in names(arguments.kind)]
-    return {arguments.kind: [{"name": name, "summary": summary} for name, summary in entries]}, SUCCESS
+    entries = names(arguments.kind)
+    return {arguments.kind: [{"name": entry.name, "summary": entry.summary} for entry in entries]}, SUCCESS
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
@@ -71,13 +78,33 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
     ['there are no runs']
     """
     ((kind, entries),) = result.items()
-    rows = [(entry["name"], entry["summary"]) for entry in entries]
-    return format_table((), rows) if rows else iter([f"there are no {kind}"])
+    if not entries:
+        return iter([f"there are no {kind}"])
+    if kind == "runs":
+        return _format_runs(entries)
+    return format_table((), [(entry["name"], entry["summary"]) for entry in entries])
+
+
+def _format_runs(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A table of runs, newest first, and why folders are broken."""
+    head = ("run", "date", "experiment", "cell", "state", "score", "duration")
+    rows = []
+    for run in runs:
+        # To the minute: seconds are in the id, and a narrow terminal would wrap the line.
+        date = run["created"][:16].replace("T", " ")
+        kind = "" if run["kind"] == "run" else f"{run['kind']}: "
+        seconds = "-" if run["seconds"] is None else format_seconds(run["seconds"])
+        texts = (date, run["experiment"], f"{kind}{run['cell']}", run["state"])
+        rows.append((run["name"], *(text or "-" for text in texts), format_number(run["score"]), seconds))
+    yield from format_table(head, rows)
+    for run in runs:
+        if run["state"] == "broken":
+            yield f"{run['name']} is broken: {run['error']}"
 
 
 COMMAND = Command(
     summary="list what recipes can name (experiments, sources, heads, losses and others), or the runs",
-    examples=("basereward ls heads", "basereward ls runs --json"),
+    examples=("basereward ls heads", "basereward ls runs --experiment head_depth --state finished"),
     add_arguments=add_arguments,
     check_arguments=check_arguments,
     run=run,

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from basereward.cli.command import SUCCESS, Command, CommandResult
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult
+from basereward.io.progress import phase
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Writes the page."""
-    from basereward.evaluation.reports.report import report_of
+    with phase(LOADING_LIBRARIES):
+        from basereward.evaluation.reports.report import report_of
 
     result = report_of(
         arguments.words,
@@ -88,6 +90,7 @@ def _format_page(page: Mapping[str, Any]) -> Iterator[str]:
 
 COMMAND = Command(
     summary="write an HTML page of an experiment, of all, or of evaluations",
+    activity="report: looking for the runs of {words}",
     examples=("basereward report head_depth", "basereward report all --out reports"),
     add_arguments=add_arguments,
     run=run,

@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from basereward.cli.command import SUCCESS, Command, CommandResult, UsageError
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult, UsageError
 from basereward.cli.options import MODEL_FORMS, check_at_least_one, check_choice
+from basereward.io.progress import phase
 
 DTYPES = ("float32", "bfloat16")
 
@@ -56,7 +57,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Scores the file."""
-    from basereward.inference.score_file import score
+    with phase(LOADING_LIBRARIES):
+        from basereward.inference.score_file import score
 
     result = score(arguments.model, arguments.file, out=arguments.out, tokens=arguments.tokens, dtype=arguments.dtype)
     return result, SUCCESS
@@ -76,6 +78,7 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 
 COMMAND = Command(
     summary="score every response of every row of a file",
+    activity="score: {file} with {model}",
     examples=("basereward score runs/my_run/model rows.jsonl --out scores.jsonl --dtype bfloat16",),
     add_arguments=add_arguments,
     check_arguments=check_arguments,

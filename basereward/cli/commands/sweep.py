@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from basereward.cli.command import SOME_FAILED, SUCCESS, Command, CommandResult
+from basereward.cli.command import LOADING_LIBRARIES, SOME_FAILED, SUCCESS, Command, CommandResult
 from basereward.cli.options import add_recipe_arguments
 from basereward.cli.tables import format_number, format_table
+from basereward.io.progress import phase
 
 SHOWN_METRICS = ("/pair_accuracy", "test/tokens_per_pair")
 """Ends of the names of the metrics that have a column: accuracy on every source, and what a pair's scores cost."""
@@ -25,19 +26,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the cells run: `local` (processes of this machine), or the dotted path of a launcher class of your "
         "own, with --trust (default: local)",
     )
+    parser.add_argument(
+        "--only",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="train only the cells whose names match, as in 'head=2_*'; repeat the option for several (default: all)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Trains the cells that are not finished, and then makes the ensembles."""
     from basereward.recipe import load_experiment
     from basereward.sweeps.launcher import load_launcher
+    from basereward.sweeps.selection import select_cells
     from basereward.training.preflight import check_quickly, unfinished
 
     launcher = load_launcher(arguments.on)
     experiment = load_experiment(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
+    experiment = select_cells(experiment, arguments.only)
     check_quickly(unfinished(experiment.cells))
     # Only after the experiment and its files are found right: this import takes seconds.
-    from basereward.sweeps.sweep import sweep
+    with phase(LOADING_LIBRARIES):
+        from basereward.sweeps.sweep import sweep
 
     result = sweep(experiment, launcher=launcher)
     return result, exit_status(result)
@@ -102,7 +113,12 @@ def _cell_row(cell: Mapping[str, Any], metrics: Sequence[str], *, is_timed: bool
 
 COMMAND = Command(
     summary="train every cell of an experiment; finished ones are skipped",
-    examples=("basereward sweep head_depth", "basereward sweep head_depth 'seeds=[0, 1, 2]' trainer.steps=50"),
+    activity="sweep: reading the recipe of {experiment} on profile {profile}",
+    examples=(
+        "basereward sweep head_depth",
+        "basereward sweep head_depth 'seeds=[0, 1, 2]' trainer.steps=50",
+        "basereward sweep head_depth --only 'head=2_*'",
+    ),
     add_arguments=add_arguments,
     run=run,
     format_text=format_text,

@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from basereward.cli.command import SUCCESS, Command, CommandResult
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult
 from basereward.cli.options import add_recipe_arguments
 from basereward.cli.tables import format_number, format_table
+from basereward.io.progress import phase
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +39,8 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         find(arguments.resume)
     check_quickly([Cell(recipe.name, recipe.name, {}, recipe)])
     # Only after the recipe and its files are found right: this import takes seconds.
-    from basereward.training.fit import train
+    with phase(LOADING_LIBRARIES):
+        from basereward.training.fit import train
 
     return train(recipe, resume=arguments.resume), SUCCESS
 
@@ -64,6 +66,7 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 
 COMMAND = Command(
     summary="train and test one reward model",
+    activity="train: reading the recipe of {experiment} on profile {profile}",
     examples=(
         "basereward train basereward",
         "basereward train basereward trainer.steps=300 'model.head={_target_: mlp, layers: 3}'",

@@ -25,6 +25,7 @@ from basereward.data.schema.group import Group, RejectedRow, Split, role_texts
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.validation import check_usable
 from basereward.data.sources import Source
+from basereward.io.progress import track
 from basereward.io.tensor_cache import TensorCache
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def measure(
     key = "" if store is None else store.key(groups)
     measured = None if store is None else store.find(key)
     if measured is None:
-        measured = _measure_all(_MeasuredGroups(groups, encoder, with_targets), workers=workers)
+        name = f"{source.name}, {split}"
+        measured = _measure_all(_MeasuredGroups(groups, encoder, with_targets), name=name, workers=workers)
         if store is not None:
             store.keep(key, *measured)
     lengths, rejections = measured
@@ -130,11 +132,12 @@ class _MeasuredGroups(Dataset[tuple[Any, ...]]):
         return content, size.tokens, size.images
 
 
-def _measure_all(groups: _MeasuredGroups, *, workers: int) -> tuple[Lengths, list[dict[str, str]]]:
+def _measure_all(groups: _MeasuredGroups, *, name: str, workers: int) -> tuple[Lengths, list[dict[str, str]]]:
     index, tokens, images = [], [], []
     rejections: list[dict[str, str]] = []
     contents: list[bytes] = []
-    for place, (content, *values) in enumerate(_results(groups, workers=workers)):
+    results = track(_results(groups, workers=workers), f"encoding {name}", total=len(groups))
+    for place, (content, *values) in enumerate(results):
         contents.append(content)
         # Three values describe a rejection and two a size; see `_MeasuredGroups`.
         if len(values) == 3:

@@ -27,6 +27,7 @@ from basereward.data.schema.validation import check_usable
 from basereward.data.sources import LazyGroups
 from basereward.data.sources._row_index import MALFORMED, RowIndex, Unusable, prompt_key
 from basereward.errors import DataError
+from basereward.io.progress import track
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ class Partition:
         # `array` needs 8 bytes per entry; a list of ints would need about 40.
         places, numbers, keys = array("q"), array("q"), array("Q")
         rejected: list[Unusable] = []
-        for place, number, key, row in self._read(table):
+        for place, number, key, row in track(self._read(table), f"reading rows of {table.label}"):
             if isinstance(row, Unusable):
                 rejected.append(row)
                 continue

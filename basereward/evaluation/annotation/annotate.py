@@ -198,7 +198,7 @@ class _Annotation:
             how = replace(self.writing, seed=self.writing.seed + attempt - 1)
             requests = (self._request(pair, attempt) for pair in pending)
             # `answers` keeps what is received; nothing is done with each.
-            for _ in answers.ask(self.engine, requests, how):
+            for _ in answers.ask(self.engine, requests, how, total=len(pending)):
                 pass
             pending = [pair for pair in pending if self._needs_another(pair, attempt, answers, texts[pair.id])]
         return texts

@@ -15,10 +15,10 @@ from typing import Any, Self
 from basereward.errors import DataError, SilentError
 from basereward.inference.judges.engine import Completion, Engine, Failed, Request
 from basereward.io.journal import Journal
+from basereward.io.progress import Phase, begin
 from basereward.model.generation.generate import SamplingParams
 
 logger = logging.getLogger(__name__)
-PROGRESS_EVERY_S = 10.0
 # Failures that are logged one by one. If all of the first requests fail, the call stops at this number.
 MAX_LOGGED_FAILURES = 20
 
@@ -69,7 +69,7 @@ class Answers:
         self._journal.close()
 
     def ask(
-        self, engine: Engine, requests: Iterable[Request], how: SamplingParams
+        self, engine: Engine, requests: Iterable[Request], how: SamplingParams, *, total: int | None = None
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Send the requests that have no answer yet, and yield each answer once it is on the disk.
 
@@ -80,6 +80,7 @@ class Answers:
             engine: the judge.
             requests: in any number; they are read as the engine needs them.
             how: sampling parameters.
+            total: number of requests, for the time that is left; None: unknown.
 
         Yields:
             The id of the request, and the line of the file.
@@ -88,18 +89,16 @@ class Answers:
             SilentError: the first requests all failed, and no answer was ever received.
             ModelError: as `Engine.generate`.
         """
-        unanswered = (request for request in requests if request.id not in self.known)
-        start = last_report = time.monotonic()
+        asking = begin("asking the judge", total=total, unit="answers")
+        unanswered = self._unanswered(requests, asking)
+        start = time.monotonic()
         stream = engine.generate(unanswered, how, on_completion=self._keep)
         try:
             for answer in stream:
+                asking.advance()
                 if isinstance(answer, Failed):
                     self._fail(answer)
                     continue
-                now = time.monotonic()
-                if now - last_report > PROGRESS_EVERY_S:
-                    last_report = now
-                    logger.warning("%d answers, %.2f a second", self.fresh, self.fresh / (self.seconds + now - start))
                 yield answer.id, self.known[answer.id]
         except KeyboardInterrupt:
             # Closing the generator makes the engine cancel its requests.
@@ -107,7 +106,17 @@ class Answers:
                 stream.close()
             self._log_interruption()
             raise
+        finally:
+            asking.end()
         self.seconds += time.monotonic() - start
+
+    def _unanswered(self, requests: Iterable[Request], asking: Phase) -> Iterator[Request]:
+        """The requests without an answer; the others count as done."""
+        for request in requests:
+            if request.id in self.known:
+                asking.advance()
+            else:
+                yield request
 
     def cost(self, ids: Iterable[str]) -> dict[str, float]:
         """Count the answers and tokens of requests.

@@ -168,12 +168,13 @@ def _requests(judge: Judge, items: Sequence[Item], vote: int, *, images: ImageSt
 
 def _ask_all(judge: Judge, items: Sequence[Item], answers: Answers, *, images: ImageStore, allow_partial: bool) -> None:
     had_answers = bool(answers.known)
+    total = len(_all_questions(judge, items)) // judge.votes
     for vote in range(judge.votes):
         # Engines that draw from the seed of a request would answer an equal prompt with an equal seed by an equal text.
         how = replace(judge.writing, seed=judge.writing.seed + vote)
         try:
             # `ask` keeps the answers; nothing is done with each.
-            for _ in answers.ask(judge.engine, _requests(judge, items, vote, images=images), how):
+            for _ in answers.ask(judge.engine, _requests(judge, items, vote, images=images), how, total=total):
                 pass
         except SilentError:
             if not (allow_partial and had_answers):

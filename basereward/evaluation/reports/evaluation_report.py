@@ -23,6 +23,7 @@ from basereward.evaluation.reports.page import render_data_page
 from basereward.evaluation.statistics.agreement import agreement
 from basereward.io.files import write_atomic
 from basereward.io.outputs import check_outputs
+from basereward.io.progress import track
 from basereward.runs.run_folder import find
 
 OUT = "benchmarks.html"
@@ -64,7 +65,7 @@ def report(evaluations: Sequence[str], *, out: str | None = None) -> dict[str, A
     folder.mkdir(exist_ok=True)
     figures: list[str] = []
     rows: list[Row] = []
-    for section in sections:
+    for section in track(sections, "drawing", unit="benchmarks"):
         figures += [_save(folder, section, figure) for figure in section["figures"]]
         rows += section["rows"]
     csv_file = folder / "numbers.csv"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from basereward.evaluation.reports.viewer_files import ViewerFiles, folder_besid
 from basereward.evaluation.reports.viewer_rows import ScoreGroup, collect
 from basereward.io.files import write_atomic
 from basereward.io.outputs import check_outputs
+from basereward.io.progress import phase
 from basereward.recipe import make
 from basereward.recipe.fragment import load_source
 
@@ -64,7 +66,9 @@ def look(
     splits: Sequence[Split] = SPLITS if split is None else (split,)
     files = ViewerFiles(target)
     files.check()
-    data = collect(opened, splits, rows=rows, score=_scorer(model) if model else None, files=files)
+    with phase("loading the model") if model else nullcontext():
+        scorer = _scorer(model) if model else None
+    data = collect(opened, splits, rows=rows, score=scorer, files=files)
     facts = data["facts"]
     if not facts["rows"]:
         raise DataError(f"source '{name}' has no rows in the split {' or '.join(splits)}; there is nothing to look at")

@@ -13,6 +13,7 @@ from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources import Source
 from basereward.evaluation.reports.thumbnails import side_for
 from basereward.evaluation.reports.viewer_files import Picture, ViewerFiles
+from basereward.io.progress import track
 
 # Of one text. The page says how many more characters the text has.
 MAX_CHARACTERS = 20_000
@@ -55,7 +56,7 @@ def collect(
     selected = min(rows, sum(usable.values()))
     files = files or ViewerFiles(None)
     index, tally = _Index(), _Tally()
-    for split, place in spread(usable, at_most=rows):
+    for split, place in track(spread(usable, at_most=rows), "opening rows and images", total=selected):
         group = groups[split][place]
         try:
             pictures = files.pictures(group.images, side=side_for(selected * len(group.images)))

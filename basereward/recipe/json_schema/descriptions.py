@@ -49,7 +49,8 @@ MEANINGS = {
 in the schema takes precedence."""
 EXPERIMENT_KEYS = {
     "include": "A file, or a list of files, that is merged in before this mapping; at any level of a file.",
-    "grid": "Axes: a dotted key and the list, or the labelled mapping, of its values.",
+    "grid": "Axes: a dotted key and the list, or the labelled mapping, of its values. On the command line `grid.KEY` "
+    "replaces an axis, `+grid.KEY` adds one, and `grid={...}` replaces all.",
     "grid.recipe": "An axis whose values are pieces of a recipe by label, to vary several keys at once.",
     "seeds": "A list of integers makes the seeds an axis: `seeds=[0,1,2]`.",
     "profiles.NAME": "What is different when the experiment runs on that profile.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from typing import Any
 from basereward.errors import RecipeError, check_several, unknown
 from basereward.recipe.grid import SEEDS
 from basereward.recipe.yaml.files import find_file, head_comment, yaml_names
-from basereward.recipe.yaml.include import Reader
+from basereward.recipe.yaml.include import COMMAND_LINE, Reader
 from basereward.recipe.yaml.merge import KeyPath, Layer, merge
-from basereward.recipe.yaml.override import read_overrides
+from basereward.recipe.yaml.override import GRID, Override, read_overrides
 
-SWEEP, GRID, PROFILES, ENSEMBLES = "sweep", "grid", "profiles", "ensembles"
+SWEEP, PROFILES, ENSEMBLES = "sweep", "profiles", "ensembles"
 """Keys of YAML files that are not keys of a recipe."""
 
 
@@ -60,17 +60,56 @@ def read_layers(experiment: str, profile: str | None, overrides: Iterable[str], 
     # A new target removes the arguments of the old one, so that its override must come before those of its arguments.
     check_several(overrides, name="overrides", of="texts", error=RecipeError)
     ordered = sorted(overrides, key=lambda override: not override.partition("=")[0].endswith("_target_"))
-    override_layers = read_overrides(ordered, reader=reader)
+    read = read_overrides(ordered, reader=reader)
     if None in layers:
         return None
     known = [layer for layer in layers if layer is not None]
-    experiment_layer = _merge_all([_experiment_keys(layer) for layer in (*known, *override_layers)])
+    experiment_layer = _merge_all([_experiment_keys(layer) for layer in known])
+    experiment_layer = _apply_overrides(experiment_layer, read, reader)
     if profile is not None:
         # A grid that was removed by `grid=null` is still a key, and varies nothing.
         is_varied = bool(experiment_layer.values.get(GRID)) or SEEDS in experiment_layer.values
         known[0] = _apply_sweep_section(known[0], is_varied=is_varied, reader=reader)
     base = _merge_all(known)
-    return YamlLayers(_cell_keys(base), experiment_layer, [_cell_keys(layer) for layer in override_layers])
+    return YamlLayers(_cell_keys(base), experiment_layer, [_cell_keys(override.layer) for override in read])
+
+
+def _apply_overrides(experiment: Layer, overrides: Iterable[Override], reader: Reader) -> Layer:
+    """The axes and ensembles of an experiment with the overrides applied.
+
+    `grid.KEY` replaces the values of an axis, `grid` replaces all axes, and `+grid` adds some. Only an experiment
+    without axes takes a new axis without the sign: in another one, a misspelt axis would multiply the cells.
+    """
+    grid = experiment.values.get(GRID)
+    axes = {key for key, values in grid.items() if values is not None} if isinstance(grid, dict) else set()
+    for override in overrides:
+        if override.is_whole_grid and not override.adds:
+            axes = set()
+        for key in override.axes:
+            if fault := _axis_fault(key, axes, adds=override.adds):
+                reader.add_fault(f"{GRID}.{key}", f"{fault} ({COMMAND_LINE})")
+        experiment = _apply_override(experiment, override)
+    return experiment
+
+
+def _axis_fault(key: str, axes: Collection[str], *, adds: bool) -> str | None:
+    """What is wrong with an axis of the command line, beside the axes of the file."""
+    if adds and key in axes:
+        return f"is an axis already; replace its values with {GRID}.{key}=..."
+    if not adds and axes and key not in axes:
+        known = ", ".join(sorted(axes))
+        return f"is no axis of this experiment. Add it with +{GRID}.{key}=..., or replace one of: {known}"
+    return None
+
+
+def _apply_override(experiment: Layer, override: Override) -> Layer:
+    grid = experiment.values.get(GRID)
+    if isinstance(grid, dict) and not override.adds:
+        # Merged, a mapping of labels would leave the old values beside the new ones.
+        # An axis keeps its place among the others, which is the order of the labels in the names of cells.
+        kept = {} if override.is_whole_grid else {key: override.axes.get(key, grid[key]) for key in grid}
+        experiment = Layer({**experiment.values, GRID: kept}, experiment.origins)
+    return merge(experiment, _experiment_keys(override.layer))
 
 
 def _merge_all(layers: Iterable[Layer]) -> Layer:

@@ -329,10 +329,17 @@ class MlflowStore:
         with refusals():
             return self._download(f"models:/{name}/{version}", to=to)
 
-    def version_of(self, name: str, alias: str) -> str:
-        """The version of a registered model that has an alias."""
+    def registered_version(self, name: str, *, version: str | None = None, alias: str | None = None) -> tuple[str, str]:
+        """The number of a version of a registered model, given by it or by an alias, and a text that no other has.
+
+        A name that was deleted and registered again begins anew with version 1.
+        """
         with refusals():
-            return str(self._client.get_model_version_by_alias(name, alias).version)
+            if alias is not None:
+                found = self._client.get_model_version_by_alias(name, alias)
+            else:
+                found = self._client.get_model_version(name, str(version))
+        return str(found.version), f"{self._uri} {name} {found.version} {found.creation_timestamp} {found.source}"
 
     def _download(self, uri: str, *, to: Path) -> Path:
         from mlflow.artifacts import download_artifacts

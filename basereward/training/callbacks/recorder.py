@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
 
 from basereward.data.module import PreferenceData
+from basereward.io.progress import phase
 from basereward.metrics.figures import margin_histogram, reliability_diagram
 from basereward.model.heads.contracts import GenerativeHead
 from basereward.model.saving.saved_model import save_model
@@ -173,6 +174,7 @@ class Recorder(Callback):
                 name=self.details.title or self.recipe.name,
                 parent=self.details.parent,
                 axes=self.details.axes,
+                experiment=self.recipe.name,
             )
             # The data were read before the run had a folder, and their list was written to the cache folder.
             self.data.list_rejections_in(self.run.rejections)
@@ -195,16 +197,17 @@ class Recorder(Callback):
         tags = identity_tags(self.identity.backbone) | _prompt_tags(pl_module) | _axis_names(axes) | {NOTE_TAG: note}
         self._loggers = other_loggers(self.recipe, self.run)
         self.tracker = Tracker(self.run, loggers=self._loggers)
-        self.tracker.start(
-            self.recipe,
-            uri=tracking.uri,
-            experiment=tracking.experiment or self.recipe.name,
-            name=self.run.name,
-            tags=tags,
-            # The experiment of a sweep is described by the sweep.
-            axes=None if self.run.status["parent"] else [],
-            summary=self.recipe.summary,
-        )
+        with phase("opening MLflow"):
+            self.tracker.start(
+                self.recipe,
+                uri=tracking.uri,
+                experiment=tracking.experiment or self.recipe.name,
+                name=self.run.name,
+                tags=tags,
+                # The experiment of a sweep is described by the sweep.
+                axes=None if self.run.status["parent"] else [],
+                summary=self.recipe.summary,
+            )
         self.tracker.params({AXIS: axes} if axes else {})
         self.tracker.inputs(dataset_inputs(self.recipe, self.data))
         self._record_rejections(trainer)

@@ -71,6 +71,16 @@ def accelerator_problems(recipe: Recipe) -> Iterator[Problem]:
         yield "trainer.accelerator", f"{accelerator} given, and this machine has none. Allowed here: auto, cpu"
 
 
+WITHOUT_PACKAGE = {
+    "model.backbone.quantization": "null",
+    "model.backbone.kernels": "none",
+    "optimizer.kind": "adamw",
+    "data.encoding.image_backend": "pil",
+    "tracking.also": "[]",
+}
+"""Values that need no package, by the keys whose other values do."""
+
+
 def package_problems(recipe: Recipe) -> Iterator[Problem]:
     """Yield packages that a recipe needs and that are not installed.
 
@@ -80,8 +90,22 @@ def package_problems(recipe: Recipe) -> Iterator[Problem]:
     >>> list(package_problems(Recipe()))
     []
     """
+    for key, value, module, package in _needed_packages(recipe):
+        spec = importlib.util.find_spec(module)
+        # Without an origin it is a folder of that name: Weights & Biases writes one into the working folder.
+        if spec is None or spec.origin is None:
+            yield (
+                key,
+                (
+                    f"{value} given, and the package {module} is not installed. Install it (pip install {package}), "
+                    f"or set {key}={WITHOUT_PACKAGE[key]}"
+                ),
+            )
+
+
+def _needed_packages(recipe: Recipe) -> list[tuple[str, str, str, str]]:
+    """Key, its value, the module that the value needs, and how to install it."""
     backbone, encoding = recipe.model.backbone, recipe.data.encoding
-    # Key, its value, the module that the value needs, and how to install it.
     needed: list[tuple[str, str, str, str]] = []
     if backbone.quantization is not None:
         needed.append(("model.backbone.quantization", backbone.quantization, "bitsandbytes", "bitsandbytes"))
@@ -94,18 +118,7 @@ def package_problems(recipe: Recipe) -> Iterator[Problem]:
     for name in recipe.tracking.also:
         # The names of the loggers are those of their packages and of our extras.
         needed.append(("tracking.also", name, name, f"'basereward[{name}]'"))
-    for key, value, module, package in needed:
-        if importlib.util.find_spec(module) is None:
-            default = {"data.encoding.image_backend": "pil", "optimizer.kind": "adamw"}.get(key, "none")
-            default = "null" if key.endswith("quantization") else default
-            default = "[]" if key == "tracking.also" else default
-            yield (
-                key,
-                (
-                    f"{value} given, and the package {module} is not installed. Install it (pip install {package}), "
-                    f"or set {key}={default}"
-                ),
-            )
+    return needed
 
 
 def folder_problems(recipe: Recipe) -> Iterator[Problem]:

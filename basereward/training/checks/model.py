@@ -259,7 +259,7 @@ def _encode(recipe: Recipe, encoder: Encoder, samples: Sequence[SourceSample], f
             rejected.append(RejectedRow(source, split, group.id, rejection.reason, rejection.detail))
     read = [sample for sample in samples if sample.read]
     found.facts["tokens"] = {sample.name: _lengths(sample.name, measured, rejected) for sample in read}
-    if rejected:
+    if rejected or any(sample.rejected for sample in read):
         encoded = [_encoded_only(sample, measured, rejected, stride=stride) for sample in read]
         found.problems += rejection_problems(recipe, encoded, sampled=ENCODED)
     return _largest(recipe, encoder, measured)

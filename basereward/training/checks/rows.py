@@ -95,11 +95,12 @@ class SourceSample:
         }
 
 
-def read_sources(recipe: Recipe) -> tuple[list[SourceSample], list[Problem]]:
+def read_sources(recipe: Recipe, *, limits_rejected: bool = True) -> tuple[list[SourceSample], list[Problem]]:
     """Read the first rows of every source.
 
     Args:
         recipe: of the run.
+        limits_rejected: whether too many rejected rows are a problem.
 
     Returns:
         A sample of each source, and what is wrong with the sources.
@@ -120,8 +121,8 @@ def read_sources(recipe: Recipe) -> tuple[list[SourceSample], list[Problem]]:
         except BaseRewardError as error:
             problems.append((f"data.sources.{name}", f"{error}{_kind_hint(sample.path)}"))
     problems += curation_problems(recipe)
-    if not problems:
-        problems += rejection_problems(recipe, samples, sampled=SAMPLED)
+    if not problems and limits_rejected:
+        problems += rejection_problems(recipe, samples)
     if not problems:
         problems += mixture_problems(recipe, samples)
         problems += validation_problems(recipe, {sample.name: sample.held_out() for sample in samples})
@@ -240,15 +241,17 @@ def curation_problems(recipe: Recipe) -> Iterator[Problem]:
         yield "data.curation.judge", str(error)
 
 
-def rejection_problems(recipe: Recipe, samples: Sequence[SourceSample], *, sampled: int) -> Iterator[Problem]:
+def rejection_problems(
+    recipe: Recipe, samples: Sequence[SourceSample], *, sampled: int | None = None
+) -> Iterator[Problem]:
     """Yield a share of rejected rows above `data.max_lost`, and list the rejected rows in a file.
 
     Args:
         recipe: of the run.
         samples: of its sources.
-        sampled: most rows of a sample, for the message.
+        sampled: most rows of a sample, for the message; None: `SAMPLED`.
 
-    >>> list(rejection_problems(Recipe(), [], sampled=SAMPLED))
+    >>> list(rejection_problems(Recipe(), []))
     []
     """
     rejected = [row for sample in samples for row in sample.rejected]
@@ -262,10 +265,14 @@ def rejection_problems(recipe: Recipe, samples: Sequence[SourceSample], *, sampl
     try:
         check_limit(rejected, rows=rows, max_lost=recipe.data.max_lost, listed_in=list_file)
     except TooManyRowsLost as error:
-        all_read = all(sample.complete for sample in samples if sample.name in rows)
-        # A share of a sample is no share of the source; the message says which rows were counted.
-        prefix = "" if all_read else f"of a sample of at most {sampled} rows: "
-        yield "data.max_lost", prefix + str(error)
+        yield "data.max_lost", _of_sample([sample for sample in samples if sample.name in rows], sampled) + str(error)
+
+
+def _of_sample(samples: Sequence[SourceSample], sampled: int | None) -> str:
+    """The beginning of a message about rows of a sample, whose share is not that of the source; else empty."""
+    if all(sample.complete for sample in samples):
+        return ""
+    return f"of a sample of at most {sampled or SAMPLED} rows: "
 
 
 def mixture_problems(recipe: Recipe, samples: Sequence[SourceSample]) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from basereward.io.progress import track
 from basereward.model.cost.flops import Counter, Flops
 from basereward.model.cost.memory import Memory, memory
 from basereward.model.cost.meta_model import outline
@@ -38,7 +39,7 @@ def costs(
     """
     workloads: dict[str, Workload] = {}
     results = []
-    for cell in cells:
+    for cell in track(cells, "counting the cost", unit="cells"):
         # Reading the lengths of all groups takes minutes for large sources; the cells of a sweep mostly share them.
         key = _workload_key(cell.recipe)
         if key not in workloads:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -99,11 +99,37 @@ def workload(recipe: Recipe) -> Workload:
     return Workload(data.plan.steps, data.plan.groups, data.plan.stages, sources, largest)
 
 
+def largest_pass(data: PreferenceData, pooling: Pooling, *, sampled: int, searched: int) -> PassTokens:
+    """Count the largest forward pass of a run from a small sample, within a second.
+
+    Args:
+        data: after `setup`, with a plan.
+        pooling: of the recipe.
+        sampled: groups of a source that are encoded.
+        searched: forward passes among which the largest one is searched.
+    """
+    lengths_by_source = data.lengths["train"].items()
+    sources = {name: _sampled_source(data, name, sampled=sampled) for name, lengths in lengths_by_source if lengths}
+    return _largest(data, sources, pooling, searched=searched)
+
+
 def _source(data: PreferenceData, name: str) -> SourceLoad:
+    load = _sampled_source(data, name, sampled=SAMPLED)
+    layout_factor = load.tokens / float(data.lengths["train"][name].tokens.mean())
+    held_out: dict[Split, int] = {}
+    for split in HELD_OUT:
+        held_out[split] = round(int(data.lengths[split][name].tokens.sum()) * layout_factor)
+    source_index = data.parts["train"].names.index(name)
+    num_pooled = sum(place_source == source_index for place_source, _ in read_places(data, "train"))
+    return replace(load, held_out=held_out, pooled=round(num_pooled * load.tokens))
+
+
+def _sampled_source(data: PreferenceData, name: str, *, sampled: int) -> SourceLoad:
+    """What a run reads of a source, without held-out and pooled tokens."""
     assert isinstance(data.plan, Plan)
     mixture, lengths = data.plan.mixture, data.lengths["train"][name]
     source_index = data.parts["train"].names.index(name)
-    rows = _spread(lengths)
+    rows = _spread(lengths, num_rows=min(sampled, len(lengths)))
     sample = []
     for row in rows:
         encoded = data.parts["train"][source_index, row]
@@ -112,24 +138,21 @@ def _source(data: PreferenceData, name: str) -> SourceLoad:
     # the layout: stored lengths count the prefix of a group once, and the plain layout repeats it for every response.
     sampled_tokens = sum(map(_num_tokens, sample))
     layout_factor = sampled_tokens / int(lengths.tokens[rows].sum())
-    held_out: dict[Split, int] = {}
-    for split in HELD_OUT:
-        held_out[split] = round(int(data.lengths[split][name].tokens.sum()) * layout_factor)
     share = mixture.counts[name] / mixture.epoch_size
     mean_tokens = float(lengths.tokens.mean()) * layout_factor
-    num_pooled = sum(place_source == source_index for place_source, _ in read_places(data, "train"))
-    return SourceLoad(share, mean_tokens, tuple(sample), held_out, round(num_pooled * mean_tokens))
+    return SourceLoad(share, mean_tokens, tuple(sample), held_out={}, pooled=0)
 
 
-def _spread(lengths: Lengths) -> list[int]:
+def _spread(lengths: Lengths, *, num_rows: int) -> list[int]:
     """Rows that are evenly spread over the groups in the order of their lengths."""
-    num_rows = min(SAMPLED, len(lengths))
     # The middle of each of `num_rows` equal parts: the ends alone would over-represent the extreme lengths.
     ranks = (np.arange(num_rows) + 0.5) * len(lengths) / num_rows
     return [int(row) for row in np.argsort(lengths.tokens, kind="stable")[ranks.astype(int)]]
 
 
-def _largest(data: PreferenceData, sources: dict[str, SourceLoad], pooling: Pooling) -> PassTokens:
+def _largest(
+    data: PreferenceData, sources: dict[str, SourceLoad], pooling: Pooling, *, searched: int = PASSES_SEARCHED
+) -> PassTokens:
     """The largest forward pass: its tokens, and the pooled tokens and patches that so many tokens have on average."""
     # The share of a sampled group among the training groups, and one of its rows.
     rows: list[tuple[float, SequenceShape]] = []
@@ -143,17 +166,17 @@ def _largest(data: PreferenceData, sources: dict[str, SourceLoad], pooling: Pool
     in_layout = sum(load.share * load.tokens for load in sources.values())
     stored = sum(load.share * float(data.lengths["train"][name].tokens.mean()) for name, load in sources.items())
     # At least 1: no layout has fewer tokens than the stored lengths count.
-    tokens = round(_most_stored_tokens(data) * max(in_layout / stored, 1.0))
+    tokens = round(_most_stored_tokens(data, searched=searched) * max(in_layout / stored, 1.0))
     return PassTokens(tokens, round(tokens * (mean_pooled / mean_tokens)), round(tokens * (mean_patches / mean_tokens)))
 
 
-def _most_stored_tokens(data: PreferenceData) -> int:
+def _most_stored_tokens(data: PreferenceData, *, searched: int) -> int:
     """The stored length of the largest among evenly spread forward passes."""
     plan = data.plan
     assert isinstance(plan, Plan)
     tokens = [lengths.tokens for lengths in data.lengths["train"].values()]
     total = plan.steps * plan.forwards_per_step
-    indices = np.unique(np.linspace(0, total - 1, min(total, PASSES_SEARCHED)).astype(int)).tolist()
+    indices = np.unique(np.linspace(0, total - 1, min(total, searched)).astype(int)).tolist()
     most = 0
     for index in indices:
         most = max(most, sum(int(tokens[source][row]) for source, row in plan.forward(index)))

@@ -22,6 +22,7 @@ from basereward.errors import DataError, ModelError
 from basereward.inference.ensemble import Encoded, Member
 from basereward.inference.group_scores import ScoresGroups
 from basereward.inference.score_file import load
+from basereward.io.progress import phase, track
 from basereward.metrics.collection import PreferenceMetrics, mean_accuracy
 from basereward.recipe import Recipe, make, recipe_from_yaml
 from basereward.runs.run_folder import RunFolder
@@ -50,7 +51,8 @@ def run_test(run: RunFolder, members: Sequence[Member]) -> dict[str, Any]:
         TooManyRowsLost: the ensemble rejects more rows than the `data.max_lost` of any member allows, not counting
             rows that the members rejected; or it rejects every row of a source.
     """
-    scorer: ScoresGroups = load(run.model)
+    with phase("loading the members"):
+        scorer: ScoresGroups = load(run.model)
     recipes = [recipe_from_yaml(member.folder / "recipe.yaml") for member in members]
     sources = _sources(members, recipes)
     test = _score_test_groups(scorer, sources)
@@ -99,7 +101,9 @@ def _score_test_groups(scorer: ScoresGroups, sources: Mapping[str, Source]) -> _
     for source in sources.values():
         rejected += source.rejected("test")
     test = _Test(rejected, Counter(row.source for row in rejected))
-    groups = chain.from_iterable(source.groups("test") for source in sources.values())
+    num_groups = sum(len(source.groups("test")) for source in sources.values())
+    all_groups = chain.from_iterable(source.groups("test") for source in sources.values())
+    groups = track(all_groups, "testing the ensemble", total=num_groups)
     while window := list(islice(groups, WINDOW)):
         usable: list[Group] = []
         # An EncodedGroup each, or an Encoded of an ensemble.

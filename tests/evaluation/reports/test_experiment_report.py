@@ -215,7 +215,8 @@ def test_report_all_makes_every_page_and_an_index(experiments: Path, capsys: pyt
     assert result["out"] == "reports/index.html"
     index = Path(result["out"]).read_text(encoding="utf-8")
     links = re.findall(r'href="([^"#]+)"', index)
-    assert links == ["tiny/basereward/default/report.html", "tiny/rates/default/report.html"]
+    # Experiments of the package have pages too.
+    assert {"tiny/basereward/default/report.html", "tiny/rates/default/report.html"} <= set(links)
     assert all((Path("reports") / link).is_file() for link in links)
     assert "broken" in result["refused"]
     assert "optimizer.rate" in text_of(index)
@@ -300,7 +301,7 @@ def test_newest_complete_sweep_is_reported(experiments: Path, capsys: pytest.Cap
 def test_recorded_sweep_is_found_though_its_axes_changed(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A sweep over other learning rates records its overrides, so that its three cells are found as one sweep, also by
     its id. A later sweep with a cell that is not finished does not replace it."""
-    overrides = ["grid.optimizer.lr=[1e-2,1e-3,1e-4]", "seeds=0", "tracking.uri=sqlite:///a.db"]
+    overrides = ["grid.optimizer.lr=[1e-2,1e-3,1e-4]", "seeds=[0]", "tracking.uri=sqlite:///a.db"]
     wider = load_experiment("rates", overrides=overrides)
     for cell in wider.cells:
         finished_run(cell)
@@ -350,15 +351,15 @@ def test_page_is_not_replaced_by_an_emptier_one(
 def test_best_recipe_is_first_and_its_header_has_the_origin(experiments: Path, tmp_path: Path) -> None:
     """The second recipe of the grid has more right pairs and is the first row of every table; the head has the date,
     the commit and the overrides."""
-    for place, cell in enumerate(load_experiment("rates", overrides=["seeds=0"]).cells):
+    for place, cell in enumerate(load_experiment("rates", overrides=["seeds=[0]"]).cells):
         run = finished_run(cell, groups=pairs(20 + 15 * place, 40))
         start = run.journal.file.read_text().replace('"tags": {}', '"tags": {"git.commit": "0123456789abcdef"}')
         run.journal.file.write_text(start)
     out = tmp_path / "page.html"
-    make_page("rates", profile="tiny", overrides=["seeds=0"], out=out)
+    make_page("rates", profile="tiny", overrides=["seeds=[0]"], out=out)
     document = out.read_text(encoding="utf-8")
     head = text_of(document.split("<header", 1)[1].split("</header>")[0])
-    assert re.search(r"overrides seeds=0 .*trained \d{4}-\d\d-\d\d .*commit 0123456789 ", head)
+    assert re.search(r"overrides seeds=\[0\] .*trained \d{4}-\d\d-\d\d .*commit 0123456789 ", head)
     for name in ("results", "cost", "recipes", "runs"):
         names = re.findall(r"lr=(?:low|high)", section(out, name).split("model.head")[-1])
         assert names[0] == "lr=low", name

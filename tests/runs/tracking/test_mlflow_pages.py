@@ -18,6 +18,7 @@ from basereward.recipe import load_cells
 from basereward.runs.tracking.mlflow_view import view_address
 from tests.helpers.browser import DESKTOP, needs_chromium
 from tests.helpers.servers import Server
+from tests.helpers.support import upload_all
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -51,8 +52,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BASEREWARD_RUNS", str(folder / "runs"))
         patch.setenv("MLFLOW_TRACKING_URI", uri)
+        client = MlflowClient(uri)
+        client.search_experiments()
         assert main([*SWEEP, "--json"]) == 0
-    client = MlflowClient(uri)
+        upload_all()
     experiment = client.get_experiment_by_name("head_depth")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])

@@ -1,1 +1,1 @@
-"""Commands that help to write recipes."""
+"""Commands that help to write: recipes, their schemas, and command lines."""

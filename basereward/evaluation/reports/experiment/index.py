@@ -19,6 +19,7 @@ from basereward.evaluation.reports.experiment.sweep_settings import (
 from basereward.evaluation.reports.markup import Markup, escape, join, table, tag
 from basereward.evaluation.reports.page import render_static_page
 from basereward.io.files import write_atomic
+from basereward.io.progress import track
 from basereward.recipe import Entry, load_experiment, names
 
 INDEX = "index.html"
@@ -131,7 +132,7 @@ def make_index(folder: Path, *, profile: str, overrides: Sequence[str]) -> dict[
     reports: dict[str, SweepReport] = {}
     refused: dict[str, str] = {}
     entries = names("experiments")
-    for entry in entries:
+    for entry in track(entries, "writing pages", unit="experiments"):
         try:
             reports[entry.name] = report_sweep(entry.name, root=folder, profile=profile, overrides=overrides)
         except DataError:

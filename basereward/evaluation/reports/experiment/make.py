@@ -28,6 +28,7 @@ from basereward.evaluation.reports.markup import Markup, MarkupChild, escape, jo
 from basereward.evaluation.reports.numbers import Row, as_csv
 from basereward.evaluation.reports.page import render_static_page
 from basereward.io.files import write_atomic
+from basereward.io.progress import phase
 from basereward.recipe import Experiment, load_experiment, recipe_sha256
 from basereward.runs.run_folder import RunFolder, list_runs
 from basereward.sweeps.comparison import Compared, compare_cells
@@ -106,7 +107,8 @@ def make_page(
         DataError: the published tables are wrong, or the page cannot be written.
     """
     experiment = load_experiment(name, profile=profile, overrides=overrides)
-    contenders = gather(experiment)
+    with phase(f"reading the runs of {experiment.name}"):
+        contenders = gather(experiment)
     contenders = best_first(contenders, columns(contenders))
     # Again, so that tables and figures have the recipes in the same order.
     accuracy = columns(contenders)
@@ -117,9 +119,10 @@ def make_page(
         return replace(page, kept=earlier)
     how = _command(name, profile, overrides, sweep=len(experiment.cells) > 1 or bool(experiment.ensembles))
     groups = benchmark_rows(contenders, every_value())
-    sections = _sections(experiment, contenders, accuracy, groups, how=how)
-    _make_folder(folder)
-    figures = _save_figures(sections, folder)
+    with phase("comparing and drawing"):
+        sections = _sections(experiment, contenders, accuracy, groups, how=how)
+        _make_folder(folder)
+        figures = _save_figures(sections, folder)
     rows = accuracy_rows(accuracy, seeds=True)
     for group in groups:
         rows += group

@@ -1,0 +1,56 @@
+"""`basereward resume`: continue a stopped run or sweep."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from basereward.cli.command import SUCCESS, Command, CommandResult
+from basereward.cli.commands import sweep, train
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the run and its working folder.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> parser.parse_args(["20260314-153012-9f2c41"]).run
+    '20260314-153012-9f2c41'
+    """
+    parser.add_argument(
+        "run", metavar="RUN", help="id of a run or sweep that was stopped or failed, or the path of its folder"
+    )
+    parser.add_argument(
+        "--folder",
+        metavar="FOLDER",
+        help="working folder, from which relative paths of the recipe start (default: that of the start)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> CommandResult:
+    """Continues the run or the sweep."""
+    from basereward.sweeps.resume import resume
+
+    result = resume(arguments.run, folder=arguments.folder)
+    return result, sweep.exit_status(result) if result["kind"] == "sweep" else SUCCESS
+
+
+def format_text(result: dict[str, Any]) -> Iterator[str]:
+    """What `train` or `sweep` print.
+
+    >>> result = {"metrics": {}, "skipped": {}, "run_id": "r1", "seconds": 61.2, "model": "runs:/r1/model"}
+    >>> list(format_text({"kind": "run", **result}))[-1]
+    'run r1 took 61 s; its model: runs:/r1/model'
+    """
+    return sweep.format_text(result) if result["kind"] == "sweep" else train.format_text(result)
+
+
+COMMAND = Command(
+    summary="continue a run or sweep that was stopped",
+    activity="resume: looking for {run}",
+    examples=("basereward resume 20260314-153012-9f2c41",),
+    add_arguments=add_arguments,
+    run=run,
+    format_text=format_text,
+)

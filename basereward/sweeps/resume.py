@@ -1,0 +1,157 @@
+"""Continues a stopped run or sweep from its folder alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from basereward.errors import RunError
+from basereward.io.progress import announce, phase
+from basereward.recipe import recipe_from_yaml
+from basereward.recipe.trust import is_trusted
+from basereward.runs.run_folder import RunFolder, find, runs_root
+from basereward.sweeps.launcher import load_launcher
+from basereward.sweeps.saved_sweep import has_saved_sweep, load_sweep
+
+if TYPE_CHECKING:
+    from basereward.recipe import Experiment
+
+RUNS_FOLDER = "runs"
+"""Name of the folder of runs in a working folder, where $BASEREWARD_RUNS does not name another one."""
+
+
+def resume(name: str, *, folder: str | None = None) -> dict[str, Any]:
+    """Continue a stopped run from its last checkpoint, or a sweep with its unfinished cells.
+
+    Everything comes from the folder of the run: the complete recipe, and the working folder, from which relative paths
+    of the recipe start.
+
+    Args:
+        name: id of the run or sweep, or the path of its folder.
+        folder: working folder; None: that of the start.
+
+    Returns:
+        `kind`, `run` or `sweep`, and the result of `train` or `sweep`.
+
+    Raises:
+        RunError: there is no such run; it is finished, still running, or an ensemble; it was started with options that
+            are not given now; or its working folder does not exist.
+
+    >>> resume("no-such-run")
+    Traceback (most recent call last):
+    basereward.errors.RunError: There is no run 'no-such-run' in ...
+    """
+    run = _find(name)
+    _check_resumable(run, name)
+    with _in_working_folder(run, folder), _named_as_given(run, name):
+        if run.status["kind"] == "sweep":
+            return {"kind": "sweep", **_resume_sweep(run)}
+        return {"kind": "run", **_resume_run(run)}
+
+
+def _find(name: str) -> RunFolder:
+    path = Path(name)
+    # A path works from any folder; an id only where the runs are.
+    if os.sep in name or (path / "status.json").is_file():
+        run = RunFolder(path.absolute())
+        _ = run.status
+        return run
+    return find(name)
+
+
+def _check_resumable(run: RunFolder, name: str) -> None:
+    status, state = run.status, run.state
+    kind = status["kind"]
+    if kind == "ensemble":
+        raise RunError(
+            f"'{name}' is an ensemble, which is made in one step. Make it again with `basereward ensemble`, or with "
+            "the sweep that it belongs to"
+        )
+    if state == "finished":
+        use = f"basereward score {run.run_id} FILE" if kind == "run" else f"basereward report {run.name}"
+        raise RunError(f"{kind} '{name}' is finished; there is nothing to continue. To use it: {use}")
+    if state == "running":
+        raise RunError(f"{kind} '{name}' is still running; stop it before you resume it")
+    if status.get("trust") and not is_trusted():
+        raise RunError(
+            f"{kind} '{name}' was started with --trust, and may run code from outside this package. Allow it again: "
+            f"basereward resume {shlex.quote(name)} --trust"
+        )
+    if kind == "sweep" and not has_saved_sweep(run):
+        raise RunError(
+            f"sweep '{name}' was started by an earlier version, which did not keep its cells. Give the same command "
+            f"again, as in `basereward sweep {run.name}`; it skips finished cells"
+        )
+
+
+@contextlib.contextmanager
+def _in_working_folder(run: RunFolder, folder: str | None) -> Iterator[None]:
+    """Work in the folder in which the run was started, on the folder of runs that has the run."""
+    target = Path(folder).absolute() if folder is not None else _working_folder(run)
+    if not target.is_dir():
+        raise RunError(
+            f"run '{run.run_id}' was started in the folder '{target}', which does not exist, and relative paths of its "
+            "recipe start there. Give the folder that replaces it with --folder"
+        )
+    root = run.path.parent
+    if target != Path.cwd():
+        announce(f"working folder: {target}")
+    # For this process and those of the cells of a sweep.
+    before = os.environ.get("BASEREWARD_RUNS")
+    try:
+        with contextlib.chdir(target):
+            if runs_root() != root:
+                os.environ["BASEREWARD_RUNS"] = str(root)
+            if is_trusted():
+                # A user's own classes are often in the working folder.
+                sys.path.append(str(target))
+            yield
+    finally:
+        if before is None:
+            os.environ.pop("BASEREWARD_RUNS", None)
+        else:
+            os.environ["BASEREWARD_RUNS"] = before
+
+
+def _working_folder(run: RunFolder) -> Path:
+    """The working folder of the start; the present one for a run of an earlier version."""
+    recorded = run.status.get("folder")
+    if not isinstance(recorded, str):
+        return Path.cwd()
+    # A project that was moved as a whole has its runs in the moved folder.
+    root = run.path.parent
+    if not Path(recorded).is_dir() and root.name == RUNS_FOLDER:
+        return root.parent
+    return Path(recorded)
+
+
+@contextlib.contextmanager
+def _named_as_given(run: RunFolder, name: str) -> Iterator[None]:
+    """After an interruption, show the command with the path that was given: an id is not found from other folders."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if name != run.run_id:
+            trust = " --trust" if is_trusted() else ""
+            stop.__notes__ = [f"the run is {run.run_id}; continue it: basereward resume {shlex.quote(name)}{trust}"]
+        raise
+
+
+def _resume_run(run: RunFolder) -> dict[str, Any]:
+    with phase("loading PyTorch and transformers"):
+        from basereward.training.fit import train
+
+    return train(recipe_from_yaml(run.recipe), resume=run.run_id)
+
+
+def _resume_sweep(run: RunFolder) -> dict[str, Any]:
+    experiment: Experiment
+    experiment, launcher = load_sweep(run)
+    from basereward.sweeps.sweep import sweep
+
+    return sweep(experiment, launcher=load_launcher(launcher))
