@@ -48,8 +48,8 @@ def quick_findings(cells: Sequence[Cell], *, limits_rejected: bool = True) -> Fi
 
     Args:
         cells: of an experiment.
-        limits_rejected: whether too many rejected rows are a fault. False leaves it to the check with the encoder, which
-            also counts rows that are too long.
+        limits_rejected: whether too many rejected rows are a fault. False leaves it to the check with the encoder,
+            which also counts rows that are too long.
 
     >>> from basereward.recipe.schema import DataRecipe
     >>> recipe = Recipe(data=DataRecipe(sources={"mine": {"_target_": "jsonl", "path": "no-such-file.jsonl"}}))
