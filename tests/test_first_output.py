@@ -58,8 +58,9 @@ ARGUMENTS = {
     "ensemble": ["RUN", "OTHER"],
     "report": ["head_depth"],
     "look": ["digits"],
+    "convert": ["pairs.jsonl", "--out", "rows.jsonl"],
 }
-IMMEDIATE = {"ls", "completion"}
+IMMEDIATE = {"new", "ls", "schema", "completion"}
 """Commands whose result is there at once."""
 
 
