@@ -58,9 +58,9 @@ ARGUMENTS = {
     "ensemble": ["RUN", "OTHER"],
     "report": ["head_depth"],
     "look": ["digits"],
-    "convert": ["rows.jsonl", "--out", "out.jsonl"],
+    "convert": ["pairs.jsonl", "--out", "rows.jsonl"],
 }
-IMMEDIATE = {"ls", "completion", "new", "schema"}
+IMMEDIATE = {"new", "ls", "schema", "completion"}
 """Commands whose result is there at once."""
 
 

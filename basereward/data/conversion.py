@@ -26,6 +26,7 @@ from basereward.data.summary import describe_reading, first_shown
 from basereward.errors import DataError
 from basereward.io.files import atomic_file, json_text
 from basereward.io.outputs import check_outputs
+from basereward.io.progress import track
 from basereward.recipe import make
 from basereward.recipe.fragment import load_source
 
@@ -71,7 +72,7 @@ def convert(data: Data, out: str | os.PathLike[str], *, overrides: Iterable[str]
     check_outputs({"--out": target, "the list of lost rows": listed_in}, _inputs(data, groups))
     written = 0
     with atomic_file(target) as file:
-        for group in _read(groups):
+        for group in track(_read(groups), "converting", total=sum(map(len, groups))):
             try:
                 row = writer.row(group)
             except RowRejected as rejection:

@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from basereward.cli.command import SUCCESS, Command, CommandResult
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult
 from basereward.cli.options import add_source_arguments
 from basereward.cli.tables import format_lost
 from basereward.data.reading_text import format_reading
+from basereward.io.progress import phase
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Converts the rows."""
-    from basereward.data.conversion import convert
+    with phase(LOADING_LIBRARIES):
+        from basereward.data.conversion import convert
 
     return convert(arguments.source, arguments.out, overrides=arguments.overrides), SUCCESS
 
@@ -56,6 +58,7 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 
 COMMAND = Command(
     summary="write rows of any known format as JSON Lines in the general form",
+    activity="convert: reading {source}",
     examples=(
         "basereward convert pairs.parquet --out rows.jsonl",
         "basereward convert pairs.csv --out rows.jsonl columns.prompt=question",
