@@ -168,7 +168,7 @@ def test_interrupted_run_can_be_resumed() -> None:
     printed, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert printed == ""
-    assert errors.endswith("basereward: interrupted\n")
+    assert "basereward: interrupted\n" in errors
     assert "Traceback" not in errors
     assert runs[0].status["state"] == "killed"
     assert AtomicCheckpointIO().load_checkpoint(runs[0].checkpoints / "last.ckpt")["global_step"] >= 1
@@ -190,10 +190,9 @@ def losses(run: RunFolder) -> list[int]:
     return [record["step"] for record in records if "train/loss" in record.get("values", {})]
 
 
-def deliver(capsys: pytest.CaptureFixture[str]) -> None:
-    """Start a training that fails, since every training first delivers pending records."""
-    assert main([*TRAIN, "--resume", "no-such-run"]) == 2
-    assert "There is no run 'no-such-run'" in capsys.readouterr().err
+def deliver(run: RunFolder) -> None:
+    """Resume a finished run, which is refused, but every training first delivers pending records."""
+    assert main([*TRAIN, "--resume", run.run_id]) == 2
 
 
 def assert_delivered(run: RunFolder, server: Server, *, steps: int) -> None:
@@ -208,9 +207,7 @@ def assert_delivered(run: RunFolder, server: Server, *, steps: int) -> None:
     assert {"model/reward_model.json", "model/head.safetensors", "model/recipe.yaml"} <= names
 
 
-def test_unavailable_server_is_reported_once_and_gets_all_records_later(
-    server: Server, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unavailable_server_is_reported_once_and_gets_all_records_later(server: Server) -> None:
     """The run finishes without the server, and the next training delivers its records."""
     completed = subprocess.run(
         [sys.executable, "-m", "basereward", *TRAIN, "--json"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -218,7 +215,8 @@ def test_unavailable_server_is_reported_once_and_gets_all_records_later(
     assert completed.returncode == 0, completed.stderr
     (run,) = list_runs()
     assert json.loads(completed.stdout)["model"] == str(run.model)
-    warnings = [line for line in completed.stderr.splitlines() if "MLflow" in line or "etry" in line]
+    lines = [line for line in completed.stderr.splitlines() if not line.startswith("opening MLflow")]
+    warnings = [line for line in lines if "MLflow" in line or "etry" in line]
     assert len(warnings) == 2, completed.stderr
     assert f"MLflow at {server.uri} does not answer" in warnings[0]
     assert f"They are kept in {run.journal.folder}" in warnings[1]
@@ -226,11 +224,11 @@ def test_unavailable_server_is_reported_once_and_gets_all_records_later(
     assert run.journal.pending
 
     server.start()
-    deliver(capsys)
+    deliver(run)
     assert_delivered(run, server, steps=6)
 
 
-def test_server_that_dies_during_a_run_does_not_stop_it(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_server_that_dies_during_a_run_does_not_stop_it(server: Server) -> None:
     """The restarted server gets the missing records, and none twice."""
     server.start()
     command = [sys.executable, "-m", "basereward", *TRAIN, "trainer.steps=24", "--json"]
@@ -250,5 +248,5 @@ def test_server_that_dies_during_a_run_does_not_stop_it(server: Server, capsys: 
     assert runs[0].journal.pending
 
     server.start()
-    deliver(capsys)
+    deliver(runs[0])
     assert_delivered(runs[0], server, steps=24)

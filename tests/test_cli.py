@@ -412,7 +412,7 @@ def test_output_of_child_processes_goes_to_standard_error(
 def test_ls_lists_names_and_summaries(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The output is a table or JSON. A folder without profiles adds none to the package's; a missing one is an error."""
+    """The output is a table or JSON. A folder without profiles adds none to the package's; a missing folder fails."""
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
     assert main(["ls", "heads", "--json"]) == 0
     heads = json.loads(capsys.readouterr().out)["heads"]

@@ -222,9 +222,11 @@ def test_every_command_is_accepted_by_the_parser() -> None:
 def test_every_recipe_of_a_command_has_no_fault() -> None:
     """Experiments, profiles, keys and values are valid; row files may be missing."""
     checked = set()
+    # Experiments that the pages write first.
+    written = {words[1] for _, words in basereward_commands() if words[0] == "new"}
     for place, words in basereward_commands():
         arguments = parse(words)
-        if arguments.command not in READS_RECIPE or arguments.trust:
+        if arguments.command not in READS_RECIPE or arguments.trust or arguments.experiment in written:
             continue
         call = (arguments.experiment, arguments.profile, tuple(arguments.overrides))
         if call in checked or place_shows_a_fault(place):

@@ -111,7 +111,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
 
     >>> parser, command_parsers = build_parser()
     >>> list(command_parsers)[:3]
-    ['check', 'data', 'audit']
+    ['new', 'check', 'data']
     """
     parser = Parser(
         prog="basereward",

@@ -128,7 +128,7 @@ def cell_faults(cells: Sequence[Cell]) -> list[Fault]:
     >>> from basereward.recipe.schema import TrackingRecipe
     >>> recipe = Recipe(tracking=TrackingRecipe(uri="htp://host"))
     >>> [fault.key for fault in cell_faults([Cell("mine", "mine", {}, recipe)])]
-    ['tracking.uri']
+    ['tracking.uri', 'data.sources']
     """
     return cell_findings(cells).faults
 

@@ -105,10 +105,10 @@ MISTAKES = {
         f"train basereward {MINE} data.sources.mine.path=gone.jsonl", "gone.jsonl", ("No such file",), True
     ),
     "folder for a file": Mistake(
-        f"train basereward {MINE} data.sources.mine.path=folder", "folder", ("regular file",), True
+        f"train basereward {MINE} data.sources.mine.path=folder", "folder", ("data files",), True
     ),
     "model folder for a file": Mistake(
-        f"train basereward {MINE} data.sources.mine.path=model", "model", ("regular file",), True
+        f"train basereward {MINE} data.sources.mine.path=model", "model", ("data files",), True
     ),
     "empty file": Mistake(
         f"check basereward {MINE} data.sources.mine.path=empty.jsonl", "empty.jsonl", ("rows",), True

@@ -13,7 +13,7 @@ import pytest
 from basereward import load_recipe
 from basereward.data.schema.group import Group
 from basereward.data.schema.rejections import RowRejected
-from basereward.errors import DataError, TooManyRowsLost
+from basereward.errors import BaseRewardError, DataError, TooManyRowsLost
 from basereward.training import audit as module
 from basereward.training.audit import audit
 from basereward.training.build import backbone_path as find_backbone
@@ -101,7 +101,7 @@ def test_audit_raises_a_fault_of_the_model(tmp_path: Path, monkeypatch: pytest.M
 
 def test_audit_refuses_streams() -> None:
     """The message says which key to remove."""
-    with pytest.raises(DataError, match=r"remove data\.streaming"):
+    with pytest.raises(BaseRewardError, match=r"Remove data\.streaming"):
         audit(recipe("data.streaming={buffer: 10}", "data.mixture.weights={digits: 1, numbers: 1}"))
 
 

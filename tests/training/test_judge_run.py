@@ -101,5 +101,5 @@ def test_data_without_the_targets_of_the_head_are_refused(head: str, reason: str
 def test_judge_with_a_frozen_backbone_is_refused() -> None:
     """The head has no weights of its own, and the error says what to unfreeze."""
     frozen = "model.backbone.freeze=[vision,merger,language]"
-    with pytest.raises(ModelError, match="nothing would be trained"):
+    with pytest.raises(ModelError, match="nothing is trained"):
         train(load_recipe("basereward", overrides=[*SMALL, "model.head={_target_: generative}", frozen]))

@@ -91,7 +91,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     >>> add_arguments(parser)
     >>> check_arguments(parser.parse_args(["longer"]))
     Traceback (most recent call last):
-    basereward.cli.command.UsageError: give --benchmark with the name of a benchmark, or --data with ...
+    basereward.cli.command.UsageError: give --benchmark with the name of a benchmark ...
     """
     # MODEL is optional, so argparse takes the first KEY=VALUE for it when --scores or --judge replaces the model.
     if arguments.model is not None and "=" in arguments.model:

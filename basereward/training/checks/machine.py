@@ -240,7 +240,7 @@ def hub_fault(path: str, *, kind: str) -> str | None:
         kind: `models` or `datasets`.
 
     >>> hub_fault("Qwen Qwen", kind="models")
-    "'Qwen Qwen' is no folder here and no id of the hub: an id has letters, digits, '-', '_' and '.' ..."
+    "'Qwen Qwen' is no folder here and no id of the hub: an id has letters, digits, '-', '_' and '.', ..."
     """
     if os.path.exists(path):
         return None

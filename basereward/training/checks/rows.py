@@ -142,12 +142,30 @@ def _read(sample: SourceSample, node: Mapping[str, Any]) -> None:
     # Code from outside this package is not run here: reading may take any time.
     if sample.target not in (*GENERATED, "jsonl", "hub"):
         return
+    if fault := _folder_fault(sample.path):
+        raise DataError(fault)
     source: Source = make(dict(node), "sources", sample.name)
     sample.read = True
     if sample.target in GENERATED:
         _draw(sample, source)
     else:
         _stream(sample, source)
+
+
+def _folder_fault(path: str | None) -> str | None:
+    """Why a folder has no rows; None for one that may have some, and for other paths.
+
+    The library that reads data sets says so too, but its import takes seconds.
+    """
+    if path is None or not os.path.isdir(path):
+        return None
+    folder = Path(path)
+    if (folder / "reward_model.json").is_file() or (folder / "config.json").is_file():
+        return f"'{path}' is the folder of a model and has no data files; give a file of rows, or a folder with some"
+    # Pictures alone can be rows too, so any file counts.
+    if not any(file.is_file() for file in folder.rglob("*")):
+        return f"'{path}' is a folder without data files; give a file of rows ({known_rows()}), or a folder with some"
+    return None
 
 
 def _kind_hint(path: str | None) -> str:
