@@ -17,6 +17,8 @@ from basereward.data.schema.rejections import RowRejected
 
 ENDS = 32 * 1024
 """Bytes at the beginning and at the end of an image file that `group_content` reads. Small files are read whole."""
+COMPRESSED = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8")
+"""First bytes of PNG, JPEG, WebP and GIF, in which a change of the image changes the end of the file."""
 
 PARTS = {
     "weights": "the weights",
@@ -90,10 +92,10 @@ def group_content(group: Group) -> bytes:
 
 
 def _image_file_content(image: Image) -> bytes:
-    """Hash an image; for a file, its size, beginning and end.
+    """Hash an image; for a file of a compressed format, its size, beginning and end.
 
     PNG files end with checksums, and an edit of a JPEG file changes all bytes after it, so that the end detects almost
-    every change at a fraction of the reading.
+    every change at a fraction of the reading. Files of other formats, such as BMP, are read whole.
     """
     if isinstance(image, bytes | PIL.Image.Image):
         return image_content(image)
@@ -106,6 +108,9 @@ def _image_file_content(image: Image) -> bytes:
         with Path(image).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             ends = file.read(ENDS)
+            if not ends.startswith(COMPRESSED):
+                file.seek(0)
+                return hashlib.file_digest(file, "blake2b").digest()
             if size > 2 * ENDS:
                 file.seek(size - ENDS)
             ends += file.read(ENDS)

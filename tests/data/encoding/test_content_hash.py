@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
-from basereward.data.encoding.content_hash import encoded_content
+import numpy as np
+import PIL.Image
+import pytest
+
+from basereward.data.encoding.content_hash import ENDS, encoded_content, group_content
 from basereward.data.schema.group import Preference, Turn
 from tests.helpers.support import group, picture
 
@@ -27,3 +32,17 @@ def test_content_depends_on_what_is_encoded() -> None:
         group("Which digit is it?", images=1),
     ]
     assert len({encoded_content(sample_group) for sample_group in (sample, *other_content)}) == 6
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "png", "jpg", "tiff", "ppm"])
+def test_change_in_the_middle_of_a_large_image_changes_its_content(suffix: str, tmp_path: Path) -> None:
+    """One pixel in the middle of a file of more than the 64 KiB that are read of compressed formats."""
+    pixels = np.random.default_rng(0).integers(0, 255, (400, 400, 3), dtype=np.uint8)
+    contents = set()
+    for index in range(2):
+        pixels[200, 200] = (0, 0, 200 * index)
+        file = tmp_path / f"{index}.{suffix}"
+        PIL.Image.fromarray(pixels).save(file)
+        assert file.stat().st_size > 2 * ENDS
+        contents.add(group_content(replace(group(images=1), images=(file,))))
+    assert len(contents) == 2
