@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from basereward.cli import main
-from basereward.errors import DataError
+from basereward.errors import BaseRewardError, DataError
 from basereward.evaluation.benchmark import load_benchmark
 from basereward.evaluation.reports.evaluation_report import report
+from basereward.evaluation.reports.viewer import look
 from tests.evaluation.annotation.test_annotate import better, read, run, says, write_rows
 from tests.helpers.benchmark_rows import ANY_SIZE, small_benchmark, write_outcomes
 from tests.helpers.chat_servers import serving
@@ -90,6 +91,30 @@ def test_annotate_does_not_overwrite_its_prompt(tmp_path: Path) -> None:
     before = content(tmp_path)
     with pytest.raises(DataError, match="would overwrite the input"):
         run(source, "http://localhost:1/v1", prompt, prompt_file=str(prompt))
+    assert content(tmp_path) == before
+
+
+def test_annotate_does_not_overwrite_its_judge(tmp_path: Path) -> None:
+    """The files of a local model are inputs."""
+    (tmp_path / "judge").mkdir()
+    config = tmp_path / "judge" / "config.json"
+    config.write_text("{}")
+    source = write_rows(tmp_path)
+    with pytest.raises(DataError, match="would overwrite the input"):
+        run(source, "local", config, model=str(tmp_path / "judge"))
+    assert config.read_text() == "{}"
+
+
+def test_look_does_not_overwrite_a_picture_or_its_model(tmp_path: Path) -> None:
+    """The pictures of rows and the files of the model are inputs, like the file of the rows."""
+    source = write_rows(tmp_path, images=True)
+    (tmp_path / "model").mkdir()
+    weights = tmp_path / "model" / "head.safetensors"
+    weights.write_bytes(b"weights")
+    before = content(tmp_path)
+    for out in (source, a_picture(source), weights):
+        with pytest.raises(BaseRewardError):
+            look(str(source), model=str(tmp_path / "model") if out == weights else None, out=str(out))
     assert content(tmp_path) == before
 
 

@@ -92,6 +92,8 @@ def annotate(
         raise DataError(f"source '{name}' has no preferences in the split {split}; there is nothing to write about")
     outputs = _Outputs.at(out)
     user_files = [Path(prompt_file)] if prompt_file is not None else []
+    # A local judge: its files are read.
+    user_files += [Path(model)] if Path(model).is_dir() else []
     check_source_outputs(outputs.named, source, node, (pair.group for pair in pairs), also=user_files)
     engine = open_engine(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s, send=send)
     writing = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,6 +21,7 @@ from basereward.io.outputs import check_outputs
 from basereward.io.progress import phase
 from basereward.recipe import make
 from basereward.recipe.fragment import load_source
+from basereward.runs.resolve_model import resolve_model
 
 # As many as a person looks through.
 ROWS = 200
@@ -64,6 +66,7 @@ def look(
     target = _target(out or f"{name}.look.html", node)
     opened: Source = make(node, "sources", name)
     splits: Sequence[Split] = SPLITS if split is None else (split,)
+    _check_existing(target, opened, splits, model=model)
     files = ViewerFiles(target)
     files.check()
     with phase("loading the model") if model else nullcontext():
@@ -101,6 +104,22 @@ def _target(out: str, node: Mapping[str, Any]) -> Path:
     inputs = [value for value in node.values() if isinstance(value, str) and value]
     check_outputs({"--out": target, "the folder beside it": folder_beside(target)}, inputs)
     return target
+
+
+def _check_existing(target: Path, source: Source, splits: Sequence[Split], *, model: str | None) -> None:
+    """Check that a file at the place of the page is no file of the model and no picture of a row.
+
+    Raises:
+        DataError: it is one of them.
+    """
+    # A new page replaces nothing, and there may be a million pictures to compare with.
+    if not os.path.lexists(target):
+        return
+    inputs: list[Path] = [resolve_model(model)] if model else []
+    for split in splits:
+        for group in source.groups(split):
+            inputs += [Path(image) for image in group.images if isinstance(image, str | Path)]
+    check_outputs({"--out": target}, inputs)
 
 
 def _no_row_shown(name: str, data: Mapping[str, Any]) -> DataError:

@@ -64,8 +64,8 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 def run(source: Path, url: str, out: Path, **options: Any) -> dict[str, Any]:
     """Annotate all rows of a file."""
-    keywords = {"overrides": ["val=0.0", "test=0.0"], **options}
-    return annotate(str(source), model="judge", endpoint=url, out=str(out), **keywords)
+    keywords = {"overrides": ["val=0.0", "test=0.0"], "model": "judge", **options}
+    return annotate(str(source), endpoint=url, out=str(out), **keywords)
 
 
 def test_agreeing_reasoning_is_written(tmp_path: Path) -> None:
