@@ -141,7 +141,8 @@ def test_check_samples_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for row in rows[:20]:
         row["rejected"] = " "
     ((_, message),) = faults(only(write_rows(tmp_path / "pairs.jsonl", rows)))
-    assert "at most 30 " in message
+    assert message.startswith("of a sample of at most ")
+    assert "of 30 rows" in message
 
 
 def test_runs_folder_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
