@@ -15,7 +15,16 @@ import PIL.Image
 
 from basereward.data.images.open_images import read_image
 from basereward.data.open_rows import Data, open_images, open_table
-from basereward.data.schema.group import SPLITS, Group, Image, Preference, RejectedRow, Turn, rank_preferences
+from basereward.data.schema.group import (
+    SPLITS,
+    Group,
+    Image,
+    Preference,
+    RejectedRow,
+    Turn,
+    image_files,
+    rank_preferences,
+)
 from basereward.data.schema.image_marks import has_numbered_mark
 from basereward.data.schema.messages import NAMED_IMAGE, PLACE
 from basereward.data.schema.rejections import RowRejected, write_rejections
@@ -127,10 +136,7 @@ def _inputs(data: Data, groups: Iterable[Sequence[Group]]) -> Iterator[Path]:
     """Yield the files that are read: those of the rows, and the images."""
     if isinstance(data, str | os.PathLike):
         yield Path(data)
-    for group in _read(groups):
-        for image in group.images:
-            if isinstance(image, str | Path):
-                yield Path(image)
+    yield from image_files(_read(groups))
 
 
 @dataclass

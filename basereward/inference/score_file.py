@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from basereward.data.schema.group import image_files
 from basereward.data.sources.jsonl import read_rows
 from basereward.errors import DataError
 from basereward.inference.ensemble import Ensemble, is_ensemble, load_ensemble
@@ -67,11 +69,8 @@ def score(
     rows = read_rows(file)
     target = Path(out or f"{Path(file).stem}.scores.jsonl")
     _check_target(target)
-    inputs = [Path(file), resolve_model(model)]
-    for group in rows:
-        inputs += [Path(image) for image in group.images if isinstance(image, str | Path)]
     # Before the model is loaded, so that an output that would overwrite an input is reported at once.
-    check_outputs({"--out": target}, inputs)
+    check_outputs({"--out": target}, chain([Path(file), resolve_model(model)], image_files(rows)))
     with phase("loading the model"):
         scorer = load(model, dtype=dtype)
     latencies: list[float] = []

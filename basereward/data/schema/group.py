@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -156,6 +156,18 @@ class RejectedRow:
     reason: str
     detail: str
     fault: bool = True
+
+
+def image_files(groups: Iterable[Group]) -> Iterator[Path]:
+    """Yield the files of the images of groups; images that are no files are left out.
+
+    >>> list(image_files([Group("a", "text", (), ("4", "5"), images=("a.png", b""))]))
+    [PosixPath('a.png')]
+    """
+    for group in groups:
+        for image in group.images:
+            if isinstance(image, str | Path):
+                yield Path(image)
 
 
 def role_texts(turns: Sequence[Turn]) -> list[tuple[str, list[str | None]]]:

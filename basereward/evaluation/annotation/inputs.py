@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from basereward.data.schema.group import Group
+from basereward.data.schema.group import Group, image_files
 from basereward.errors import DataError
 from basereward.io.outputs import check_outputs
 from basereward.recipe.schema import Node
@@ -36,17 +36,6 @@ def source_inputs(source: str, node: Node) -> list[Path]:
     return inputs
 
 
-def pictures(groups: Iterable[Group]) -> Iterator[Path]:
-    """The image files of groups.
-
-    >>> group = Group("a", "text", (), ("4", "5"), images=("a.png",))
-    >>> list(pictures([group]))
-    [PosixPath('a.png')]
-    """
-    for group in groups:
-        yield from (Path(image) for image in group.images if isinstance(image, str | Path))
-
-
 def check_source_outputs(
     outputs: dict[str, Path], source: str, node: Node, groups: Iterable[Group], *, also: Iterable[Path] = ()
 ) -> None:
@@ -71,7 +60,7 @@ def check_source_outputs(
             raise DataError(f"{name} '{path}' is a folder; give the name of a file")
     # A new file in such a folder would be read as rows by the next call.
     row_folders = [Path(name) for name in _texts(node.get("path")) if Path(name).is_dir()]
-    inputs = chain(source_inputs(source, node), also, pictures(groups))
+    inputs = chain(source_inputs(source, node), also, image_files(groups))
     check_outputs(outputs, inputs, read_whole=row_folders)
 
 

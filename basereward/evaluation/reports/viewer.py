@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from basereward.data.schema.group import SPLITS, Group, Split
+from basereward.data.schema.group import SPLITS, Group, Split, image_files
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources import Source
 from basereward.data.summary import describe_reading, first_shown
@@ -112,14 +112,9 @@ def _check_existing(target: Path, source: Source, splits: Sequence[Split], *, mo
     Raises:
         DataError: it is one of them.
     """
-    # A new page replaces nothing, and there may be a million pictures to compare with.
-    if not os.path.lexists(target):
-        return
-    inputs: list[Path] = [resolve_model(model)] if model else []
-    for split in splits:
-        for group in source.groups(split):
-            inputs += [Path(image) for image in group.images if isinstance(image, str | Path)]
-    check_outputs({"--out": target}, inputs)
+    groups = chain.from_iterable(source.groups(split) for split in splits)
+    # The rows are read only if there is something to overwrite.
+    check_outputs({"--out": target}, chain([resolve_model(model)] if model else [], image_files(groups)))
 
 
 def _no_row_shown(name: str, data: Mapping[str, Any]) -> DataError:

@@ -488,26 +488,13 @@ def tree_attention(
         raise ModelError(f"{type(module).__name__} lets tokens see later ones (is_causal=False)")
     plan, limit = attention_mask.plan, attention_mask.limit
     restricted = plan.restricts(module)
-    if formula.is_plain and limit.reaches(plan.longest) and uses_cascade(query, value):
+    if formula.is_plain and limit.reaches(plan.longest) and is_available(query, value):
         return _attend_in_cascade(query, key, value, plan, formula, restricted=restricted), None
     if plan.cached:
         return _attend_after_cache(query, key, value, plan, limit, formula), None
     if restricted and not plan.pooling.whole:
         return _attend_pooled(query, key, value, plan, limit, formula), None
     return _attend(query, key, value, plan, limit, formula, restricted=restricted), None
-
-
-def uses_cascade(query: Tensor, value: Tensor) -> bool:
-    """Whether layers without limits take a tree row in two calls: where there is a kernel for it.
-
-    Args:
-        query: `(1, H, T, D)`.
-        value: `(1, J, T, E)`.
-
-    >>> uses_cascade(torch.zeros(1, 2, 3, 8), torch.zeros(1, 2, 3, 4))
-    False
-    """
-    return is_available(query, value)
 
 
 def _attend_in_cascade(

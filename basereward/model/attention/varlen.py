@@ -52,8 +52,8 @@ class Segments:
     @classmethod
     def of(cls, queries: Sequence[int], keys: Sequence[int], *, causal: bool, device: torch.device | str) -> Segments:
         """Segments with these numbers of queries and of keys, whose bounds are copied to a device without waiting."""
-        query_ends = _bounds(queries).to(device, non_blocking=True)
-        key_ends = query_ends if tuple(queries) == tuple(keys) else _bounds(keys).to(device, non_blocking=True)
+        query_ends = segment_bounds(queries).to(device, non_blocking=True)
+        key_ends = query_ends if tuple(queries) == tuple(keys) else segment_bounds(keys).to(device, non_blocking=True)
         return cls(causal, query_ends, key_ends, max(queries), max(keys))
 
     @classmethod
@@ -81,7 +81,12 @@ class Segments:
             query, key = query + queries, key + keys
 
 
-def _bounds(sizes: Sequence[int]) -> Tensor:
+def segment_bounds(sizes: Sequence[int]) -> Tensor:
+    """The first token of every segment, and the end of the last, `(N + 1,)` int32.
+
+    >>> segment_bounds([2, 1]).tolist()
+    [0, 2, 3]
+    """
     return torch.tensor([0, *accumulate(sizes)], dtype=torch.int32)
 
 

@@ -23,7 +23,7 @@ from basereward.errors import BaseRewardError, ModelError, format_bytes
 from basereward.io.files import cache_folder
 from basereward.model.attention.kernels import check_liger
 from basereward.model.backbone import load_config, quiet_transformers
-from basereward.model.cost.memory import Memory, PassTokens, memory
+from basereward.model.cost.memory import Memory, PassTokens
 from basereward.model.cost.meta_model import outline
 from basereward.model.families.processing import recipe_encoder
 from basereward.model.losses.contracts import build_loss
@@ -38,6 +38,7 @@ from basereward.runs.run_folder import runs_root
 from basereward.runs.tracking.mlflow_store import database_of, tracking_uri
 from basereward.training.checks.machine import DISK, Problem, nearest_folder
 from basereward.training.checks.rows import SourceSample, rejection_problems
+from basereward.training.cost.run_memory import device_memory, run_memory
 from basereward.training.objectives.contracts import build_objective
 from basereward.training.optimizer import check_kind, check_parts
 
@@ -197,24 +198,6 @@ def device_facts(recipe: Recipe, device: torch.device) -> dict[str, Any]:
     return {**facts, "memory": device_memory(device)}
 
 
-def device_memory(device: torch.device) -> int:
-    """Return the memory of a device in bytes; of a CPU the memory of the machine, or the limit of the container.
-
-    >>> device_memory(torch.device("cpu")) > 2**20
-    True
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            total = min(total, int(Path(file).read_text()))
-        # Not a container, one of the other version of control groups, or one without a limit ("max").
-        except (OSError, ValueError):
-            continue
-    return total
-
-
 def local_backbone(recipe: Recipe) -> str | None:
     """Return the folder of a recipe's backbone, which may be in the cache of the hub; None when it is not here.
 
@@ -339,7 +322,7 @@ def _tokens(size: Size, layout: Layout) -> int:
 def _count(recipe: Recipe, model: RewardModel, largest: PassTokens, device: torch.device, found: ModelFindings) -> None:
     """Count the memory of a model without weights, and what a run of it writes."""
     try:
-        held = _memory(recipe, model, largest)
+        held = run_memory(recipe, model, largest)
     except ModelError as error:
         # Layers that the count does not know can be trained all the same.
         found.facts["memory"] = {"missing": str(error)}
@@ -377,18 +360,6 @@ def _check_trained(recipe: Recipe, model: RewardModel) -> None:
     config = model.backbone.transformer.config
     if recipe.model.backbone.kernels == "liger":
         check_liger(config.model_type)
-
-
-def _memory(recipe: Recipe, model: RewardModel, largest: PassTokens) -> Memory:
-    lora = recipe.model.lora
-    return memory(
-        model,
-        largest,
-        mixed=recipe.trainer.precision == "bf16-mixed",
-        quantization=recipe.model.backbone.quantization,
-        eight_bit=recipe.optimizer.kind.endswith("8bit"),
-        dropout=lora is not None and lora.dropout > 0,
-    )
 
 
 def _compare_memory(held: Memory, device: torch.device, found: ModelFindings) -> None:

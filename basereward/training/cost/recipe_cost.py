@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from basereward.io.progress import track
 from basereward.model.cost.flops import Counter, Flops
-from basereward.model.cost.memory import Memory, memory
 from basereward.model.cost.meta_model import outline
 from basereward.model.cost.sequence_shapes import SequenceShape
 from basereward.model.reward_model import RewardModel
@@ -21,6 +20,7 @@ from basereward.recipe.checks.probing import trained_model
 from basereward.recipe.load import Cell
 from basereward.recipe.schema import Recipe
 from basereward.training.cost.gpu_specs import GPUS, UTILISATION
+from basereward.training.cost.run_memory import run_memory
 from basereward.training.cost.workload import SourceLoad, Workload, workload
 
 
@@ -76,7 +76,7 @@ def recipe_cost(
     model = outline(trained_model(recipe), path=backbone_path(recipe.model.backbone))
     counter = Counter(model)
     totals = _probe_totals(counter, load) if recipe.probe else _training_totals(counter, load)
-    step, held = totals.step, _memory(recipe, model, load)
+    step, held = totals.step, run_memory(recipe, model, load.largest)
     recomputed = load.steps * step.recomputed
     work = totals.useful + recomputed + totals.evaluation
     run_flops = {"useful": totals.useful, "recomputed": recomputed, "evaluation": totals.evaluation, "all": work}
@@ -168,18 +168,6 @@ def _forward(counter: Counter, source: SourceLoad, tokens: int) -> Flops:
     scale = tokens / _sampled_tokens(source)
     flops = dataclasses.asdict(counter(_shapes(source), training=False))
     return Flops(**{kind: round(scale * value) for kind, value in flops.items()})
-
-
-def _memory(recipe: Recipe, model: RewardModel, load: Workload) -> Memory:
-    lora = recipe.model.lora
-    return memory(
-        model,
-        load.largest,
-        mixed=recipe.trainer.precision == "bf16-mixed",
-        quantization=recipe.model.backbone.quantization,
-        eight_bit=recipe.optimizer.kind.endswith("8bit"),
-        dropout=lora is not None and lora.dropout > 0,
-    )
 
 
 def _parameters(model: RewardModel) -> dict[str, int]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,11 +11,12 @@ from basereward.data.batching.plan import Plan
 from basereward.data.module import PreferenceData
 from basereward.data.schema.group import SPLITS
 from basereward.errors import BaseRewardError, format_count
-from basereward.model.cost.memory import Memory, memory
+from basereward.model.cost.memory import Memory
 from basereward.model.families.parts import PARTS, part_of
 from basereward.model.pooling import Pooling
 from basereward.model.reward_model import RewardModel
 from basereward.recipe.schema import Recipe
+from basereward.training.cost.run_memory import device_memory, run_memory
 from basereward.training.cost.workload import largest_pass
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 GIB = 2**30
 SAMPLED, SEARCHED = 4, 128
 """Groups of a source that are encoded, and forward passes that are searched, for the count of memory: some 0.1 s."""
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""The memory that a container may use, or `max`."""
 
 
 def describe_run(recipe: Recipe, prepared: PreparedRun) -> Iterator[str]:
@@ -123,22 +120,6 @@ def device_name(device: torch.device) -> str:
     return f"CPU, {format_count(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else str(device)
 
 
-def device_memory(device: torch.device) -> int:
-    """The memory of the card in bytes; of a device without its own, that of the machine or the container.
-
-    >>> device_memory(torch.device("cpu")) > GIB // 4
-    True
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = CGROUP_LIMIT.read_text().strip()
-    except OSError:
-        return machine
-    return min(machine, int(limit)) if limit.isdigit() else machine
-
-
 def describe_memory(counted: Memory, *, available: int, probe: bool = False) -> str:
     """Compare the counted memory with that of the device.
 
@@ -172,12 +153,5 @@ def _count_memory(recipe: Recipe, model: RewardModel, data: PreferenceData) -> M
     """The counted memory; None for a stream, whose largest forward pass is not known."""
     if not isinstance(data.plan, Plan):
         return None
-    lora = recipe.model.lora
-    return memory(
-        model,
-        largest_pass(data, Pooling(recipe.model.pooling), sampled=SAMPLED, searched=SEARCHED),
-        mixed=recipe.trainer.precision == "bf16-mixed",
-        quantization=recipe.model.backbone.quantization,
-        eight_bit=recipe.optimizer.kind.endswith("8bit"),
-        dropout=lora is not None and lora.dropout > 0,
-    )
+    largest = largest_pass(data, Pooling(recipe.model.pooling), sampled=SAMPLED, searched=SEARCHED)
+    return run_memory(recipe, model, largest)

@@ -111,7 +111,7 @@ CASES: dict[str, Trees] = {
 def test_attention_equals_the_reference(trees: Trees, in_pieces: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs and gradients equal those of the reference, in two calls for the row and in pieces."""
     if in_pieces:
-        monkeypatch.setattr(tree_attention_module, "uses_cascade", lambda query, value: False)
+        monkeypatch.setattr(tree_attention_module, "is_available", lambda query, value: False)
     torch.manual_seed(0)
     length = sum(map(sum, trees))
     states = [torch.randn(1, heads, length, WIDTH, requires_grad=True) for heads in (HEADS, KEY_HEADS, KEY_HEADS)]

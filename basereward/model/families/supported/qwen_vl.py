@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from transformers.vision_utils import (
 from basereward.data.images.vision_features import Grid
 from basereward.errors import ModelError
 from basereward.model.attention.segment_attention import SEGMENT_ATTENTION, register_segment_attention
+from basereward.model.attention.varlen import segment_bounds
 from basereward.model.families.backbone_family import VisionFamily, VisionOutput, check_sizes
 
 MAX_PIXELS = 2**27
@@ -166,12 +166,12 @@ def tower_inputs(tower: Any, grids: Sequence[Grid], *, device: torch.device) -> 
     frames: list[int] = []
     for time, height, width in grids:
         frames += [height * width] * time
-    inputs |= {"cu_seqlens": _bounds(frames), "max_seqlen": max(frames)}
+    inputs |= {"cu_seqlens": segment_bounds(frames), "max_seqlen": max(frames)}
     if hasattr(tower, "window_size"):
         # In merged tokens along a side.
         side = tower.window_size // tower.spatial_merge_size // tower.patch_size
         order, sizes = window_order(grids, side=side, merge=tower.spatial_merge_size)
-        inputs |= {"window_index": torch.from_numpy(order), "cu_window_seqlens": _bounds(sizes)}
+        inputs |= {"window_index": torch.from_numpy(order), "cu_window_seqlens": segment_bounds(sizes)}
         inputs["max_window_seqlen"] = max(sizes)
     if hasattr(tower, "interpolation_mode"):
         inputs["interp_indices"], inputs["interp_weights"] = get_vision_interpolation_indices_and_weights(
@@ -216,10 +216,6 @@ def window_order(grids: Sequence[Grid], *, side: int, merge: int) -> tuple[NDArr
         sizes += (np.bincount(window) * merge**2).tolist()
         first += time * rows * columns
     return np.concatenate(orders), sizes
-
-
-def _bounds(sizes: Sequence[int]) -> Tensor:
-    return torch.tensor([0, *accumulate(sizes)], dtype=torch.int32)
 
 
 def _check_steps(processor: Any, *, path: str | Path) -> None:
