@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from basereward.data.conversion import convert
     from basereward.errors import BaseRewardError
-    from basereward.inference.score_file import load
+    from basereward.inference.load_model import load
     from basereward.recipe import load_cells, load_recipe
     from basereward.training.build import build
 
@@ -21,7 +21,7 @@ _MODULES = {
     "BaseRewardError": "basereward.errors",
     "build": "basereward.training.build",
     "convert": "basereward.data.conversion",
-    "load": "basereward.inference.score_file",
+    "load": "basereward.inference.load_model",
     "load_cells": "basereward.recipe",
     "load_recipe": "basereward.recipe",
 }

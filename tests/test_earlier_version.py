@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from basereward.inference.score_file import load
+from basereward.inference.load_model import load
 from basereward.recipe import load_recipe
 from basereward.runs.run_folder import find
 from basereward.runs.score_files import read_scores

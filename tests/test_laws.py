@@ -24,7 +24,7 @@ from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.encoder import EncodedGroup, EncodingError
 from basereward.data.schema.group import Group
 from basereward.errors import ModelError, TooManyRowsLost
-from basereward.inference.score_file import load
+from basereward.inference.load_model import load
 from basereward.inference.scorer import Scorer, load_scorer
 from basereward.metrics.collection import PreferenceMetrics
 from basereward.model.backbone import load_backbone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable
 
 from basereward.cli.command import UsageError
@@ -64,6 +65,48 @@ def add_overrides(parser: argparse.ArgumentParser, *, example: str) -> None:
         nargs="*",
         help=f"change of one key, such as {example}; a value with blanks or brackets needs quotes, 'KEY=[1, 2]'",
     )
+
+
+def add_devices(parser: argparse.ArgumentParser) -> None:
+    """Adds `--devices`; `parse_devices` reads its value.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_devices(parser)
+    >>> parser.parse_args(["--devices", "cuda:0,cuda:1"]).devices
+    'cuda:0,cuda:1'
+    """
+    parser.add_argument(
+        "--devices",
+        metavar="DEVICES",
+        help="what the model scores on, each in a process of its own: a number, such as 2, or names, such as "
+        "cuda:0,cuda:2 (default: all GPUs, or the CPU)",
+    )
+
+
+DEVICE = re.compile(r"cpu|cuda:\d+")
+
+
+def parse_devices(text: str | None) -> list[str] | int:
+    """The number or the names of devices in the value of `--devices`; an empty list if it is not given.
+
+    Raises:
+        UsageError: a number below 1, or a name that is no device.
+
+    >>> parse_devices("2"), parse_devices("cuda:0, cuda:2"), parse_devices(None)
+    (2, ['cuda:0', 'cuda:2'], [])
+    >>> parse_devices("gpu")
+    Traceback (most recent call last):
+        ...
+    basereward.cli.command.UsageError: --devices gpu: a number of at least 1, ...
+    """
+    if text is None:
+        return []
+    if text.strip().isdecimal() and int(text):
+        return int(text)
+    names = [name.strip() for name in text.split(",")]
+    if not all(DEVICE.fullmatch(name) for name in names):
+        raise UsageError(f"--devices {text}: a number of at least 1, or names such as cpu or cuda:0,cuda:1 are allowed")
+    return names
 
 
 def add_judge_arguments(parser: argparse.ArgumentParser, *, temperature: float) -> None:

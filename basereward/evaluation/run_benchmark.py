@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from basereward.evaluation.scoring import score_items
 from basereward.evaluation.subject import FOLDER, Subject, check_names, find_subject
 from basereward.evaluation.write_evaluation import WRITTEN, measured, write_evaluation
 from basereward.io.outputs import check_outputs
-from basereward.io.progress import phase
 
 # In the folder of an evaluation while it is computed.
 JOURNAL = "partial.jsonl"
@@ -41,6 +41,7 @@ def evaluate(
     order: AnswerOrder | None = None,
     allow_partial: bool = False,
     judge: Judge | None = None,
+    devices: Sequence[str] | int = (),
     overrides: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Evaluate one subject on one or several benchmarks.
@@ -58,6 +59,7 @@ def evaluate(
         allow_partial: leave out rows that are missing or cannot be scored, and accept other rows than those of the
             whole benchmark. Every table then marks the evaluation as partial, without published values beside it.
         judge: a generative judge that compares responses pair by pair, in place of a model.
+        devices: that the model scores on, as in `basereward.inference.parallel_scorer.open_scorer`.
         overrides: `key=value` for arguments of the benchmark, such as `data=rows.jsonl`; `BENCHMARK.key=value` if there
             are several benchmarks.
 
@@ -79,12 +81,13 @@ def evaluate(
     for benchmark in opened:
         _check_whole(benchmark, allow_partial=allow_partial)
         _check_outputs(subject, benchmark, scores=scores, judge=judge)
-    evaluator = _Evaluator(subject, scores=scores, order=order, allow_partial=allow_partial, judge=judge)
     result: dict[str, Any] = {}
     evaluations: list[dict[str, Any]] = []
-    for benchmark in opened:
-        result[benchmark.name], facts = evaluator.evaluate(benchmark)
-        evaluations.append(facts)
+    with ExitStack() as stack:
+        evaluator = _Evaluator(subject, stack, scores, order, allow_partial, judge, devices)
+        for benchmark in opened:
+            result[benchmark.name], facts = evaluator.evaluate(benchmark)
+            evaluations.append(facts)
     # Only when all are done: a call that is interrupted before can resume without scoring anything twice.
     for benchmark in opened:
         (subject.folder / benchmark.name / JOURNAL).unlink(missing_ok=True)
@@ -96,10 +99,13 @@ class _Evaluator:
     """Evaluates one subject on benchmarks, one after the other."""
 
     subject: Subject
+    stack: ExitStack
+    """closes the model"""
     scores: str | None
     order: AnswerOrder | None
     allow_partial: bool
-    judge: Judge | None = None
+    judge: Judge | None
+    devices: Sequence[str] | int
     scorer: Any = None
     """the loaded model; None before the first benchmark that needs it"""
     cost: dict[str, float] = field(default_factory=dict)
@@ -141,7 +147,7 @@ class _Evaluator:
     def _model_outcomes(self, benchmark: Benchmark, *, journal: Path) -> dict[int, Outcome]:
         _check_readable(benchmark)
         _make_folder(journal.parent)
-        self.scorer = self.scorer or _load(self.subject.model)
+        self.scorer = self.scorer or self.stack.enter_context(_opened(self.subject.model, self.devices))
         return score_items(
             self.scorer,
             benchmark.items,
@@ -278,12 +284,11 @@ def _make_folder(folder: Path) -> None:
         raise DataError(f"the evaluation cannot be written to '{folder}': {error.strerror or error}") from error
 
 
-def _load(model: str) -> Any:
+def _opened(model: str, devices: Sequence[str] | int) -> AbstractContextManager[Any]:
     # The import takes seconds, and reading a file of outcomes does not need it.
-    from basereward.inference.score_file import load
+    from basereward.inference.parallel_scorer import open_scorer
 
-    with phase("loading the model"):
-        return load(model)
+    return open_scorer(model, devices=devices)
 
 
 def _baseline_outcomes(name: str, benchmark: Benchmark, *, order: AnswerOrder | None) -> dict[int, Outcome]:

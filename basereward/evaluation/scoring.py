@@ -25,8 +25,7 @@ from basereward.io.progress import phase
 
 if TYPE_CHECKING:
     # These imports take seconds, and reading a file of outcomes does not need them.
-    from basereward.data.encoding.encoder import EncodedGroup
-    from basereward.inference.scorer import Scorer
+    from basereward.inference.group_scores import ScoresGroups
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +100,7 @@ def bundles(items: Sequence[Item]) -> list[Bundle]:
 
 
 def score_items(
-    scorer: Scorer,
+    scorer: ScoresGroups,
     items: Sequence[Item],
     *,
     images: ImageStore,
@@ -138,13 +137,19 @@ def score_items(
         else:
             file.restart(header)
         pending = [place for place in range(len(prompts)) if place not in scores_by_place]
-        # The scorer returns scores in the order of the groups that it got; this queue holds their places.
-        encoded: deque[int] = deque()
-        groups = _encode(scorer, prompts, pending, images=images, allow_partial=allow_partial, encoded=encoded)
+        # The scorer returns results in the order of the groups that it got; this queue holds their places.
+        places: deque[int] = deque()
+        groups = _read(prompts, pending, images=images, allow_partial=allow_partial, places=places)
         scoring = stack.enter_context(phase("scoring", total=len(pending), unit="prompts"))
-        for batch in scorer.score_encoded(groups):
-            scoring.advance(len(batch))
-            new = {encoded.popleft(): scores for scores in batch}
+        for results in scorer.score_batches(groups):
+            scoring.advance(len(results))
+            new: dict[int, list[float]] = {}
+            for result in results:
+                place = places.popleft()
+                if isinstance(result, DataError):
+                    _leave_out(prompts[place], result, allow_partial=allow_partial)
+                else:
+                    new[place] = result
             # Before they are stored: a resumed call would take them for scored.
             _check_finite(prompts, new)
             file.append([{"prompt": place, "scores": scores} for place, scores in new.items()])
@@ -155,28 +160,35 @@ def score_items(
     return outcomes
 
 
-def _encode(
-    scorer: Scorer,
+def _read(
     prompts: Sequence[Bundle],
     pending: Sequence[int],
     *,
     images: ImageStore,
     allow_partial: bool,
-    encoded: deque[int],
-) -> Iterator[EncodedGroup]:
-    """Encode the pending prompts, and append the places of those that could be encoded to `encoded`."""
+    places: deque[int],
+) -> Iterator[Group]:
+    """Read the groups of the pending prompts, and append the places of those that could be read to `places`."""
     for place in pending:
         try:
-            group = scorer.encode(prompts[place].group(images))
+            group = prompts[place].group(images)
         except DataError as error:
-            detail = f"{error.reason}: {error.detail}" if isinstance(error, RowRejected) else str(error)
-            if not allow_partial:
-                raise DataError(f"{detail}. --allow-partial counts without what cannot be scored") from error
-            item = prompts[place].item
-            logger.warning("row %d ('%s') cannot be scored: %s", item.row, item.id, detail)
+            _leave_out(prompts[place], error, allow_partial=allow_partial)
         else:
-            encoded.append(place)
+            places.append(place)
             yield group
+
+
+def _leave_out(bundle: Bundle, error: DataError, *, allow_partial: bool) -> None:
+    """Warn of a prompt that cannot be scored.
+
+    Raises:
+        DataError: `allow_partial` is not given.
+    """
+    detail = f"{error.reason}: {error.detail}" if isinstance(error, RowRejected) else str(error)
+    if not allow_partial:
+        raise DataError(f"{detail}. --allow-partial counts without what cannot be scored") from error
+    logger.warning("row %d ('%s') cannot be scored: %s", bundle.item.row, bundle.item.id, detail)
 
 
 def _check_finite(prompts: Sequence[Bundle], scores_by_place: Mapping[int, Sequence[float]]) -> None:

@@ -23,7 +23,7 @@ from basereward.data.encoding.encoder import EncodedGroup
 from basereward.data.schema.group import Group
 from basereward.errors import CheckpointError, DataError, ModelError, check_several
 from basereward.inference.aggregation import MemberScores, Rule, read_rule
-from basereward.inference.group_scores import ScoresGroups
+from basereward.inference.group_scores import ScoresEncodedGroups
 from basereward.inference.scorer import Scorer, load_scorer
 from basereward.io.files import json_text, write_atomic
 from basereward.io.hashing import file_sha256
@@ -111,7 +111,7 @@ class SharedBackboneHeads(nn.Module):
         return torch.stack([head(pooled) for head in self.heads], dim=-1)
 
 
-class Ensemble(ScoresGroups):
+class Ensemble(ScoresEncodedGroups):
     """Opened members, ready to score.
 
     Args:

@@ -1,4 +1,4 @@
-"""The common base of single models and ensembles: scores of prompts and groups."""
+"""The common base of single models, ensembles and models on several devices: scores of prompts and groups."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from basereward.data.schema.group import Group, Image
 from basereward.data.schema.rows import RowFormat
-from basereward.errors import ModelError, check_several
+from basereward.errors import DataError, ModelError, check_several
+
+GroupResult: TypeAlias = list[float] | DataError
+"""The scores of a group, or why the model cannot score it."""
 
 
 class ScoresGroups(ABC):
-    """Scores prompts and responses; subclasses encode groups and score encoded ones.
+    """Scores prompts and responses.
 
     >>> class LengthScorer(ScoresGroups):
-    ...     def encode(self, group):
-    ...         return group
-    ...
-    ...     def score_encoded(self, groups, *, tokens=None, latencies=None):
+    ...     def score_batches(self, groups, *, tokens=None, latencies=None):
     ...         for group in groups:
     ...             yield [[float(len(response)) for response in group.responses]]
     >>> LengthScorer().score("2 + 2?", ["4", "four"])
@@ -28,18 +28,10 @@ class ScoresGroups(ABC):
     """
 
     @abstractmethod
-    def encode(self, group: Group) -> Any:
-        """Encodes a group for `score_encoded`.
-
-        Raises:
-            DataError: this model cannot score the group; the message names it.
-        """
-
-    @abstractmethod
-    def score_encoded(
-        self, groups: Iterable[Any], *, tokens: int | None = None, latencies: list[float] | None = None
-    ) -> Iterator[list[list[float]]]:
-        """As `score_groups`, for encoded groups; yields the scores of several groups at a time, in order."""
+    def score_batches(
+        self, groups: Iterable[Group], *, tokens: int | None = None, latencies: list[float] | None = None
+    ) -> Iterator[list[GroupResult]]:
+        """As `score_or_reject`, but scores may be NaN or infinite; yields the results of several groups at a time."""
 
     def score(
         self, prompt: str | Sequence[dict[str, Any]], responses: Sequence[str], *, images: Sequence[Image] = ()
@@ -79,25 +71,38 @@ class ScoresGroups(ABC):
             DataError: `groups` is not iterable, or a group cannot be scored; the message names it.
             ModelError: a score is NaN or infinite; the message names the group.
         """
-        check_several(groups, name="groups", of="groups")
-        return self._scores_of(groups, tokens=tokens, latencies=latencies)
+        results = self.score_or_reject(groups, tokens=tokens, latencies=latencies)
+        return map(_scores_or_error, results)
 
-    def _scores_of(
+    def score_or_reject(
+        self, groups: Iterable[Group], *, tokens: int | None = None, latencies: list[float] | None = None
+    ) -> Iterator[GroupResult]:
+        """As `score_groups`, but a group that cannot be scored has its error in the place of its scores.
+
+        Raises:
+            DataError: `groups` is not iterable.
+            ModelError: a score is NaN or infinite; the message names the group.
+        """
+        check_several(groups, name="groups", of="groups")
+        return self._results(groups, tokens=tokens, latencies=latencies)
+
+    def _results(
         self, groups: Iterable[Group], *, tokens: int | None, latencies: list[float] | None
-    ) -> Iterator[list[float]]:
-        # Groups are encoded ahead of their scores, so the names wait here for the scores.
+    ) -> Iterator[GroupResult]:
+        # Groups are read ahead of their scores, so the names wait here for the scores.
         names: deque[str] = deque()
 
-        def encoded() -> Iterator[Any]:
+        def named() -> Iterator[Group]:
             for group in groups:
-                encoded_group = self.encode(group)
                 names.append(group.id)
-                yield encoded_group
+                yield group
 
-        for scores_of_groups in self.score_encoded(encoded(), tokens=tokens, latencies=latencies):
-            for scores in scores_of_groups:
-                self.check_finite(scores, name=names.popleft())
-                yield scores
+        for results in self.score_batches(named(), tokens=tokens, latencies=latencies):
+            for result in results:
+                name = names.popleft()
+                if not isinstance(result, DataError):
+                    self.check_finite(result, name=name)
+                yield result
 
     def check_finite(self, scores: Sequence[float], *, name: str) -> None:
         """Checks that scores can be compared.
@@ -115,3 +120,70 @@ class ScoresGroups(ABC):
     def _not_finite(self) -> str:
         """The likely cause of scores that are NaN or infinite, and the remedy."""
         return "Train again with a lower optimizer.lr, or load the model with dtype=float32"
+
+
+def _scores_or_error(result: GroupResult) -> list[float]:
+    """
+    Raises:
+        DataError: the group could not be scored.
+    """
+    if isinstance(result, DataError):
+        raise result
+    return result
+
+
+class ScoresEncodedGroups(ScoresGroups):
+    """Scores groups in this process; subclasses encode groups and score encoded ones.
+
+    >>> class WordScorer(ScoresEncodedGroups):
+    ...     def encode(self, group):
+    ...         return [response.split() for response in group.responses]
+    ...
+    ...     def score_encoded(self, groups, *, tokens=None, latencies=None):
+    ...         for words_of_responses in groups:
+    ...             yield [[float(len(words)) for words in words_of_responses]]
+    >>> WordScorer().score("2 + 2?", ["4", "It is four."])
+    [1.0, 3.0]
+    """
+
+    @abstractmethod
+    def encode(self, group: Group) -> Any:
+        """Encodes a group for `score_encoded`.
+
+        Raises:
+            DataError: this model cannot score the group; the message names it.
+        """
+
+    @abstractmethod
+    def score_encoded(
+        self, groups: Iterable[Any], *, tokens: int | None = None, latencies: list[float] | None = None
+    ) -> Iterator[list[list[float]]]:
+        """As `score_groups`, for encoded groups; yields the scores of several groups at a time, in order."""
+
+    def score_batches(
+        self, groups: Iterable[Group], *, tokens: int | None = None, latencies: list[float] | None = None
+    ) -> Iterator[list[GroupResult]]:
+        """As the base."""
+        # One entry for each group that was read and not yielded: its error, or None while its scores are computed.
+        errors: deque[DataError | None] = deque()
+
+        def encoded() -> Iterator[Any]:
+            for group in groups:
+                try:
+                    encoded_group = self.encode(group)
+                except DataError as error:
+                    errors.append(error)
+                else:
+                    errors.append(None)
+                    yield encoded_group
+
+        for scores_of_groups in self.score_encoded(encoded(), tokens=tokens, latencies=latencies):
+            results: list[GroupResult] = []
+            for scores in scores_of_groups:
+                while (error := errors.popleft()) is not None:
+                    results.append(error)
+                results.append(scores)
+            yield results
+        rest = [error for error in errors if error is not None]
+        if rest:
+            yield [*rest]

@@ -12,7 +12,7 @@ from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
 from basereward.errors import DataError
 from basereward.inference.group_scores import ScoresGroups
-from basereward.inference.score_file import load
+from basereward.inference.load_model import load
 
 
 class MlflowScorer:

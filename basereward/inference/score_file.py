@@ -1,8 +1,7 @@
-"""Opens trained models, and scores files of prompts and responses."""
+"""Scores files of prompts and responses."""
 
 from __future__ import annotations
 
-import os
 import time
 from itertools import chain
 from pathlib import Path
@@ -13,41 +12,21 @@ import numpy as np
 from basereward.data.schema.group import image_files
 from basereward.data.sources.jsonl import read_rows
 from basereward.errors import DataError
-from basereward.inference.ensemble import Ensemble, is_ensemble, load_ensemble
-from basereward.inference.scorer import Scorer, load_scorer
+from basereward.inference.parallel_scorer import Devices, open_scorer
 from basereward.io.files import json_text, write_atomic
 from basereward.io.outputs import check_outputs
-from basereward.io.progress import phase, track
-from basereward.recipe.trust import trusting
+from basereward.io.progress import track
 from basereward.runs.resolve_model import resolve_model
 
 
-def load(
-    model: str | os.PathLike[str], *, device: str | None = None, dtype: str | None = None, trust: bool = False
-) -> Scorer | Ensemble:
-    """Opens a trained model, or an ensemble of them.
-
-    Args:
-        model: a run id, `runs:/<run id>/model`, or a folder that was saved.
-        device: None: the GPU if there is one.
-        dtype: of the backbone's weights, `float32` or `bfloat16`; None: as in training. The head is always in float32.
-        trust: whether heads from outside of this package, and Python files of the checkpoint, may run. A folder from
-            elsewhere can name any code, so only the caller can allow it.
-
-    Raises:
-        RunError: there is no such run.
-        ModelError: the folder is not a saved model, or its weights do not fit; there is no such dtype, or the weights
-            are quantised and cannot be cast to it.
-    """
-    folder = resolve_model(str(model))
-    with trusting(trust):
-        if is_ensemble(folder):
-            return load_ensemble(folder, find=resolve_model, device=device, dtype=dtype)
-        return load_scorer(folder, device=device, dtype=dtype)
-
-
 def score(
-    model: str, file: str, *, out: str | None = None, tokens: int | None = None, dtype: str | None = None
+    model: str,
+    file: str,
+    *,
+    out: str | None = None,
+    tokens: int | None = None,
+    dtype: str | None = None,
+    devices: Devices = (),
 ) -> dict[str, Any]:
     """Scores every response of every row of a JSON Lines file.
 
@@ -58,6 +37,7 @@ def score(
             the working directory.
         tokens: limit of a forward pass, as in `Scorer.score_groups`.
         dtype: as in `load`.
+        devices: as in `open_scorer`; the scores do not depend on them.
 
     Returns:
         The numbers of rows and responses, the file, the seconds without loading the model, responses per second, and
@@ -71,12 +51,11 @@ def score(
     _check_target(target)
     # Before the model is loaded, so that an output that would overwrite an input is reported at once.
     check_outputs({"--out": target}, chain([Path(file), resolve_model(model)], image_files(rows)))
-    with phase("loading the model"):
-        scorer = load(model, dtype=dtype)
     latencies: list[float] = []
-    began = time.perf_counter()
-    scored = list(track(scorer.score_groups(rows, tokens=tokens, latencies=latencies), "scoring", total=len(rows)))
-    seconds = time.perf_counter() - began
+    with open_scorer(model, devices=devices, dtype=dtype) as scorer:
+        began = time.perf_counter()
+        scored = list(track(scorer.score_groups(rows, tokens=tokens, latencies=latencies), "scoring", total=len(rows)))
+        seconds = time.perf_counter() - began
     lines = [json_text({"id": group.id, "scores": scores}) for group, scores in zip(rows, scored, strict=True)]
     write_atomic(target, "\n".join(lines) + "\n" if lines else "")
     responses = sum(len(scores) for scores in scored)

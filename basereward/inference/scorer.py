@@ -23,7 +23,7 @@ from basereward.data.schema.group import Group, Image
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
 from basereward.errors import DataError, ModelError, check_several
-from basereward.inference.group_scores import ScoresGroups
+from basereward.inference.group_scores import ScoresEncodedGroups
 from basereward.inference.prompt_cache import PromptScorer
 from basereward.inference.stopwatch import Stopwatch
 from basereward.model.heads.contracts import is_generative
@@ -63,7 +63,7 @@ class _Pass:
         return {index: list(islice(scores, number)) for index, number in self.responses.items()}
 
 
-class Scorer(ScoresGroups):
+class Scorer(ScoresEncodedGroups):
     """A reward model with its encoder, ready to score.
 
     Args:

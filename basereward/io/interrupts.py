@@ -66,6 +66,22 @@ class Interrupts:
             raise KeyboardInterrupt
 
 
+@contextlib.contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """In the block, SIGINT waits; a process that starts in it has SIGINT blocked until it calls `Interrupts.install`.
+
+    >>> with interrupts_blocked():
+    ...     subprocess.run(["true"]).returncode
+    0
+    """
+    # The mask is inherited, so that there is no moment at which the child has Python's own handler.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def popen_with_interrupts_blocked(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
     """Starts a process in which SIGINT is blocked until it calls `Interrupts.install`.
 
@@ -76,9 +92,5 @@ def popen_with_interrupts_blocked(command: Sequence[str], **options: Any) -> sub
     >>> popen_with_interrupts_blocked(["true"]).wait()
     0
     """
-    # The mask is inherited, so that there is no moment at which the child has Python's own handler.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    with interrupts_blocked():
         return subprocess.Popen(command, text=True, **options)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -13,12 +13,15 @@ import os
 import re
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 HOUR_S = 3600.0
+PARENT_POLL_S = 0.5
+"""Seconds between looks for the parent."""
 PROC = Path("/proc")
 
 
@@ -88,6 +91,22 @@ def _exists(pid: int) -> bool:
         # The process exists and belongs to another user.
         return True
     return True
+
+
+def end_with_parent(pid: int) -> None:
+    """From here on, this process ends when its parent is gone, at once and whatever it does.
+
+    Args:
+        pid: process number of the parent. The parent passes it, because after its death `getppid` gives another one.
+    """
+    threading.Thread(target=_watch_parent, args=(pid,), daemon=True).start()
+
+
+def _watch_parent(pid: int) -> None:
+    while os.getppid() == pid:
+        time.sleep(PARENT_POLL_S)
+    # Not `sys.exit`, which would end this thread alone. Nobody would read the result of the process.
+    os._exit(1)
 
 
 OWNER = re.compile(r"\.(\d+)-(\d+)-([0-9a-f]{8})[.-]")

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from basereward.errors import BaseRewardError, RunError, explain
 from basereward.io.files import write_atomic
 from basereward.io.interrupts import Interrupts, popen_with_interrupts_blocked
 from basereward.io.logs import log_to_stderr
+from basereward.io.processes import end_with_parent
 from basereward.io.progress import reporting
 from basereward.recipe.trust import is_trusted, trusting
 
@@ -32,8 +32,6 @@ POLL_S = 0.05
 """Seconds between looks for a result."""
 END_LIMIT_S = 10.0
 """Seconds that a worker has to end by itself before it is killed."""
-PARENT_POLL_S = 0.5
-"""Seconds between looks for the parent."""
 TRUST = "--trust"
 """Argument of a worker whose parent lets foreign code run."""
 
@@ -150,7 +148,7 @@ def serve(load: Callable[[], Work], *, pid: str, trust: str = "") -> int:
         The exit code.
     """
     interrupts = Interrupts().install()
-    threading.Thread(target=_end_with_parent, args=(int(pid),), daemon=True).start()
+    end_with_parent(int(pid))
     with reporting(), log_to_stderr(), trusting(trust == TRUST):
         if trust:
             # The user's own classes are often in the working directory, which `-m` leaves out with PYTHONSAFEPATH.
@@ -173,10 +171,3 @@ def serve(load: Callable[[], Work], *, pid: str, trust: str = "") -> int:
 
 def _ending(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def _end_with_parent(pid: int) -> None:
-    """End this process when its parent is gone, at once and whatever it does: nobody would read its result."""
-    while os.getppid() == pid:
-        time.sleep(PARENT_POLL_S)
-    os._exit(1)

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from itertools import islice
 from typing import Any
 
 from basereward.data.curation.audit import audit as audit_source
@@ -18,16 +17,13 @@ from basereward.data.schema.group import Group
 from basereward.data.schema.rejections import RowRejected, summary
 from basereward.errors import DataError
 from basereward.inference.group_scores import ScoresGroups
-from basereward.inference.score_file import load
+from basereward.inference.load_model import load
 from basereward.io.progress import phase, track
 from basereward.model.families.processing import recipe_encoder
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.training.build import build_curation, build_data
 from basereward.training.data_summary import preview_rejections_file
-
-SCORED_TOGETHER = 64
-"""Groups that a model scores at once."""
 
 
 def audit(recipe: Recipe, *, model: str | None = None) -> dict[str, Any]:
@@ -96,27 +92,14 @@ def _audit_source(data: PreferenceData, name: str, *, scorer: ScoresGroups | Non
 
 def _scores(groups: Iterable[Group], *, scorer: ScoresGroups) -> Iterator[list[float] | None]:
     """The scores of every group; None for a group that the model cannot read, for example because it is too long."""
-    groups = iter(groups)
-    # In windows: a list of all groups would hold all of their images in memory.
-    while window := list(islice(groups, SCORED_TOGETHER)):
-        try:
-            scores: list[list[float] | None] = list(scorer.score_groups(window))
-        except DataError as error:
-            if not isinstance(error.__cause__, RowRejected):
-                raise
-            # One unusable group rejects its whole window, so the others are scored one by one.
-            scores = [_score_one(group, scorer=scorer) for group in window]
-        yield from scores
-
-
-def _score_one(group: Group, *, scorer: ScoresGroups) -> list[float] | None:
-    try:
-        return next(iter(scorer.score_groups([group])))
-    except DataError as error:
+    for result in scorer.score_or_reject(groups):
+        if not isinstance(result, DataError):
+            yield result
         # Any other error is a fault of the data or of the model, not of one group.
-        if isinstance(error.__cause__, RowRejected):
-            return None
-        raise
+        elif isinstance(result.__cause__, RowRejected):
+            yield None
+        else:
+            raise result
 
 
 def _curation_result(curated: Curated, *, benchmarks: Iterable[str]) -> dict[str, Any]:

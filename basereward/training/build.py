@@ -27,7 +27,7 @@ from basereward.data.schema.group import Group
 from basereward.data.streaming.streamed_module import StreamedData
 from basereward.data.summary import log_reading
 from basereward.errors import RecipeError
-from basereward.inference.score_file import load
+from basereward.inference.load_model import load
 from basereward.io.files import cache_folder
 from basereward.io.progress import phase
 from basereward.model.attention.compiled import compile_layers

@@ -21,6 +21,7 @@ from basereward.evaluation.outcome_files import read_outcomes
 from basereward.evaluation.reports.evaluation_report import report
 from basereward.evaluation.scoring import score_items
 from basereward.evaluation.statistics.agreement import agreement
+from basereward.inference.group_scores import ScoresEncodedGroups
 from tests.fixtures.published.benchmarks.benchmark_rows import judgebench, rewardbench
 from tests.fixtures.published.writing import write_jsonl
 from tests.helpers.benchmark_rows import ANY_SIZE, small_benchmark, write_outcomes
@@ -235,7 +236,7 @@ def test_picture_is_identified_by_its_content(here: Path) -> None:
     assert changed(fingerprint("data"), fingerprint("copy")) == []
 
 
-class Counting:
+class Counting(ScoresEncodedGroups):
     """A stand-in for a model: every answer has the number of its group as score."""
 
     def __init__(self) -> None:
@@ -245,7 +246,7 @@ class Counting:
         """Return the group unchanged."""
         return group
 
-    def score_encoded(self, groups: Any) -> Any:
+    def score_encoded(self, groups: Any, **options: Any) -> Any:
         """Yield the scores of one group at a time."""
         for group in groups:
             self.groups += 1
@@ -261,7 +262,7 @@ def test_journal_of_a_changed_benchmark_is_restarted(here: Path, caplog: pytest.
         benchmark = load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"])
         model = Counting()
         header = {"model": "m", "benchmark": benchmark.digest}
-        score_items(model, benchmark.items, images=benchmark.store, journal=journal, header=header)  # type: ignore[arg-type]
+        score_items(model, benchmark.items, images=benchmark.store, journal=journal, header=header)
         return model.groups
 
     assert scored() == 4

@@ -10,7 +10,8 @@ import datasets
 import pytest
 
 from basereward.errors import DataError, ModelError
-from basereward.inference.score_file import load, score
+from basereward.inference.load_model import load
+from basereward.inference.score_file import score
 from basereward.inference.scorer import Scorer
 from basereward.model.families.processing import load_encoder
 from basereward.model.reward_model import build_model

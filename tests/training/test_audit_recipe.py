@@ -14,6 +14,7 @@ from basereward import load_recipe
 from basereward.data.schema.group import Group
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import BaseRewardError, DataError, TooManyRowsLost
+from basereward.inference.group_scores import ScoresEncodedGroups
 from basereward.training import audit as module
 from basereward.training.audit import audit
 from basereward.training.build import backbone_path as find_backbone
@@ -68,12 +69,15 @@ def test_audit_counts_the_labels_that_a_model_contradicts(tmp_path: Path, monkey
     """The model prefers short answers: it disagrees with two of three labels by 7, which is strong. A group that it
     cannot read is counted without an error."""
 
-    class LikesShort:
-        def score_groups(self, groups: Iterable[Group]) -> Iterator[list[float]]:
+    class LikesShort(ScoresEncodedGroups):
+        def encode(self, group: Group) -> Group:
+            if "Unread." in group.responses:
+                raise DataError("too long") from RowRejected("too_long", "too long")
+            return group
+
+        def score_encoded(self, groups: Iterable[Group], **options: object) -> Iterator[list[list[float]]]:
             for group in groups:
-                if "Unread." in group.responses:
-                    raise DataError("too long") from RowRejected("too_long", "too long")
-                yield [-float(len(response)) for response in group.responses]
+                yield [[-float(len(response)) for response in group.responses]]
 
     loaded = []
     monkeypatch.setattr(module, "load", lambda model: loaded.append(model) or LikesShort())
@@ -90,9 +94,13 @@ def test_audit_counts_the_labels_that_a_model_contradicts(tmp_path: Path, monkey
 def test_audit_raises_a_fault_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of the model is not counted as an unreadable group."""
 
-    class Broken:
-        def score_groups(self, groups: Iterable[Group]) -> Iterator[list[float]]:
+    class Broken(ScoresEncodedGroups):
+        def encode(self, group: Group) -> Group:
             raise DataError("the tokenizer is not there")
+
+        def score_encoded(self, groups: Iterable[Group], **options: object) -> Iterator[list[list[float]]]:
+            for _ in groups:
+                yield []
 
     monkeypatch.setattr(module, "load", lambda model: Broken())
     with pytest.raises(DataError, match="the tokenizer is not there"):

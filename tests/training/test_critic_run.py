@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from basereward.data.batching.collate import collate
-from basereward.inference.score_file import load
+from basereward.inference.load_model import load
 from basereward.inference.scorer import Scorer, load_scorer
 from basereward.model.generation.generate import SamplingParams, TextGenerator
 from basereward.model.saving.saved_model import LANGUAGE

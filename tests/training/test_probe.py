@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from basereward.inference.score_file import load
+from basereward.inference.load_model import load
 from basereward.io.files import cache_folder
 from basereward.model.backbone import Backbone
 from basereward.recipe import load_recipe

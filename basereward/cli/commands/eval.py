@@ -7,7 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult, UsageError
-from basereward.cli.options import MODEL_FORMS, add_judge_arguments, add_overrides, check_choice
+from basereward.cli.options import (
+    MODEL_FORMS,
+    add_devices,
+    add_judge_arguments,
+    add_overrides,
+    check_choice,
+    parse_devices,
+)
 from basereward.cli.tables import format_lost, format_percent, format_table
 from basereward.errors import DataError
 from basereward.evaluation.outcome import BASELINES, ORDERS
@@ -39,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure without the rows that are missing or cannot be scored (default: they are an error)",
     )
+    add_devices(parser)
     parser.add_argument(
         "--judge", metavar="NAME", help="generative model that compares answers, instead of MODEL; needs --endpoint"
     )
@@ -84,7 +92,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """Checks combinations of options, and moves an override that was parsed as the model.
 
     Raises:
-        UsageError: not exactly one of `--benchmark` and `--data`, an unknown order, or half of a judge.
+        UsageError: not exactly one of `--benchmark` and `--data`, an unknown order or device, or half of a judge.
         DataError: a number of the judge is out of its range.
 
     >>> parser = argparse.ArgumentParser()
@@ -103,6 +111,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             "your own file of pairs"
         )
     check_choice("order", arguments.order, ORDERS)
+    parse_devices(arguments.devices)
     if (arguments.endpoint is None) != (arguments.judge is None):
         raise UsageError("a judge needs both options: --endpoint for its address and --judge for its name there")
     if arguments.judge is not None:
@@ -137,6 +146,7 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         order=arguments.order,
         allow_partial=arguments.allow_partial,
         judge=_open_judge(arguments),
+        devices=parse_devices(arguments.devices),
         overrides=arguments.overrides,
     )
     return result, SUCCESS

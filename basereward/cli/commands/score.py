@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult, UsageError
-from basereward.cli.options import MODEL_FORMS, check_at_least_one, check_choice
+from basereward.cli.options import MODEL_FORMS, add_devices, check_at_least_one, check_choice, parse_devices
 from basereward.io.progress import phase
 
 DTYPES = ("float32", "bfloat16")
@@ -36,19 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", metavar="DTYPE", help=f"precision of the weights: {', '.join(DTYPES)} (default: as trained)"
     )
+    add_devices(parser)
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
     """
     Raises:
-        UsageError: an unknown dtype, a token limit below 1, or a file in the place of the model.
+        UsageError: an unknown dtype or device, a token limit below 1, or a file in the place of the model.
 
-    >>> check_arguments(argparse.Namespace(dtype="float16", tokens=None, model="model", file="rows.jsonl"))
+    >>> check_arguments(argparse.Namespace(dtype="float16", tokens=None, model="m", file="rows.jsonl", devices=None))
     Traceback (most recent call last):
     basereward.cli.command.UsageError: unknown dtype 'float16'; did you mean 'bfloat16'? Allowed: bfloat16, float32.
     """
     check_choice("dtype", arguments.dtype, DTYPES)
     check_at_least_one("--tokens", arguments.tokens)
+    parse_devices(arguments.devices)
     if os.path.isfile(arguments.model):
         order = f"basereward score {arguments.file} {arguments.model}" if os.path.isdir(arguments.file) else ""
         meant = f". The model comes first: {order}" if order else ""
@@ -60,7 +62,14 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     with phase(LOADING_LIBRARIES):
         from basereward.inference.score_file import score
 
-    result = score(arguments.model, arguments.file, out=arguments.out, tokens=arguments.tokens, dtype=arguments.dtype)
+    result = score(
+        arguments.model,
+        arguments.file,
+        out=arguments.out,
+        tokens=arguments.tokens,
+        dtype=arguments.dtype,
+        devices=parse_devices(arguments.devices),
+    )
     return result, SUCCESS
 
 

@@ -130,7 +130,7 @@ def _no_row_shown(name: str, data: Mapping[str, Any]) -> DataError:
 
 def _scorer(model: str) -> ScoreGroup:
     # Importing the scorer takes seconds, and a page without a model does not need it.
-    from basereward.inference.score_file import load
+    from basereward.inference.load_model import load
 
     scorer = load(model)
 

@@ -20,8 +20,8 @@ from basereward.data.schema.validation import check_usable
 from basereward.data.sources import Source
 from basereward.errors import DataError, ModelError
 from basereward.inference.ensemble import Encoded, Member
-from basereward.inference.group_scores import ScoresGroups
-from basereward.inference.score_file import load
+from basereward.inference.group_scores import ScoresEncodedGroups
+from basereward.inference.load_model import load
 from basereward.io.progress import phase, track
 from basereward.metrics.collection import PreferenceMetrics, mean_accuracy
 from basereward.recipe import Recipe, make, recipe_from_yaml
@@ -52,7 +52,7 @@ def run_test(run: RunFolder, members: Sequence[Member]) -> dict[str, Any]:
             rows that the members rejected; or it rejects every row of a source.
     """
     with phase("loading the members"):
-        scorer: ScoresGroups = load(run.model)
+        scorer: ScoresEncodedGroups = load(run.model)
     recipes = [recipe_from_yaml(member.folder / "recipe.yaml") for member in members]
     sources = _sources(members, recipes)
     test = _score_test_groups(scorer, sources)
@@ -96,7 +96,7 @@ class _Test:
     tokens: int = 0
 
 
-def _score_test_groups(scorer: ScoresGroups, sources: Mapping[str, Source]) -> _Test:
+def _score_test_groups(scorer: ScoresEncodedGroups, sources: Mapping[str, Source]) -> _Test:
     rejected: list[RejectedRow] = []
     for source in sources.values():
         rejected += source.rejected("test")

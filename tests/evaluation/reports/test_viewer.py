@@ -12,7 +12,7 @@ import pytest
 
 from basereward.cli import main
 from basereward.data.sources.jsonl import Jsonl, read_rows
-from basereward.inference.score_file import load
+from basereward.inference.load_model import load
 from basereward.recipe import load_recipe, make
 from basereward.training.fit import train
 from tests.helpers.support import SMALL, pair_rows, write_rows

@@ -15,7 +15,7 @@ from basereward.data.schema.group import Group, RejectedRow
 from basereward.data.schema.rejections import write_rejections
 from basereward.errors import DataError, TooManyRowsLost
 from basereward.inference.ensemble import Member
-from basereward.inference.group_scores import ScoresGroups
+from basereward.inference.group_scores import ScoresEncodedGroups
 from basereward.recipe import load_recipe, recipe_yaml
 from basereward.runs.run_folder import RunFolder
 from basereward.training.ensembles import testing as ensemble_test
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[3]
 Test = Callable[..., dict[str, Any]]
 
 
-class Reader(ScoresGroups):
+class Reader(ScoresEncodedGroups):
     """A model that prefers the longer answer, cannot read prompts with the word `hard`, and records its batch sizes."""
 
     def __init__(self) -> None:

@@ -85,6 +85,7 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 
 COMMAND = Command(
     summary="print the JSON schema by which an editor completes and checks a YAML file",
+    activity="schema: {kind}",
     examples=("basereward schema --out experiments/schemas/experiment.json", "basereward schema source"),
     add_arguments=add_arguments,
     check_arguments=check_arguments,
