@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from basereward.cli.command import UsageError
 from basereward.errors import BaseRewardError, unknown
@@ -86,21 +86,21 @@ def add_devices(parser: argparse.ArgumentParser) -> None:
 DEVICE = re.compile(r"cpu|cuda:\d+")
 
 
-def parse_devices(text: str | None) -> list[str] | int:
-    """The number or the names of devices in the value of `--devices`; an empty list if it is not given.
+def parse_devices(text: str | None) -> Sequence[str] | int:
+    """The number or the names of devices in the value of `--devices`; empty if it is not given.
 
     Raises:
         UsageError: a number below 1, or a name that is no device.
 
     >>> parse_devices("2"), parse_devices("cuda:0, cuda:2"), parse_devices(None)
-    (2, ['cuda:0', 'cuda:2'], [])
+    (2, ['cuda:0', 'cuda:2'], ())
     >>> parse_devices("gpu")
     Traceback (most recent call last):
         ...
     basereward.cli.command.UsageError: --devices gpu: a number of at least 1, ...
     """
     if text is None:
-        return []
+        return ()
     if text.strip().isdecimal() and int(text):
         return int(text)
     names = [name.strip() for name in text.split(",")]

@@ -35,19 +35,26 @@ Devices: TypeAlias = Sequence[str] | int
 
 
 @contextmanager
-def open_scorer(model: str, *, devices: Devices = (), dtype: str | None = None) -> Iterator[ScoresGroups]:
+def open_scorer(
+    model: str, *, devices: Devices = (), dtype: str | None = None, num_groups: int | None = None
+) -> Iterator[ScoresGroups]:
     """Opens a model on one device in this process, or on several devices in a process for each.
 
     Args:
         model: as in `load`.
         devices: with several times `cpu`, as many processes share the cores. Empty: all GPUs, or the CPU.
         dtype: as in `load`.
+        num_groups: number of groups to score, if it is known. Few groups do not need all GPUs; devices that are named
+            are all used.
 
     Raises:
         DataError: as `available_devices`.
         ModelError: the model cannot be opened.
     """
     chosen = available_devices(devices)
+    if not devices and num_groups is not None:
+        # Opening the model takes longer than the scores of one task.
+        chosen = chosen[: max(1, num_groups // GROUPS_OF_TASK)]
     if len(chosen) == 1:
         with phase("loading the model"):
             scorer = load(model, device=chosen[0], dtype=dtype)

@@ -52,7 +52,7 @@ def score(
     # Before the model is loaded, so that an output that would overwrite an input is reported at once.
     check_outputs({"--out": target}, chain([Path(file), resolve_model(model)], image_files(rows)))
     latencies: list[float] = []
-    with open_scorer(model, devices=devices, dtype=dtype) as scorer:
+    with open_scorer(model, devices=devices, dtype=dtype, num_groups=len(rows)) as scorer:
         began = time.perf_counter()
         scored = list(track(scorer.score_groups(rows, tokens=tokens, latencies=latencies), "scoring", total=len(rows)))
         seconds = time.perf_counter() - began
