@@ -13,7 +13,8 @@ from torch import Tensor
 
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.errors import RunError
-from basereward.io.files import json_text, write_atomic
+from basereward.io.files import json_text, write_state
+from basereward.io.limits import check_regular_file
 from basereward.runs.tracking.journal import warn_once
 
 
@@ -77,14 +78,14 @@ def write_scores(path: Path, groups: Iterable[ScoredGroup]) -> None:
     >>> read_scores(file) == [group]
     True
     """
-    write_atomic(path, "".join(json_text(asdict(group)) + "\n" for group in groups))
+    write_state(path, "".join(json_text(asdict(group)) + "\n" for group in groups))
 
 
 def read_scores(path: Path) -> list[ScoredGroup]:
     """Read a file of `write_scores`.
 
     Raises:
-        RunError: the file is damaged.
+        RunError: the file is missing, damaged, or no regular file.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "val.jsonl"
@@ -94,6 +95,8 @@ def read_scores(path: Path) -> list[ScoredGroup]:
     basereward.errors.RunError: the scores in '...' are damaged: ...
     """
     groups = []
+    # Opening a pipe would wait for a writer.
+    check_regular_file(path, error=RunError)
     try:
         for line in path.read_text().splitlines():
             group = ScoredGroup(**json.loads(line))

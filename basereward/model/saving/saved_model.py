@@ -52,7 +52,7 @@ from basereward.model.saving.folder_checks import (
     load_finite,
     tensor_shapes,
 )
-from basereward.model.saving.identity import BackboneIdentity, read_identity
+from basereward.model.saving.identity import BackboneIdentity, checkpoint_identity, read_identity
 from basereward.recipe import make, recipe_from_yaml, recipe_yaml
 from basereward.recipe.schema import Recipe
 
@@ -160,7 +160,6 @@ def foreign_model_files(folder: Path) -> list[str]:
 def _write(model: RewardModel, folder: Path, *, recipe: Recipe, encoder: Encoder, scores: Mapping[str, float]) -> None:
     """Writes all files of a saved model into an empty folder."""
     kind, backbone = kind_of(model), model.backbone
-    write_atomic(folder / CARD, json_text(_card(model, recipe=recipe, encoder=encoder, scores=scores), indent=2) + "\n")
     (folder / "recipe.yaml").write_text(recipe_yaml(_with_absolute_path(recipe)), encoding="utf-8")
     save_file({k: v.detach().cpu().contiguous() for k, v in model.head.state_dict().items()}, folder / HEAD)
     if model.language is not None and model.language.weight is not None and kind == "full":
@@ -174,6 +173,10 @@ def _write(model: RewardModel, folder: Path, *, recipe: Recipe, encoder: Encoder
     elif kind == "full":
         backbone.transformer.save_pretrained(folder / "backbone")
     _save_processor(encoder, folder / ("backbone" if kind == "full" else PROCESSOR))
+    card = _card(model, recipe=recipe, encoder=encoder, scores=scores)
+    if kind == "full":
+        card["backbone"]["hashes"] = _own_hashes(folder)
+    write_atomic(folder / CARD, json_text(card, indent=2) + "\n")
 
 
 def _save_processor(encoder: Encoder, folder: Path) -> None:
@@ -181,6 +184,12 @@ def _save_processor(encoder: Encoder, folder: Path) -> None:
     encoder.tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]
     if encoder.image_processor is not None:
         encoder.image_processor.save_pretrained(folder)
+
+
+def _own_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the weights and of `config.json` of the backbone in the folder of a saved model."""
+    hashes = checkpoint_identity(folder / "backbone", precision="").hashes
+    return {part: hashes[part] for part in ("weights", "config")}
 
 
 def _with_absolute_path(recipe: Recipe) -> Recipe:
@@ -196,7 +205,7 @@ def _card(model: RewardModel, *, recipe: Recipe, encoder: Encoder, scores: Mappi
     """The content of reward_model.json; see `saving.card` for its checks."""
     kind, backbone = kind_of(model), model.backbone
     origin = backbone.origin
-    # A backbone in the folder itself moves with it, so its path and its hashes would be wrong.
+    # A backbone in the folder itself moves with it, so the path and the hashes of its origin would be wrong.
     identity = (BackboneIdentity("backbone") if kind == "full" else origin).with_encoder(encoder)
     return {
         "format": FORMAT,
@@ -281,6 +290,13 @@ def _check_same(folder: Path, card: Mapping[str, Any], origin: BackboneIdentity)
         ModelError: they differ; the message names each part with its old and its new hash.
     """
     if card["kind"] == "full":
+        # Models of earlier versions have no hashes of the backbone in their folder.
+        own = card["backbone"].get("hashes")
+        if own and (faults := hash_differences(own, _own_hashes(folder))):
+            raise ModelError(
+                f"'{folder / 'backbone'}' is not what was saved with '{folder / CARD}': {'; '.join(faults)}. Copy the "
+                "complete folder again, or train again."
+            )
         return
     before = read_identity(card["identity"], where=f"'{folder / CARD}'") if card.get("identity") else None
     if before is not None and before.hashes.get("weights"):
