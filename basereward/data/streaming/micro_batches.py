@@ -82,12 +82,14 @@ class StreamedMicroBatches(IterableDataset[TreeBatch]):
             # number.
             drawn = []
             counts = []
+            images = False
             for _ in range(self.forwards_per_step * self.ranks):
                 groups, rejected = _take(items, self.groups)
                 drawn.append((groups, rejected, position.copy()))
                 counts += [group_counts(group.preferences) for group in groups]
+                images = images or any(group.images for group in groups)
             # Groups that turn out to be unusable are counted too: whether they are is known only when they are encoded.
-            totals = StepTotals(len(drawn), len(counts), count_units(self.unit, counts))
+            totals = StepTotals(len(drawn), len(counts), count_units(self.unit, counts), images)
             for place, (groups, rejected, position_then) in enumerate(drawn):
                 # Ranks take turns, so that a run on N processes trains on the same groups in each step as on one.
                 index, rank = step + place // self.ranks, place % self.ranks

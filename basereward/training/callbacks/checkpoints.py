@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from basereward.data.loading import loader_fault
 from basereward.errors import CheckpointError
 from basereward.io.files import apply_umask, atomic_file, atomic_path, free_space, json_text, write_atomic
+from basereward.runs.run_folder import RunFolder
 from basereward.runs.score_files import spread, write_scores
 from basereward.runs.tracking.uploader import describe
 from basereward.training.module import RewardModule
@@ -108,6 +109,14 @@ class Checkpoints(Callback):
         # The step of the last further checkpoint; a step writes at most one.
         self._saved_at = -1
         self._stopped_early = False
+
+    def move_to(self, run: RunFolder) -> None:
+        """Write into another run: the processes of a run agree on its folder when it begins.
+
+        Args:
+            run: of the first process.
+        """
+        self.folder, self.scores_file = run.checkpoints, run.scores / self.scores_file.name
 
     @property
     def last(self) -> Path:
