@@ -26,10 +26,12 @@ from basereward.model.families.parts import part_of
 from basereward.model.families.vision import VISION_PARTS
 from basereward.model.reward_model import RewardModel
 from basereward.model.saving.saved_model import copy_exactly
+from basereward.model.sharded import divided_like, own_part, to_parts, whole
 from basereward.runs.score_files import ScoredGroup, in_file_order, scored_groups
 from basereward.training.objectives.contracts import Objective
 from basereward.training.optimizer import adamw, schedule
 from basereward.training.parallel.collectives import gather, gather_tensor, num_ranks, rank_number
+from basereward.training.parallel.sharded_strategy import ShardedStrategy
 
 
 class RewardModule(LightningModule):
@@ -164,7 +166,7 @@ class RewardModule(LightningModule):
         for group in optimizer.param_groups:
             parameters += group["params"]
         # An infinite limit computes the norm and clips nothing.
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip or float("inf"))
+        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, self.clip or float("inf")))
         self._check_finite(norm)
         if self.logs:
             self.log("train/grad_norm", norm)
@@ -206,6 +208,12 @@ class RewardModule(LightningModule):
             f"{fault} at step {step}. The rows of the step: {', '.join(ids)}. No checkpoint was "
             "written after it. Train again with a lower optimizer.lr or a longer schedule.warmup, or check those rows."
         )
+
+    def configure_model(self) -> None:
+        """Divide the model among the ranks, if the strategy does."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedStrategy):
+            strategy.divide(self, transformer=self.model.backbone.transformer, head=self.model.head)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build AdamW over the trained parts of the model and of a loss that learns; the rate changes at every step."""
@@ -341,19 +349,24 @@ class RewardModule(LightningModule):
         checkpoint["state_dict"] = self.trained_state()
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The trained weights, by name.
+        """The trained weights, by name; all ranks must call this.
 
         Raises:
             NotFiniteError: a weight is NaN or infinite; it must not overwrite an earlier checkpoint.
         """
-        state = {name: parameter.detach() for name, parameter in self._trained().items()}
-        for name, weight in state.items():
-            if not torch.isfinite(weight).all():
+        state = {name: parameter.detach() for name, parameter in self.trained_weights().items()}
+        if not state:
+            return state
+        finite = torch.stack([torch.isfinite(own_part(weight)).all() for weight in state.values()])
+        for name, is_finite in zip(state, gather_tensor(finite).all(0).tolist(), strict=True):
+            if not is_finite:
                 raise NotFiniteError(self._not_finite(f"the weight {name} is no longer finite", step=self.global_step))
         return state
 
-    def _trained(self) -> dict[str, torch.nn.Parameter]:
+    def trained_weights(self) -> dict[str, torch.nn.Parameter]:
         """The trained parameters by the names that they have in checkpoints: those of the model without a prefix."""
+        # A validation may leave whole copies in their place, which the optimizer does not change.
+        to_parts(self)
         trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         for name, parameter in self.objective.named_parameters(prefix="objective"):
             if parameter.requires_grad:
@@ -371,7 +384,9 @@ class RewardModule(LightningModule):
         Raises:
             CheckpointError: a weight is missing, unexpected, or of another shape; the message names all of them.
         """
-        faults = copy_exactly(self._trained(), state_dict)
+        own = self.trained_weights()
+        given = {name: divided_like(own[name], value) if name in own else value for name, value in state_dict.items()}
+        faults = copy_exactly(own, given)
         if faults:
             raise CheckpointError("the checkpoint does not fit the recipe's model:\n  " + "\n  ".join(faults))
 

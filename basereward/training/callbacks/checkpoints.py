@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -21,14 +21,17 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from basereward.data.loading import loader_fault
 from basereward.errors import CheckpointError
 from basereward.io.files import apply_umask, atomic_file, atomic_path, free_space, json_text, write_atomic
+from basereward.model.sharded import whole
 from basereward.runs.run_folder import RunFolder
 from basereward.runs.score_files import spread, write_scores
 from basereward.runs.tracking.uploader import describe
 from basereward.training.module import RewardModule
+from basereward.training.parallel.sharded_checkpoint import read_checkpoint
 
 STOPPED_EARLY = "basereward.stopped_early"
 """Key of a checkpoint: whether early stopping has ended the training."""
@@ -77,13 +80,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointError: the file is damaged, or holds more than data.
         """
-        try:
-            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
-            raise CheckpointError(
-                f"the checkpoint '{path}' cannot be read: {describe(error)}. Start a new run, without --resume."
-            ) from error
-        return checkpoint
+        # Also one that several processes have written, each a part of it.
+        return read_checkpoint(Path(path))
 
 
 class Checkpoints(Callback):
@@ -165,22 +163,24 @@ class Checkpoints(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or not better:
             return
         self.best = max(self.best, value) if not math.isnan(value) else self.best
+        # All processes hold a part of the weights.
+        weights = {name: whole(weight) for name, weight in pl_module.trained_state().items()}
         # One writer: several processes would rename each other's files.
         if trainer.is_global_zero:
-            self._write_best(trainer, pl_module)
+            self._write_best(trainer, pl_module, weights)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the state at the end of a stage, when its validation is over."""
         trainer.save_checkpoint(self.last)
 
-    def _write_best(self, trainer: Trainer, module: RewardModule) -> None:
+    def _write_best(self, trainer: Trainer, module: RewardModule, weights: Mapping[str, Tensor]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / "best.safetensors"
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         try:
             # safetensors writes only to a path and stores no tensor with gaps between its values.
             with atomic_path(target) as partial:
-                save_file({k: v.cpu().contiguous() for k, v in module.trained_state().items()}, partial)
+                save_file({k: v.cpu().contiguous() for k, v in weights.items()}, partial)
                 apply_umask(partial)
             # The card comes last: `restore_best` takes the weights only if there is a card. A run that is killed
             # between these files resumes from a checkpoint before the validation, repeats it, and writes all of the

@@ -18,6 +18,7 @@ from basereward.io.progress import phase
 from basereward.metrics.figures import margin_histogram, reliability_diagram
 from basereward.model.heads.contracts import GenerativeHead
 from basereward.model.saving.saved_model import save_model
+from basereward.model.sharded import whole_state
 from basereward.recipe import recipe_sha256, recipe_yaml
 from basereward.recipe.schema import Recipe
 from basereward.runs.params import AXIS
@@ -276,10 +277,17 @@ class Recorder(Callback):
         wait_for_all()
         # On every process: a test may follow, and it runs with the weights that are saved.
         best = self.checkpoints.restore_best(pl_module)
+        model = pl_module.model
+        weights = whole_state(model)
         if not trainer.is_global_zero:
             return
-        model = pl_module.model
-        save_model(model, self.run.model, recipe=self.recipe, encoder=self.data.encoder, scores=best["scores"])
+        save_model(
+            *(model, self.run.model),
+            recipe=self.recipe,
+            encoder=self.data.encoder,
+            scores=best["scores"],
+            weights=weights,
+        )
         self.metrics({"train/best_step": float(best["step"])}, step=trainer.global_step)
         self._model_step = int(best["step"])
         if self.tracker is not None:

@@ -30,7 +30,12 @@ def build_strategy(recipe: Recipe) -> Strategy | str:
     if num_ranks(recipe) == 1:
         return "auto"
     if recipe.trainer.strategy == "fsdp2":
-        return ShardedStrategy(num_ranks(recipe), timeout=WAIT)
+        return ShardedStrategy(
+            num_ranks(recipe),
+            frees_weights=recipe.trainer.shard == "weights",
+            mixed=recipe.trainer.precision == "bf16-mixed",
+            timeout=WAIT,
+        )
     return DDPStrategy(
         # Otherwise a weight without a gradient is an error.
         find_unused_parameters=_may_leave_weights_unused(recipe),
