@@ -34,8 +34,8 @@ from basereward.data.schema.group import SPLITS, RejectedRow, Split
 from basereward.data.schema.rejections import check_limit, summary, write_rejections
 from basereward.data.sources import Source
 from basereward.errors import DataError
+from basereward.io.processes import this_rank
 from basereward.io.progress import track
-from basereward.io.ranks import this_rank
 
 logger = logging.getLogger(__name__)
 
@@ -336,8 +336,8 @@ class PreferenceData(LightningDataModule):
     def held_out_passes(self, split: Split) -> tuple[list[list[Place]], int]:
         """The forward passes of this rank over a held-out split, and how many of them count.
 
-        Every rank gets its own groups. Passes of the last groups are repeated until all ranks have equally many, because
-        ranks that divide a model among them pass through its layers together; these do not count.
+        Every rank gets its own groups. The last pass is repeated until all ranks have equally many, because ranks that
+        divide a model among them pass through its layers together. Repeated passes do not count.
 
         Args:
             split: the split.

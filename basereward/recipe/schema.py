@@ -238,7 +238,9 @@ class TrainerRecipe:
     devices: int = 1  # processes on each machine, one for each GPU; a run may resume on another number
     nodes: int = 1  # machines; several are started by torchrun or SLURM
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"  # of several devices; auto: ddp; fsdp2 divides the model's state
-    shard: Literal["optimizer", "weights"] = "weights"  # what fsdp2 keeps divided between two passes; weights: all of it
+    shard: Literal["optimizer", "weights"] = (
+        "weights"  # what fsdp2 keeps divided between two passes; weights: all of it
+    )
 
 
 @dataclass(frozen=True)

@@ -493,7 +493,7 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*IterableDataset` has `__len__` defined.*")
     # Metrics are the same on all processes before they are logged, and times are those of the first one.
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*recommended to use `self.log.*sync_dist.*")
-    # Which weights a batch uses may differ between processes; most recipes use all of them.
-    warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified.*")
+    # Nothing here changes scores in place.
+    warnings.filterwarnings("ignore", message=".*FSDP2-wrapped module .* returned a view tensor.*")
     # The data module stores the position itself; see `PreferenceData.state_dict`.
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*your dataloader is not resumable.*")

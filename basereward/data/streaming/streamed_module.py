@@ -26,7 +26,7 @@ from basereward.data.sources import Source
 from basereward.data.streaming.micro_batches import StreamedMicroBatches
 from basereward.data.streaming.stream import GroupStream, Streamed, StreamHead, StreamPosition
 from basereward.errors import DataError
-from basereward.io.ranks import this_rank
+from basereward.io.processes import this_rank
 
 logger = logging.getLogger(__name__)
 

@@ -35,6 +35,8 @@ from basereward.training.parallel.sharded_checkpoint import read_checkpoint
 
 STOPPED_EARLY = "basereward.stopped_early"
 """Key of a checkpoint: whether early stopping has ended the training."""
+MICRO_BATCHES = "basereward.micro_batches"
+"""Key of a checkpoint: the micro-batches of a step on each process."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -130,13 +132,17 @@ class Checkpoints(Callback):
         self.best = state_dict["best"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store whether early stopping has ended the training, which Lightning does not store."""
+        """Store what Lightning does not: the decision of early stopping, and the number of micro-batches of a step."""
         checkpoint[STOPPED_EARLY] = trainer.should_stop
+        checkpoint[MICRO_BATCHES] = trainer.accumulate_grad_batches
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Read the decision of early stopping, and schedule a validation that the checkpoint is older than."""
         self._stopped_early = checkpoint.get(STOPPED_EARLY, False)
-        require_due_validation(checkpoint["loops"]["fit_loop"])
+        fit_loop = checkpoint["loops"]["fit_loop"]
+        now = trainer.accumulate_grad_batches
+        count_micro_batches_anew(fit_loop, before=checkpoint.get(MICRO_BATCHES, now), now=now)
+        require_due_validation(fit_loop)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End a resumed run at once when early stopping had ended it."""
@@ -206,6 +212,30 @@ class Checkpoints(Callback):
         module.load_state_dict(load_file(self.folder / "best.safetensors"))
         card: dict[str, Any] = json.loads((self.folder / "best.json").read_text())
         return card
+
+
+def count_micro_batches_anew(fit_loop: dict[str, Any], *, before: int, now: int) -> None:
+    """Change the position in a stage to the micro-batches of this run: it may have resumed on more or fewer processes.
+
+    A checkpoint is written after a whole step, so its position is a multiple of the micro-batches of a step.
+
+    Args:
+        fit_loop: saved counters of Lightning's loops, which are changed.
+        before: micro-batches of a step on each process of the run that wrote the checkpoint.
+        now: the same of this run.
+
+    >>> counts = {"ready": 6, "started": 6, "processed": 6, "completed": 5}
+    >>> loops = {"epoch_loop.batch_progress": {"total": counts, "current": dict(counts)}}
+    >>> count_micro_batches_anew(loops, before=3, now=2)
+    >>> loops["epoch_loop.batch_progress"]["current"]
+    {'ready': 4, 'started': 4, 'processed': 4, 'completed': 3}
+    """
+    progress = fit_loop["epoch_loop.batch_progress"]
+    for counters in (progress["total"], progress["current"]):
+        processed = counters["processed"]
+        for name, count in counters.items():
+            # The checkpoint of a step is written before Lightning counts its last micro-batch as completed.
+            counters[name] = processed // before * now + count - processed
 
 
 def require_due_validation(fit_loop: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
-from basereward.io.ranks import this_rank
+from basereward.io.processes import this_rank
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from torch import distributed
 
 from basereward.errors import BaseRewardError, RankError, RecipeError, TrainingError, explain
 from basereward.io.interrupts import popen_with_interrupts_blocked
-from basereward.io.ranks import Rank, own_variables, this_rank
+from basereward.io.processes import Rank, own_variables, this_rank
 from basereward.recipe.checks.parallel import num_ranks
 from basereward.recipe.schema import Recipe
 from basereward.training.parallel.collectives import broadcast
@@ -119,9 +119,7 @@ def _meet(
             )
         store = distributed.TCPStore("127.0.0.1", 0, None, True, WAIT, wait_for_workers=False)
         stack.enter_context(_started(recipe.trainer.devices, task, store=store, link=link))
-        distributed.init_process_group(
-            backend, store=store, rank=0, world_size=recipe.trainer.devices, timeout=WAIT
-        )
+        distributed.init_process_group(backend, store=store, rank=0, world_size=recipe.trainer.devices, timeout=WAIT)
 
 
 def cluster_environment() -> ClusterEnvironment | None:

@@ -3,8 +3,9 @@
 last.ckpt                    everything but the tensors, and the name of the folder with them
 last-00000012-9f2c41.shards  trained weights and optimizer states, by torch.distributed.checkpoint
 
-Every process writes its parts into a folder under a temporary name. When all parts are there, the folder is renamed, and
-only then the file that names it replaces the older one. A run that is killed in between resumes from the older pair.
+Every process writes its parts into a folder under a temporary name. When all parts are there, the folder is renamed,
+and only then the file that names it replaces the older one. A run that is killed in between resumes from the older
+pair.
 """
 
 from __future__ import annotations

@@ -52,12 +52,12 @@ class ShardedStrategy(ModelParallelStrategy):
         if isinstance(module, FSDPModule):
             return
         mesh = self.device_mesh["data_parallel"]
-        module.to(self.root_device)
         whole = MixedPrecisionPolicy(cast_forward_inputs=False)
         layers = whole
         if self.mixed:
             # Half of the bytes travel; sums of gradients need more digits. Autocast does the rest, as on one device.
             layers = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        # Layer by layer, so that a device never holds a whole model.
         for layer in decoder_layers(transformer):
             fully_shard(layer, mesh=mesh, mp_policy=layers, reshard_after_forward=self.frees_weights)
             setattr(layer, FREES, self.frees_weights)

@@ -1,4 +1,4 @@
-"""A process that trains a run together with the one that has started it: `python -m basereward.training.parallel.worker`.
+"""Trains a run together with the process that has started this one: `python -m basereward.training.parallel.worker`.
 
 The task is read from standard input. The first process prints the result, and says what went wrong.
 """
@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-from basereward.errors import RankError, BaseRewardError
+from basereward.errors import BaseRewardError, RankError
 from basereward.io.logs import log_to_stderr
 from basereward.io.progress import reporting
 from basereward.io.progress.displays import NoDisplay
@@ -26,6 +26,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     task = json.load(sys.stdin)
+    # The first process says the same.
+    logging.disable(logging.WARNING)
     with reporting(NoDisplay()), log_to_stderr(logging.ERROR), trusting(task["trust"]):
         if task["trust"]:
             # The user's own classes are often in the working folder, which `-m` leaves out with PYTHONSAFEPATH.
