@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -109,5 +110,5 @@ def whole_state(module: nn.Module) -> Mapping[str, Tensor] | None:
         return None
     to_parts(module)
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state: Mapping[str, Tensor] = get_model_state_dict(module, options=options)
+    state: dict[str, Any] = get_model_state_dict(module, options=options)
     return state

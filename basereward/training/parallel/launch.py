@@ -18,8 +18,11 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import distributed
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # of torch's C++ part
 
 from basereward.errors import BaseRewardError, RankError, RecipeError, TrainingError, explain
 from basereward.io.interrupts import popen_with_interrupts_blocked
@@ -103,7 +106,7 @@ def _meet(
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if place.starter == "basereward":
         connect(link, os.environ[LINK_VARIABLE], number=place.number)
-        store = distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), None, False, WAIT)
+        store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), None, False, WAIT)
         distributed.init_process_group(backend, store=store, rank=place.number, world_size=place.ranks, timeout=WAIT)
     elif place.starter in ("torchrun", "slurm"):
         environment = cluster_environment()
@@ -117,7 +120,7 @@ def _meet(
                 f"trainer.nodes is {recipe.trainer.nodes}, and this process can start others on its own machine only. "
                 "Start the command on every machine with torchrun or srun; see docs/how-to/train-on-several-gpus.md"
             )
-        store = distributed.TCPStore("127.0.0.1", 0, None, True, WAIT, wait_for_workers=False)
+        store = TCPStore("127.0.0.1", 0, None, True, WAIT, wait_for_workers=False)
         stack.enter_context(_started(recipe.trainer.devices, task, store=store, link=link))
         distributed.init_process_group(backend, store=store, rank=0, world_size=recipe.trainer.devices, timeout=WAIT)
 
@@ -148,7 +151,7 @@ def _connect_all(link: Link, place: Rank) -> None:
 
 
 @contextlib.contextmanager
-def _started(devices: int, task: Mapping[str, Any], *, store: distributed.TCPStore, link: Link) -> Iterator[None]:
+def _started(devices: int, task: Mapping[str, Any], *, store: TCPStore, link: Link) -> Iterator[None]:
     """Start a process for every device but the first, and wait for their end after the block."""
     listener = Listener("127.0.0.1")
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), LINK_VARIABLE: listener.address}

@@ -19,9 +19,11 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
 from basereward.errors import CheckpointError
@@ -58,7 +60,7 @@ def save_checkpoint(
         if is_first():
             part.mkdir(parents=True)
         wait_for_all()
-        dcp.save(tensors, checkpoint_id=part)
+        save(tensors, checkpoint_id=part)
     except (OSError, RuntimeError, CheckpointException) as error:
         raise CheckpointError(
             f"a checkpoint could not be written to '{folder}': {error} ({free_space(path)}); an earlier checkpoint is "
@@ -115,7 +117,7 @@ def read_checkpoint(
             return checkpoint
         folder = path.parent / checkpoint.pop(SHARDS)
         tensors = _empty(folder, weights or {}, optimizers)
-        dcp.load(tensors, checkpoint_id=folder)
+        load(tensors, checkpoint_id=folder)
     except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError, CheckpointException) as error:
         raise CheckpointError(
             f"the checkpoint '{path}' cannot be read: {error}. Start a new run, without --resume."
@@ -133,7 +135,7 @@ def read_checkpoint(
 def _empty(folder: Path, weights: Mapping[str, Tensor], optimizers: Sequence[Optimizer]) -> Tensors:
     """A tensor for each one in a folder, divided as the weight that it belongs to."""
     owners = {f"{WEIGHT}.{name}": weight for name, weight in weights.items()}
-    metadata = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
     tensors: Tensors = {}
     for name, stored in metadata.items():
         assert isinstance(stored, TensorStorageMetadata)

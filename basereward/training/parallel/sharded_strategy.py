@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.strategies import ModelParallelStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
 from basereward.model.families.parts import decoder_layers
+from basereward.model.families.vision import is_trained
 from basereward.model.sharded import FREES
 from basereward.training.parallel.sharded_checkpoint import placed_optimizer_state, read_checkpoint, save_checkpoint
 
@@ -58,9 +59,12 @@ class ShardedStrategy(ModelParallelStrategy):
             # Half of the bytes travel; sums of gradients need more digits. Autocast does the rest, as on one device.
             layers = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         # Layer by layer, so that a device never holds a whole model.
-        for layer in decoder_layers(transformer):
+        for index, layer in enumerate(decoder_layers(transformer)):
             fully_shard(layer, mesh=mesh, mp_policy=layers, reshard_after_forward=self.frees_weights)
             setattr(layer, FREES, self.frees_weights)
+            if index == 0 and is_trained(transformer):
+                # Before the hook of `fully_shard`, which looks at the same inputs.
+                layer.register_forward_pre_hook(_need_gradients, with_kwargs=True, prepend=True)
         if any(True for _ in head.parameters()):
             fully_shard(head, mesh=mesh, mp_policy=whole, reshard_after_forward=False)
         fully_shard(module, mesh=mesh, mp_policy=whole, reshard_after_forward=False)
@@ -90,7 +94,8 @@ class ShardedStrategy(ModelParallelStrategy):
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint of any number of processes."""
         assert self.lightning_module is not None
-        weights = self.lightning_module.trained_weights()
+        # Every `RewardModule` has the method, and this package lies below it.
+        weights: dict[str, Tensor] = self.lightning_module.trained_weights()  # type: ignore[operator]
         return read_checkpoint(Path(checkpoint_path), weights=weights, optimizers=self.optimizers)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
@@ -102,3 +107,19 @@ class ShardedStrategy(ModelParallelStrategy):
         """Hand the states to the optimizers, each divided as its weight is."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             optimizer.load_state_dict(placed_optimizer_state(optimizer, state))
+
+
+def _need_gradients(
+    module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Let gradients flow to the input of the first layer, on all processes alike.
+
+    With a trained vision tower and a frozen embedding they flow there only for batches with images. Gradients decide in
+    which order the layers are gathered and summed in the backward pass, and all processes must have the same order.
+    """
+    hidden = inputs[0] if inputs else keywords["hidden_states"]
+    if torch.is_grad_enabled() and not hidden.requires_grad:
+        hidden = hidden.detach().requires_grad_()
+    if inputs:
+        return (hidden, *inputs[1:]), keywords
+    return inputs, {**keywords, "hidden_states": hidden}
