@@ -42,7 +42,7 @@ from basereward.model.attention.tree_attention import (
 from basereward.model.families.registry import find_family, import_user_families, vision_family, vision_types
 from basereward.model.families.vision import ImageEncoder, features_of_nothing, is_trained
 from basereward.model.pooling import LAST, Pooling
-from basereward.model.quantization import Quantization, keep_four_bit_weights, quantization_config
+from basereward.model.quantization import Quantization, keep_four_bit_weights, own_device, quantization_config
 from basereward.model.saving.folder_checks import (
     check_checkpoint,
     check_numbers,
@@ -308,6 +308,7 @@ def _load_transformer(
     }
     if quantization is not None:
         options["quantization_config"] = quantization_config(quantization, dtype)
+        options |= own_device()
     with quiet_transformers(), explained(path):
         model, loading = AutoModel.from_pretrained(path, **source, **options)
     _check_weights(path, loading, complete=complete)

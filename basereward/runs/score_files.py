@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 from torch import Tensor
@@ -66,6 +67,22 @@ def scored_groups(batch: TreeBatch, scores: Tensor) -> list[ScoredGroup]:
         groups.append(ScoredGroup(group_id, source, values[first:last], lengths[first:last], own_preferences))
         first = last
     return groups
+
+
+def in_file_order(of_ranks: Sequence[Sequence[ScoredGroup]]) -> list[ScoredGroup]:
+    """Merge the groups that several processes have scored, each of which took every N-th group of the file.
+
+    Args:
+        of_ranks: the groups of each of the N processes, in their order.
+
+    >>> groups = [ScoredGroup(str(i), "a", scores=[], lengths=[], preferences=[]) for i in range(3)]
+    >>> [group.id for group in in_file_order([[groups[0], groups[2]], [groups[1]]])]
+    ['0', '1', '2']
+    """
+    merged: list[ScoredGroup] = []
+    for turn in zip_longest(*of_ranks):
+        merged += [group for group in turn if group is not None]
+    return merged
 
 
 def write_scores(path: Path, groups: Iterable[ScoredGroup]) -> None:
