@@ -191,7 +191,7 @@ def not_finite_in(file: Path) -> str | None:
     with safe_open(file, framework="pt") as tensors:
         for name in tensors.keys():  # noqa: SIM118
             if not _is_finite(tensors.get_tensor(name)):
-                return name
+                return str(name)
     return None
 
 
