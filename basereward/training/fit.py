@@ -27,7 +27,7 @@ from basereward.training.allocator import keep_freed_memory
 from basereward.training.build import PreparedRun, prepare_run
 from basereward.training.callbacks.recorder import Recorder, RunDetails
 from basereward.training.cost.run_description import describe_run
-from basereward.training.preflight import check_recipe
+from basereward.training.preflight import Findings, check_recipe
 from basereward.training.probe_cache import ProbeCache
 from basereward.training.run_identity import has_checkpoint
 
@@ -42,6 +42,7 @@ def train(
     shared: ProbeCache | None = None,
     title: str | None = None,
     axes: Mapping[str, str] | None = None,
+    quick: Findings | None = None,
 ) -> dict[str, Any]:
     """Train, validate, test and save one model, and record the run.
 
@@ -53,6 +54,7 @@ def train(
         shared: data and backbone of earlier probes of this process.
         title: display name of a new run; by default the name of the recipe.
         axes: label of each axis of a sweep's cell, by the name of the axis.
+        quick: what `check_quickly` has found for the recipe; None: the first rows are read and checked here.
 
     Returns:
         `run_id`; `model`, which `load` opens; `metrics` of the test rows; `pair_s`, seconds to score a test pair;
@@ -61,7 +63,9 @@ def train(
     Raises:
         BaseRewardError: the run cannot start or cannot continue; the work so far is kept.
     """
-    check_recipe(recipe, resuming=resume is not None)
+    # A sweep has checked all of its cells before the first one; that this machine can run it, `build` checks each time.
+    if parent is None:
+        check_recipe(recipe, quick=quick, resuming=resume is not None)
     _tidy_up()
     details = RunDetails(title=title, parent=parent, axes=axes or {})
     with _current_run() as current, disk_faults(), loader_faults():
