@@ -168,22 +168,29 @@ def explain(error: BaseException) -> str:
     return "\n".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
 
 
-def format_count(number: int, noun: str) -> str:
+def format_count(number: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun, for messages and tables.
 
-    >>> format_count(1, "cell"), format_count(7, "cell")
-    ('1 cell', '7 cells')
+    Args:
+        number: how many.
+        noun: for one of them; with its verb if that changes too.
+        plural: for any other number; None: the noun with an s.
+
+    >>> format_count(1, "cell"), format_count(7, "cell"), format_count(2, "row is", "rows are")
+    ('1 cell', '7 cells', '2 rows are')
     """
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or f'{noun}s'}"
 
 
 def format_bytes(size: float) -> str:
     """A size with a binary prefix.
 
-    >>> format_bytes(3 * 2**30), format_bytes(1_536), format_bytes(12)
-    ('3 GiB', '1.5 KiB', '12 bytes')
+    >>> format_bytes(3 * 2**30), format_bytes(1_536), format_bytes(12), format_bytes(1_011 * 2**20)
+    ('3 GiB', '1.5 KiB', '12 bytes', '1011 MiB')
     """
     for prefix, unit in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= unit:
-            return f"{size / unit:.3g} {prefix}"
+            number = size / unit
+            # With three digits 1,011 would be 1.01e+03.
+            return f"{number:.0f} {prefix}" if number >= 100 else f"{number:.3g} {prefix}"
     return f"{size:.0f} bytes"

@@ -15,7 +15,7 @@ from basereward.data.sources import Source
 from basereward.model.families.backbone_family import BackboneFamily, VisionFamily
 from basereward.model.families.registry import TEXT_ONLY, vision_families
 from basereward.model.heads.contracts import GenerativeHead, head_scores, is_generative
-from basereward.model.losses.contracts import _two_pairs, build_loss
+from basereward.model.losses.contracts import _made_pairs, build_loss
 from basereward.recipe import make
 from basereward.recipe.checks.targets import short_names
 from basereward.training.objectives.contracts import Objective, build_objective, objective_of
@@ -43,7 +43,7 @@ def test_loss_is_a_module_that_falls_with_the_margin(name: str) -> None:
     """`build_loss` checks shapes and finiteness; a larger margin gives a smaller loss."""
     loss = build_loss({"_target_": name})
     assert isinstance(loss, nn.Module)
-    behind, ahead = (loss(torch.tensor([lead, 0.0, lead, 0.0]), _two_pairs())[0] for lead in (-1.0, 2.0))
+    behind, ahead = (loss(torch.tensor([lead, 0.0, lead, 0.0]), _made_pairs(2))[0] for lead in (-1.0, 2.0))
     assert ahead < behind
 
 

@@ -22,22 +22,22 @@ from basereward.data.schema.group import (
     Preference,
     RejectedRow,
     Turn,
-    image_files,
     rank_preferences,
 )
 from basereward.data.schema.image_marks import has_numbered_mark
 from basereward.data.schema.messages import NAMED_IMAGE, PLACE
 from basereward.data.schema.rejections import RowRejected, write_rejections
 from basereward.data.schema.rows import RowFormat
+from basereward.data.source_files import check_source_outputs
 from basereward.data.sources import Source
 from basereward.data.sources._partition import Partition
 from basereward.data.summary import describe_reading, first_shown
 from basereward.errors import DataError
 from basereward.io.files import atomic_file, json_text
-from basereward.io.outputs import check_outputs
 from basereward.io.progress import track
 from basereward.recipe import make
 from basereward.recipe.fragment import load_source
+from basereward.recipe.schema import Node
 
 
 def convert(data: Data, out: str | os.PathLike[str], *, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -66,19 +66,16 @@ def convert(data: Data, out: str | os.PathLike[str], *, overrides: Iterable[str]
     ...     print(facts["rows"], (Path(folder) / "rows.jsonl").read_text().strip())
     1 {"id": "rows:0", "prompt": [{"role": "user", "content": "2 + 2?"}], "responses": ["4", "5"], "ranking": [0, 1]}
     """
-    target = Path(out)
-    if not target.parent.is_dir():
-        raise DataError(
-            f"the rows cannot be written to '{target}': there is no folder '{target.parent}'; make it first"
-        )
-    source = _open_source(data, overrides)
+    target = _target(out)
+    source, node = _open_source(data, overrides)
     listed_in = target.with_name(f"{target.stem}.lost.jsonl")
     writer = _Writer(target.parent, target.with_name(f"{target.stem}.images"))
     groups = list(_groups(source))
     rejected = list(_rejected(source))
     if not groups:
         raise DataError(f"no row can be converted; the first fault: {rejected[0].detail if rejected else 'no rows'}")
-    check_outputs({"--out": target, "the list of lost rows": listed_in}, _inputs(data, groups))
+    given = str(data) if isinstance(data, str | os.PathLike) else ""
+    check_source_outputs({"--out": target, "the list of lost rows": listed_in}, given, node, _read(groups))
     written = 0
     with atomic_file(target) as file:
         for group in track(_read(groups), "converting", total=sum(map(len, groups))):
@@ -102,17 +99,32 @@ def convert(data: Data, out: str | os.PathLike[str], *, overrides: Iterable[str]
     }
 
 
-def _open_source(data: Data, overrides: Iterable[str]) -> Source:
+def _target(out: str | os.PathLike[str]) -> Path:
+    """The path of the output.
+
+    Raises:
+        DataError: its folder does not exist.
+    """
+    target = Path(out)
+    if not target.parent.is_dir():
+        raise DataError(
+            f"the rows cannot be written to '{target}': there is no folder '{target.parent}'; make it first"
+        )
+    return target
+
+
+def _open_source(data: Data, overrides: Iterable[str]) -> tuple[Source, Node]:
+    """The source of rows, and its arguments; those of rows in memory are empty."""
     if isinstance(data, str | os.PathLike):
         name, node = load_source(str(data), overrides=overrides)
-        source: Source = make(node, "sources", name)
-        return source
+        return make(node, "sources", name), node
     if list(overrides):
         raise DataError("overrides are for arguments of a source; rows in memory have none: rename their columns")
     row_format = RowFormat(images=open_images(data), of_table=True)
-    return Partition(
+    source = Partition(
         "rows", tables={"train": open_table(data)}, split_fractions={"val": 0.0, "test": 0.0}, row_format=row_format
     )
+    return source, {}
 
 
 def _groups(source: Source) -> Iterator[Sequence[Group]]:
@@ -130,13 +142,6 @@ def _read(groups: Iterable[Sequence[Group]]) -> Iterator[Group]:
 def _rejected(source: Source) -> Iterator[RejectedRow]:
     for split in SPLITS:
         yield from source.rejected(split)
-
-
-def _inputs(data: Data, groups: Iterable[Sequence[Group]]) -> Iterator[Path]:
-    """Yield the files that are read: those of the rows, and the images."""
-    if isinstance(data, str | os.PathLike):
-        yield Path(data)
-    yield from image_files(_read(groups))
 
 
 @dataclass

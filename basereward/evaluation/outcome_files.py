@@ -137,7 +137,7 @@ def _scores(value: Any, item: Item) -> Outcome:
     if not isinstance(value, list) or len(value) != len(item.responses):
         raise _fault(item, "scores", value, f"a list of {len(item.responses)} numbers, one for each response,")
     if not all(_is_finite_number(score) for score in value):
-        raise _fault(item, "scores", value, "finite numbers")
+        raise _fault(item, "scores", value, "a list of finite numbers")
     return Outcome(scores=tuple(float(score) for score in value))
 
 
@@ -155,7 +155,7 @@ def _verdicts(value: Any, item: Item) -> Outcome:
     if not isinstance(value, list) or not value:
         raise _fault(item, "verdicts", value, "a list with at least one vote")
     if not all(_is_vote(vote, item) for vote in value):
-        raise _fault(item, "verdicts", value, f"indices 0 to {len(item.responses) - 1} or null")
+        raise _fault(item, "verdicts", value, f"a list of indices 0 to {len(item.responses) - 1} or null")
     return Outcome(votes=tuple(value))
 
 

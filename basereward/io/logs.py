@@ -41,9 +41,34 @@ class BesideProgress(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
+class DataWarningsOnce(logging.Filter):
+    """Leaves out a warning about rows that was shown already.
+
+    A command may read a source several times: to check a sample, to train, and to score. What it warns of is the same.
+
+    >>> warning = logging.LogRecord("basereward.data.sources", logging.WARNING, "", 0, "not read: x", None, None)
+    >>> once = DataWarningsOnce()
+    >>> once.filter(warning), once.filter(warning)
+    (True, False)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is shown."""
+        if record.levelno != logging.WARNING or not record.name.startswith("basereward.data."):
+            return True
+        text = record.getMessage()
+        is_new = text not in self._shown
+        self._shown.add(text)
+        return is_new
+
+
 @contextlib.contextmanager
 def log_to_stderr(level: int = logging.INFO) -> Iterator[None]:
-    """In the block, writes the records of our own loggers to standard error, each once.
+    """In the block, writes the records of our own loggers to standard error, each once, and warnings of rows once.
 
     Loggers of other libraries are not changed: without a handler of their own, they show only warnings.
 
@@ -57,6 +82,7 @@ def log_to_stderr(level: int = logging.INFO) -> Iterator[None]:
     ours = logging.getLogger("basereward")
     handler = BesideProgress(sys.stderr)
     handler.setFormatter(RedactingFormatter())
+    handler.addFilter(DataWarningsOnce())
     before = ours.level, ours.propagate
     ours.addHandler(handler)
     ours.setLevel(level)

@@ -22,10 +22,10 @@ from basereward.sweeps.launcher import Launcher
 from basereward.sweeps.launchers.local import Local
 from basereward.sweeps.saved_sweep import save_sweep
 from basereward.sweeps.sweep_record import describe_sweep, record_results
-from basereward.training.preflight import check_cells, unfinished
+from basereward.training.preflight import Findings, check_cells, unfinished
 
 
-def sweep(experiment: Experiment, *, launcher: Launcher | None = None) -> dict[str, Any]:
+def sweep(experiment: Experiment, *, launcher: Launcher | None = None, quick: Findings | None = None) -> dict[str, Any]:
     """Run every cell that is not finished, then make the ensembles.
 
     A failed cell is reported and does not stop the others. An interrupted cell resumes from its last checkpoint. Cells
@@ -34,6 +34,7 @@ def sweep(experiment: Experiment, *, launcher: Launcher | None = None) -> dict[s
     Args:
         experiment: with its cells and ensembles.
         launcher: trains the cells; by default in processes of this machine. Ensembles are always made on this machine.
+        quick: what `check_quickly` has found for the unfinished cells; None: their first rows are read here.
 
     Raises:
         BaseRewardError: a cell cannot be trained here; nothing was trained.
@@ -43,7 +44,7 @@ def sweep(experiment: Experiment, *, launcher: Launcher | None = None) -> dict[s
         other one, see `compare`; `differences`, sentences about them.
     """
     check_store(experiment.cells[0].recipe.tracking.uri)
-    check_cells(unfinished(experiment.cells))
+    check_cells(unfinished(experiment.cells), quick=quick)
     deliver_pending()
     remove_leftovers(runs_root(), ".*.new")
     folder = _sweep_folder(experiment)

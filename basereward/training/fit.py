@@ -33,7 +33,7 @@ from basereward.training.checks.model import training_device
 from basereward.training.cost.run_description import describe_run
 from basereward.training.parallel.collectives import broadcast, is_first
 from basereward.training.parallel.launch import in_environment, joined
-from basereward.training.preflight import check_recipe
+from basereward.training.preflight import Findings, check_recipe
 from basereward.training.probe_cache import ProbeCache
 from basereward.training.run_identity import has_checkpoint
 
@@ -48,6 +48,7 @@ def train(
     shared: ProbeCache | None = None,
     title: str | None = None,
     axes: Mapping[str, str] | None = None,
+    quick: Findings | None = None,
 ) -> dict[str, Any]:
     """Train, validate, test and save one model, and record the run.
 
@@ -59,6 +60,7 @@ def train(
         shared: data and backbone of earlier probes of this process.
         title: display name of a new run; by default the name of the recipe.
         axes: label of each axis of a sweep's cell, by the name of the axis.
+        quick: what `check_quickly` has found for the recipe; None: the first rows are read and checked here.
 
     Returns:
         `run_id`; `model`, which `load` opens; `metrics` of the test rows; `pair_s`, seconds to score a test pair;
@@ -68,7 +70,9 @@ def train(
         BaseRewardError: the run cannot start or cannot continue; the work so far is kept.
     """
     recipe = in_environment(recipe)
-    check_recipe(recipe, resuming=resume is not None)
+    # A sweep has checked all of its cells before the first one; that this machine can run it, `build` checks each time.
+    if parent is None:
+        check_recipe(recipe, quick=quick, resuming=resume is not None)
     if is_first():
         _tidy_up()
     names = {"resume": resume, "parent": parent, "title": title, "axes": dict(axes or {})}

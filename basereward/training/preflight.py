@@ -147,45 +147,61 @@ def unfinished(cells: Sequence[Cell]) -> list[Cell]:
     return [cell for cell in cells if finished_with(recipe_sha256(cell.recipe)) is None]
 
 
-def check_quickly(cells: Sequence[Cell]) -> None:
+def check_quickly(cells: Sequence[Cell]) -> Findings:
     """Check cells as `quick_findings` does.
 
     Args:
         cells: of an experiment.
 
+    Returns:
+        What was found, for `check_cells`, which then reads no row again.
+
     Raises:
         BaseRewardError: there is a fault; the message has all.
     """
-    _raise(quick_findings(cells).faults)
+    found = quick_findings(cells)
+    _raise(found.faults)
+    return found
 
 
-def check_cells(cells: Sequence[Cell], *, resuming: bool = False) -> None:
+def check_cells(cells: Sequence[Cell], *, quick: Findings | None = None, resuming: bool = False) -> None:
     """Check cells as `cell_findings` does, before anything is trained, and log the warnings.
 
     Args:
         cells: of an experiment.
+        quick: the result of `check_quickly` for these cells or more; None: their rows are read here.
         resuming: whether a run goes on, which has written most of its files already; the free disk is not checked.
 
     Raises:
         BaseRewardError: there is a fault; the message has all.
     """
-    found = cell_findings(cells)
+    found = cell_findings(cells, quick)
     _raise([fault for fault in found.faults if not (resuming and fault.key == DISK)])
     for line in format_faults(found.warnings):
         logger.warning("%s", line)
 
 
-def check_recipe(recipe: Recipe, *, resuming: bool = False) -> None:
+def check_recipe(recipe: Recipe, *, quick: Findings | None = None, resuming: bool = False) -> None:
     """Check one recipe as `check_cells` does.
 
     Args:
         recipe: of the run.
+        quick: the result of `check_quickly` for `only_cell(recipe)`, or None.
         resuming: as of `check_cells`.
 
     Raises:
         BaseRewardError: as `check_cells`.
     """
-    check_cells([Cell(recipe.name, recipe.name, {}, recipe)], resuming=resuming)
+    check_cells([only_cell(recipe)], quick=quick, resuming=resuming)
+
+
+def only_cell(recipe: Recipe) -> Cell:
+    """A recipe as the only cell of an experiment.
+
+    >>> only_cell(Recipe(name="mine")).name
+    'mine'
+    """
+    return Cell(recipe.name, recipe.name, {}, recipe)
 
 
 def check_ready(recipe: Recipe) -> None:

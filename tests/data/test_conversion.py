@@ -84,6 +84,15 @@ def test_no_input_is_overwritten(tmp_path: Path) -> None:
         assert out.read_bytes() == content
 
 
+def test_nothing_is_written_into_the_folder_of_rows(tmp_path: Path) -> None:
+    """The next call would read the output as rows."""
+    (tmp_path / "rows").mkdir()
+    write_rows(tmp_path / "rows" / "in.jsonl", [{"prompt": "Q", **PAIR}])
+    with pytest.raises(DataError, match="input folder"):
+        convert(tmp_path / "rows", tmp_path / "rows" / "out.jsonl")
+    assert convert(tmp_path / "rows", tmp_path / "out.jsonl")["rows"] == 1
+
+
 def test_file_without_a_usable_row_is_an_error(tmp_path: Path) -> None:
     """Nothing is written."""
     write_rows(tmp_path / "in.jsonl", [{"prompt": "Q", "chosen": "a"}])

@@ -96,6 +96,20 @@ def test_missing_path_is_not_a_hub_name(capsys: pytest.CaptureFixture[str]) -> N
     assert "data=nope.json: there is no such file or folder" in message
 
 
+@pytest.mark.parametrize(
+    ("override", "name"), [("columns.chosen=better", "better (columns.chosen)"), ("columns.id=key", "the column key")]
+)
+def test_mapped_column_that_is_absent_is_named(
+    override: str, name: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A needed column as well as an optional one, with the columns that there are."""
+    row = {"prompt": "?", "chosen": "a", "rejected": "b", "subset": "donotanswer"}
+    (here / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    message = refused(capsys, "longer", "--benchmark", "rewardbench", "data=rows.jsonl", override, "--allow-partial")
+    assert name in message
+    assert "Columns found: prompt, chosen, rejected, subset" in message
+
+
 def test_evaluation_of_another_model_is_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of two score files with one name, the second needs --name; the first may be evaluated again."""
     first, second = scores(here / "a" / "scores.jsonl"), scores(here / "b" / "scores.jsonl", value=-1.0)

@@ -144,6 +144,10 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["longer", "--data", "none.jsonl"], "none.jsonl"),
     (["longer", "--data", "mine.jsonl", "colums.prompt=x"], "did you mean 'columns'"),
     (["longer", "--data", "mine.jsonl", "by=kind"], "by=kind"),
+    (
+        ["longer", "--data", "mine.jsonl", "columns.images=pics"],
+        "no row has the column pics, which `columns` names. Col",
+    ),
     (["longer", "--data", "blank.jsonl"], "response 0 of 2 is blank"),
     (["longer", "--data", "mine.jsonl", "--name", ".."], "--name"),
     (["longer", "--data", "mine.jsonl", "--name", "."], "--name"),

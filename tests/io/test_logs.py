@@ -40,3 +40,16 @@ def test_loggers_are_restored() -> None:
     with pytest.raises(ZeroDivisionError), log_to_stderr():
         raise ZeroDivisionError
     assert (logger.level, logger.propagate, logger.handlers) == before
+
+
+def test_warning_about_rows_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A source may be read to check it and again to train; other warnings are repeated."""
+    with log_to_stderr():
+        for _ in range(2):
+            logging.getLogger("basereward.data.sources").warning("columns that are not read: %s", "x")
+            logging.getLogger("basereward.runs").warning("no answer")
+        logging.getLogger("basereward.data.sources").warning("columns that are not read: %s", "y")
+    with log_to_stderr():
+        logging.getLogger("basereward.data.sources").warning("columns that are not read: %s", "x")
+    shown = ["columns that are not read: x", "no answer", "no answer", "columns that are not read: y"]
+    assert capsys.readouterr().err.splitlines() == [*shown, "columns that are not read: x"]

@@ -12,11 +12,14 @@ import torch
 
 from basereward.cli import main
 from basereward.errors import BaseRewardError, DataError, RecipeError
-from basereward.recipe import Cell, load_recipe
+from basereward.recipe import Cell, Experiment, Recipe, load_recipe
 from basereward.runs.run_folder import list_runs
+from basereward.sweeps import sweep as sweep_module
+from basereward.training import fit, preflight
 from basereward.training.checks import rows as rows_check
+from basereward.training.checks.rows import read_sources
 from basereward.training.fit import train
-from basereward.training.preflight import cell_faults
+from basereward.training.preflight import cell_faults, check_quickly, only_cell
 from tests.helpers.support import SMALL, only, pair_rows, write_rows
 
 NO_GPU = [name for name in ("cuda", "gpu", "mps") if not torch.cuda.is_available()]
@@ -180,3 +183,37 @@ def test_run_without_held_out_rows_has_no_warning(
     printed = capsys.readouterr().out
     assert "metric" not in printed
     assert [run.state for run in list_runs()] == ["finished"]
+
+
+def test_command_reads_the_first_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train` and `sweep` go on with what their command has found; a cell of a sweep is not checked again, and a
+    training by itself is."""
+    read: list[str] = []
+
+    def counting(recipe: Recipe, **options: Any) -> Any:
+        read.append(recipe.name)
+        return read_sources(recipe, **options)
+
+    class Stop(Exception):
+        """The end of the checks."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise Stop
+
+    monkeypatch.setattr(preflight, "read_sources", counting)
+    monkeypatch.setattr(fit, "prepare_run", stop)
+    monkeypatch.setattr(sweep_module, "deliver_pending", stop)
+    recipe = load_recipe("basereward", overrides=list(SMALL))
+    found = check_quickly([only_cell(recipe)])
+    assert len(read) == 1
+    for run in (
+        lambda: train(recipe, quick=found),
+        lambda: train(recipe, parent="a sweep"),
+        lambda: sweep_module.sweep(Experiment("mine", "", [only_cell(recipe)], {}), quick=found),
+    ):
+        with pytest.raises(Stop):
+            run()
+        assert len(read) == 1
+    with pytest.raises(Stop):
+        train(recipe)
+    assert len(read) == 2

@@ -45,12 +45,12 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     launcher = load_launcher(arguments.on)
     experiment = load_experiment(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
     experiment = select_cells(experiment, arguments.only)
-    check_quickly(unfinished(experiment.cells))
+    found = check_quickly(unfinished(experiment.cells))
     # Only after the experiment and its files are found right: this import takes seconds.
     with phase(LOADING_LIBRARIES):
         from basereward.sweeps.sweep import sweep
 
-    result = sweep(experiment, launcher=launcher)
+    result = sweep(experiment, launcher=launcher, quick=found)
     return result, exit_status(result)
 
 

@@ -30,19 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Trains one model."""
-    from basereward.recipe import Cell, load_recipe
+    from basereward.recipe import load_recipe
     from basereward.runs.run_folder import find
-    from basereward.training.preflight import check_quickly
+    from basereward.training.preflight import check_quickly, only_cell
 
     recipe = load_recipe(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
     if arguments.resume is not None:
         find(arguments.resume)
-    check_quickly([Cell(recipe.name, recipe.name, {}, recipe)])
+    found = check_quickly([only_cell(recipe)])
     # Only after the recipe and its files are found right: this import takes seconds.
     with phase(LOADING_LIBRARIES):
         from basereward.training.fit import train
 
-    return train(recipe, resume=arguments.resume), SUCCESS
+    return train(recipe, resume=arguments.resume, quick=found), SUCCESS
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:

@@ -72,6 +72,11 @@ class RowReader:
         self._first_format: Format | None = None
 
     @property
+    def named_columns(self) -> set[str]:
+        """The columns that the mappings name, as in the data."""
+        return set((self.row_format.columns | self.columns).values()) | self.ignored
+
+    @property
     def report(self) -> ColumnsRead:
         """Which columns have been read so far, and which have not."""
         report, own = self._report, self.row_format.report

@@ -7,12 +7,14 @@ from typing import Any
 
 from basereward.data.schema.columns import like_prompt
 from basereward.data.schema.rejections import RowRejected
-from basereward.errors import nearest
+from basereward.errors import DataError, nearest
 
 # Limits of a message: the columns that it lists, and the characters of a name. In a CSV file without a header, names
 # are the texts of the first row.
 MAX_LISTED = 30
 MAX_NAME = 60
+# Names of columns that are kept while a mapped one is missing.
+MAX_COLUMNS = 100
 
 
 def columns_found(columns: Iterable[str]) -> str:
@@ -75,3 +77,38 @@ def missing_response(missing: Sequence[str], *, row: Mapping[str, Any], columns:
     return RowRejected(
         "missing_column", ". ".join([f"missing: {listed}{general_form}", *sentences, columns_found(row)])
     )
+
+
+class MappedColumns:
+    """The columns that `columns` names and no row has had so far.
+
+    Args:
+        names: the columns that `columns` names, as in the data.
+
+    >>> mapped = MappedColumns({"pics"})
+    >>> mapped.see({"prompt": "2 + 2?", "responses": ["4"]})
+    >>> mapped.check("pairs.jsonl")
+    Traceback (most recent call last):
+    basereward.errors.DataError: pairs.jsonl: no row has the column pics, which `columns` names. Columns found: ...
+    """
+
+    def __init__(self, names: set[str]) -> None:
+        self.unseen = names
+        self.found: dict[str, None] = {}
+
+    def see(self, row: Mapping[str, Any]) -> None:
+        """Note the columns of a row."""
+        self.unseen.difference_update(row)
+        if self.unseen and len(self.found) < MAX_COLUMNS:
+            self.found.update(dict.fromkeys(map(str, row)))
+
+    def check(self, label: str) -> None:
+        """Check that every column has been seen.
+
+        Raises:
+            DataError: a column is in no row; the message lists those that are.
+        """
+        if self.unseen:
+            noun = "column" if len(self.unseen) == 1 else "columns"
+            fault = f"{label}: no row has the {noun} {' and '.join(sorted(self.unseen))}, which `columns` names"
+            raise DataError(f"{fault}. {columns_found(self.found)}")

@@ -20,7 +20,7 @@ from basereward.data.readers import Table
 from basereward.data.schema.columns import ColumnsRead, shown_names
 from basereward.data.schema.group import SPLITS, Group, RejectedRow, Split
 from basereward.data.schema.messages import shown
-from basereward.data.schema.missing_columns import columns_found
+from basereward.data.schema.missing_columns import MappedColumns
 from basereward.data.schema.rejections import RowRejected, located
 from basereward.data.schema.rows import RowFormat
 from basereward.data.schema.validation import check_usable
@@ -36,37 +36,6 @@ MAX_FAULTS = 20
 # Reading stops if the first 100 rows are all malformed: the columns must have other names, and reading all of a large
 # data set would take long.
 FIRST_ROWS = 100
-# Names of columns that are kept for a message.
-MAX_COLUMNS = 100
-
-
-class _MappedColumns:
-    """The columns that `columns` names and no row has had so far.
-
-    Args:
-        names: the columns that `columns` names, as in the data.
-    """
-
-    def __init__(self, names: set[str]) -> None:
-        self.unseen = names
-        self.found: dict[str, None] = {}
-
-    def see(self, row: Mapping[str, Any]) -> None:
-        """Note the columns of a row."""
-        self.unseen.difference_update(row)
-        if self.unseen and len(self.found) < MAX_COLUMNS:
-            self.found.update(dict.fromkeys(map(str, row)))
-
-    def check(self, label: str) -> None:
-        """Check that every column has been seen.
-
-        Raises:
-            DataError: a column is in no row; the message lists those that are.
-        """
-        if self.unseen:
-            absent = ", ".join(sorted(self.unseen))
-            fault = f"{label}: no row has the column {absent}, which `columns` names"
-            raise DataError(f"{fault}. {columns_found(self.found)}")
 
 
 class Partition:
@@ -222,7 +191,7 @@ class Partition:
         malformed: list[tuple[str, str]] = []
         used = 0
         limit = FIRST_ROWS if self.row_format.for_training else MAX_FAULTS
-        mapped = _MappedColumns(set((self.row_format.columns | self._reader.columns).values()) | self._reader.ignored)
+        mapped = MappedColumns(self._reader.named_columns)
         for place, number, raw in table.scan():
             key, row_id = MALFORMED, table.row_id(number)
             try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from basereward.data.adapters import RowAdapter
 from basereward.data.adapters.frames import ListsImages
@@ -16,13 +17,12 @@ from basereward.data.readers.gathered import Gathered, JoinsRows
 from basereward.data.readers.listed import find_listed
 from basereward.data.readers.separated import number_columns
 from basereward.data.schema.columns import split_mapping
-from basereward.data.schema.rows import RowFormat
-from basereward.data.sources._partition import Partition, open_splits
+from basereward.data.sources._rows_source import RowsSource
 from basereward.recipe import make
 from basereward.recipe.schema import Node
 
 
-class Hub(Partition):
+class Hub(RowsSource):
     """Rows of a data set, in our row format (see `basereward/data/schema/rows.py`) or converted by an adapter.
 
     Args:
@@ -33,18 +33,10 @@ class Hub(Partition):
         subset: the subset (configuration) of the data set, if it has several.
         revision: branch, tag or commit of the hub repository.
         split: the split to train on; slices of the `datasets` library, such as `train[:1000]`, are allowed.
-        val: another split for the val split, or the fraction of `split` that is held out for it; no prompt is in two
-            splits.
-        test: the same for the test split.
-        columns: our column name, or that of the adapter -> the name in the data set; a name -> null leaves that column
-            unread.
         shape: the adapter that converts rows, if they are not in our row format.
         images: zip or tar files in the data set, or a folder, with the images; null: image paths start from the folder
             of a local data set.
-        image_mark: the text in a prompt that stands for the next image; null: no text does.
-        rating_range: the lowest and the highest rating of the data, which become 0 and 1; null: ratings are from 0 to 1
-            already, or not used.
-        seed: determines which rows are held out.
+        options: `val`, `test`, `columns`, `image_mark`, `rating_range` and `seed` of `RowsSource`.
 
     Raises:
         DataError: an argument is out of range, or (from `groups` and `rejected`) the data set cannot be loaded or its
@@ -65,34 +57,15 @@ class Hub(Partition):
         subset: str | None = None,
         revision: str | None = None,
         split: str = "train",
-        val: float | str = 0.05,
-        test: float | str = 0.05,
-        columns: Mapping[str, str | None] | None = None,
         shape: Node | None = None,
         images: str | list[str] | None = None,
-        image_mark: str | None = "<image>",
-        rating_range: list[float] | None = None,
-        seed: int = 0,
+        **options: Any,
     ) -> None:
         store = find_images(path, images, revision=revision)
         adapter = _make_adapter(shape, store) if shape else None
         location = _RowsLocation(path, files=tuple(files or ()), listing=listing, subset=subset, revision=revision)
-        open_table = partial(_open_table, location, adapter=adapter, columns=split_mapping(columns)[0])
-        tables, fractions = open_splits(open_table, train=split, held_out={"val": val, "test": test})
-        # With an adapter, `columns` maps the columns that it reads, and the rows that it returns have our own names.
-        own_columns, adapter_columns = (None, columns) if shape else (columns, None)
-        row_format = RowFormat(
-            columns=own_columns, images=store, of_table=True, image_mark=image_mark, rating_range=rating_range
-        )
-        super().__init__(
-            name,
-            tables=tables,
-            split_fractions=fractions,
-            row_format=row_format,
-            adapter=adapter,
-            columns=adapter_columns,
-            seed=seed,
-        )
+        opener = partial(_open_table, location, adapter=adapter)
+        super().__init__(name, open_table=opener, train=split, images=store, adapter=adapter, **options)
 
 
 @dataclass(frozen=True)
@@ -107,9 +80,10 @@ class _RowsLocation:
 
 
 def _open_table(
-    location: _RowsLocation, split: str, *, adapter: RowAdapter | None, columns: Mapping[str, str]
+    location: _RowsLocation, split: str, *, adapter: RowAdapter | None, columns: Mapping[str, str | None] | None
 ) -> Table:
     """Open the table of a split; its rows are joined if the adapter makes one group of several rows."""
+    mapped, _ = split_mapping(columns)
     if location.listing:
         table = find_listed(location.path, location.listing)
     else:
@@ -119,9 +93,9 @@ def _open_table(
             subset=location.subset,
             revision=location.revision,
             split=split,
-            numbers=number_columns(columns),
+            numbers=number_columns(mapped),
         )
-    return Gathered(table, key=adapter.key, columns=columns) if isinstance(adapter, JoinsRows) else table
+    return Gathered(table, key=adapter.key, columns=mapped) if isinstance(adapter, JoinsRows) else table
 
 
 def _make_adapter(shape: Node, images: ImageStore) -> RowAdapter:

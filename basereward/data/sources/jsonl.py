@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from basereward.data.open_rows import Data, open_images, open_table
 from basereward.data.schema.group import Group
 from basereward.data.schema.rows import RowFormat
-from basereward.data.sources._partition import Partition, open_splits
+from basereward.data.sources._partition import Partition
+from basereward.data.sources._rows_source import RowsSource
 
 
-class Jsonl(Partition):
+class Jsonl(RowsSource):
     """Rows of a file, a folder or a data set, in any format that is recognised by its columns.
 
     Args:
@@ -21,16 +22,9 @@ class Jsonl(Partition):
         path: a file: JSON Lines, JSON, CSV, TSV, Parquet, Arrow or a WebDataset tar, all but Parquet and Arrow also
             with `.gz` or `.zst`; a folder of such files, or one that `save_to_disk` wrote; a pattern of files, such as
             `data/*.jsonl`; or a hub id.
-        val: another file for the val split, or the fraction of `path` that is held out for it; no prompt is in two
-            splits.
-        test: the same for the test split.
         images_root: the folder that relative image paths start from; null: the folder of the file, the folder itself,
             or that before the first wildcard of a pattern.
-        columns: our column name -> the name in the file; a name -> null leaves that column unread.
-        image_mark: the text in a prompt that stands for the next image; null: no text does.
-        rating_range: the lowest and the highest rating of the data, which become 0 and 1; null: ratings are from 0 to 1
-            already, or not used.
-        seed: determines which rows are held out.
+        options: `val`, `test`, `columns`, `image_mark`, `rating_range` and `seed` of `RowsSource`.
 
     Raises:
         DataError: an argument is out of range, or (from `groups` and `rejected`) a file is missing or rows are
@@ -46,24 +40,11 @@ class Jsonl(Partition):
         name: str,
         *,
         path: str,
-        val: float | str = 0.05,
-        test: float | str = 0.05,
         images_root: str | None = None,
-        columns: Mapping[str, str | None] | None = None,
-        image_mark: str | None = "<image>",
-        rating_range: list[float] | None = None,
-        seed: int = 0,
+        **options: Any,
     ) -> None:
-        open_split = partial(open_table, columns=columns)
-        tables, fractions = open_splits(open_split, train=path, held_out={"val": val, "test": test})
-        row_format = RowFormat(
-            columns=columns,
-            images=open_images(path, images_root),
-            of_table=True,
-            image_mark=image_mark,
-            rating_range=rating_range,
-        )
-        super().__init__(name, tables=tables, split_fractions=fractions, row_format=row_format, seed=seed)
+        images = open_images(path, images_root)
+        super().__init__(name, open_table=open_table, train=path, images=images, adapter=None, **options)
 
 
 def read_rows(

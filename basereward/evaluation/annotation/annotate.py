@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from basereward.data.schema.group import Group, Split
+from basereward.data.source_files import check_source_outputs
 from basereward.data.sources import Source
 from basereward.errors import DataError, ModelError
-from basereward.evaluation.annotation.inputs import check_source_outputs
 from basereward.evaluation.annotation.rows import Pair, digest, pair_row, reasoning
 from basereward.evaluation.judging.answers import Answers
 from basereward.evaluation.judging.judge import compared
@@ -91,16 +91,19 @@ def annotate(
     if not pairs:
         raise DataError(f"source '{name}' has no preferences in the split {split}; there is nothing to write about")
     outputs = _Outputs.at(out)
-    user_files = [Path(prompt_file)] if prompt_file is not None else []
-    # A local judge: its files are read.
-    user_files += [Path(model)] if Path(model).is_dir() else []
-    check_source_outputs(outputs.named, source, node, (pair.group for pair in pairs), also=user_files)
+    read = _user_files(prompt_file=prompt_file, model=model)
+    check_source_outputs(outputs.named, source, node, (pair.group for pair in pairs), also=read)
     engine = open_engine(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s, send=send)
     writing = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    annotation = _Annotation(engine, template, compiled, writing, attempts)
+    result = _Annotation(engine, template, compiled, writing, attempts).run(pairs, outputs, send=send)
     lost = Counter(row.reason for row in opened.rejected(split)) + Counter(tie=ties)
-    result = annotation.run(pairs, outputs, send=send)
     return {"split": split, "lost": dict(sorted(lost.items())), **result}
+
+
+def _user_files(*, prompt_file: str | None, model: str) -> list[Path]:
+    """The files that are read besides the source: the prompt, and the folder of a local judge."""
+    files = [Path(prompt_file)] if prompt_file is not None else []
+    return files + ([Path(model)] if Path(model).is_dir() else [])
 
 
 @dataclass(frozen=True)

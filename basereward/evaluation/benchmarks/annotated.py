@@ -12,6 +12,7 @@ from typing import Any
 
 from basereward.data.readers.find import find_files, find_table
 from basereward.data.schema.messages import shown
+from basereward.data.schema.missing_columns import MappedColumns
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources.hub import find_images
 from basereward.errors import DataError
@@ -97,9 +98,10 @@ class Annotated:
         """
         table = self._table()
         items: list[Item] = []
+        mapped = MappedColumns(set(self._columns.values()))
         for _, number, raw in table.scan():
             try:
-                items.append(self._item(table.decode(raw), number=len(items)))
+                items.append(self._item(table.decode(raw), number=len(items), mapped=mapped))
             except RowRejected as rejection:
                 raise DataError(
                     f"{table.where(number)}: {rejection.reason}: {rejection.detail} "
@@ -107,6 +109,7 @@ class Annotated:
                 ) from rejection
         if not items:
             raise DataError(f"{table.label} has no rows; benchmark '{self.name}' has nothing to count")
+        mapped.check(table.label)
         # Known only now, when all rows are read.
         prompt_items = Counter(item.prompt_id for item in items)
         return [replace(item, prompt_items=prompt_items[item.prompt_id]) for item in items]
@@ -154,9 +157,10 @@ class Annotated:
         content = (self.version, self._node, self.fingerprint["items"], pictures)
         return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def _item(self, row: object, *, number: int) -> Item:
+    def _item(self, row: object, *, number: int, mapped: MappedColumns) -> Item:
         if not isinstance(row, Mapping):
             raise RowRejected("wrong_type", "the row is not an object with named columns.")
+        mapped.see(row)
         renamed = {name: row.get(stored_name) for name, stored_name in self._columns.items()}
         cells: dict[str, Any] = {**row, **renamed}
         missing = [name for name in self.protocol.columns if cells.get(name) is None]
@@ -166,10 +170,14 @@ class Annotated:
         _check_item(item)
         return item
 
+    def _name_in_data(self, name: str) -> str:
+        """A column as it is called in the data, with the mapping that says so."""
+        return f"{self._columns[name]} (columns.{name})" if name in self._columns else name
+
     def _missing_columns(self, missing: Sequence[str], row: Mapping[Any, Any]) -> RowRejected:
         advice: Mapping[str, str] = getattr(self.protocol, "missing_column_advice", Protocol.missing_column_advice)
         sentences = [
-            f"missing or empty: {', '.join(missing)}.",
+            f"missing or empty: {', '.join(self._name_in_data(name) for name in missing)}.",
             f"Columns found: {', '.join(map(str, row)) or 'none'}.",
             *(advice[name] for name in missing if name in advice),
             f"If the data set has them under other names, map them: columns.{missing[0]}=...",

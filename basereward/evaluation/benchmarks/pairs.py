@@ -17,10 +17,11 @@ from basereward.data.open_rows import open_images, open_table
 from basereward.data.readers.find import matching_files
 from basereward.data.schema.columns import shown_names
 from basereward.data.schema.group import Group
+from basereward.data.schema.missing_columns import MappedColumns
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
 from basereward.data.schema.validation import check_usable
-from basereward.errors import DataError
+from basereward.errors import DataError, format_count
 from basereward.evaluation.item_identity import items_fingerprint, pictures_fingerprint
 from basereward.evaluation.items import Decision, Item, JudgedItem, by_label
 from basereward.evaluation.statistics.measures import Measure, Measures, Variant, accuracy, all_right, length_controlled
@@ -134,7 +135,8 @@ class Pairs:
                     pairs.append(_PairRow(row, group, preference.winner, preference.loser))
         for reason, number in self.lost.items():
             example = f"; the first: {examples[reason]}" if reason in examples else ""
-            logger.warning("%s: %d rows or preferences are no pairs: %s%s", self._path, number, reason, example)
+            what = format_count(number, "row or preference is no pair", "rows or preferences are no pairs")
+            logger.warning("%s: %s: %s%s", self._path, what, reason, example)
         if not pairs:
             reasons = "; ".join(examples.values()) or "the preferences are ties"
             raise DataError(f"'{self._path}' has no pair that can be counted: {reasons}")
@@ -158,12 +160,15 @@ class Pairs:
             examples: gets the first rejected row of each reason.
         """
         table = open_table(self._path, columns=self._columns, split=self._split)
+        mapped = MappedColumns(self._reader.named_columns)
+        used = False
         for _, number, raw in table.scan():
             where = table.where(number)
             try:
                 row = table.decode(raw)
                 if not isinstance(row, Mapping):
                     raise RowRejected("wrong_type", "the row is not an object with named columns")
+                mapped.see(row)
                 group = self._reader.group(row, source=self.name, row_id=table.row_id(number), where=where)
                 check_usable(group)
             except RowRejected as rejection:
@@ -172,7 +177,11 @@ class Pairs:
                 detail = rejection.detail if where in rejection.detail else f"{where}: {rejection.detail}"
                 examples.setdefault(rejection.reason, detail)
             else:
+                used = True
                 yield row, group
+        # Without a usable row, the faults of the rows say more.
+        if used:
+            mapped.check(self._path)
         report = self._reader.report
         if report.formats:
             logger.info("%s: read as %s", self._path, ", ".join(report.formats))

@@ -8,8 +8,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from basereward.data.schema.group import SPLITS, Group, Split, image_files
+from basereward.data.schema.group import SPLITS, Group, Split
 from basereward.data.schema.rejections import RowRejected
+from basereward.data.source_files import check_source_outputs
 from basereward.data.sources import Source
 from basereward.data.summary import describe_reading, first_shown
 from basereward.errors import DataError
@@ -17,7 +18,6 @@ from basereward.evaluation.reports.page import render_data_page
 from basereward.evaluation.reports.viewer_files import ViewerFiles, folder_beside
 from basereward.evaluation.reports.viewer_rows import ScoreGroup, collect
 from basereward.io.files import write_atomic
-from basereward.io.outputs import check_outputs
 from basereward.io.progress import phase
 from basereward.recipe import make
 from basereward.recipe.fragment import load_source
@@ -63,58 +63,68 @@ def look(
             shown.
     """
     name, node = load_source(source, overrides=overrides)
-    target = _target(out or f"{name}.look.html", node)
+    target = _target(out or f"{name}.look.html")
     opened: Source = make(node, "sources", name)
     splits: Sequence[Split] = SPLITS if split is None else (split,)
-    _check_existing(target, opened, splits, model=model)
+    check_source_outputs(
+        {"--out": target},
+        source,
+        node,
+        chain.from_iterable(opened.groups(part) for part in splits),
+        also=[resolve_model(model)] if model else [],
+        folders={"the folder beside it": folder_beside(target)},
+        writes_rows=False,
+    )
     files = ViewerFiles(target)
     files.check()
     with phase("loading the model") if model else nullcontext():
         scorer = _scorer(model) if model else None
     data = collect(opened, splits, rows=rows, score=scorer, files=files)
+    _check_shown(name, splits, data)
+    _write_page(target, {**data, "model": model})
     facts = data["facts"]
-    if not facts["rows"]:
-        raise DataError(f"source '{name}' has no rows in the split {' or '.join(splits)}; there is nothing to look at")
-    if not facts["shown"]:
-        raise _no_row_shown(name, data)
-    has_files = data["files"] is not None
-    page = {**data, "model": model}
-    write_atomic(
-        target, render_data_page("viewer", page, title="Rows of a source", styles=["articles"], has_files=has_files)
-    )
     return {
         "out": str(target),
-        "folder": str(files.folder) if has_files else None,
+        "folder": str(files.folder) if data["files"] is not None else None,
         "rows": facts["shown"],
         "read": facts["read"],
         "total": facts["rows"],
         "lost": facts["lost"],
         "model": model,
-        "reading": describe_reading(opened, first_shown(opened.groups(split) for split in splits)),
+        "reading": describe_reading(opened, first_shown(opened.groups(part) for part in splits)),
     }
 
 
-def _target(out: str, node: Mapping[str, Any]) -> Path:
+def _target(out: str) -> Path:
+    """The path of the page.
+
+    Raises:
+        DataError: its folder does not exist.
+    """
     target = Path(out)
     if not target.parent.is_dir():
         raise DataError(
             f"the page cannot be written to '{target}': there is no folder '{target.parent}'. Make it first."
         )
-    # Any text argument may be the path of a file that the source reads.
-    inputs = [value for value in node.values() if isinstance(value, str) and value]
-    check_outputs({"--out": target, "the folder beside it": folder_beside(target)}, inputs)
     return target
 
 
-def _check_existing(target: Path, source: Source, splits: Sequence[Split], *, model: str | None) -> None:
-    """Check that a file at the place of the page is no file of the model and no picture of a row.
-
-    Raises:
-        DataError: it is one of them.
+def _check_shown(name: str, splits: Sequence[Split], data: Mapping[str, Any]) -> None:
     """
-    groups = chain.from_iterable(source.groups(split) for split in splits)
-    # The rows are read only if there is something to overwrite.
-    check_outputs({"--out": target}, chain([resolve_model(model)] if model else [], image_files(groups)))
+    Raises:
+        DataError: the source has no rows, or none of those that were read can be shown.
+    """
+    facts = data["facts"]
+    if not facts["rows"]:
+        raise DataError(f"source '{name}' has no rows in the split {' or '.join(splits)}; there is nothing to look at")
+    if not facts["shown"]:
+        raise _no_row_shown(name, data)
+
+
+def _write_page(target: Path, data: Mapping[str, Any]) -> None:
+    has_files = data["files"] is not None
+    page = render_data_page("viewer", data, title="Rows of a source", styles=["articles"], has_files=has_files)
+    write_atomic(target, page)
 
 
 def _no_row_shown(name: str, data: Mapping[str, Any]) -> DataError:

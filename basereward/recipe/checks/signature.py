@@ -1,7 +1,8 @@
 """The arguments of a target and their type hints, read from its source text.
 
 A check of a recipe must not import torch, so the module of a target is parsed and not run. It is imported only when its
-text does not show the arguments: with a decorator, an inherited constructor, or a class that code makes.
+text does not show the arguments: with a decorator, an inherited constructor, or a class that code makes. Arguments that
+a constructor hands on to that of its base class are read from the text of the base.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from basereward.errors import nearest
 from basereward.recipe.checks.hints import RANGES
-from basereward.recipe.checks.targets import Definition, Target, TargetError, TargetKind, locate
+from basereward.recipe.checks.targets import Definition, Target, TargetError, TargetKind, base_class, locate
 
 PLAIN_BASES = {"object", "ABC", "Generic", "Protocol"}
 """Base classes whose constructor has no arguments."""
@@ -83,7 +84,10 @@ def signature_of(target: str, kind: TargetKind) -> Signature:
     >>> [parameter.name for parameter in signature_of("mlp", "heads").parameters][:2]
     ['hidden_size', 'layers']
     """
-    located = locate(target, kind)
+    return _signature(locate(target, kind))
+
+
+def _signature(located: Target) -> Signature:
     function = _constructor(located.definition) if located.definition else None
     if function is None:
         return _imported_signature(located)
@@ -92,7 +96,31 @@ def signature_of(target: str, kind: TargetKind) -> Signature:
     skip = int(isinstance(located.definition, ast.ClassDef))
     arguments = function.args
     parameters = [*itertools.islice(_positional(arguments, aliases), skip, None), *_keyword_only(arguments, aliases)]
-    return Signature(tuple(parameters), arguments.kwarg is not None, arguments.vararg is not None)
+    own = Signature(tuple(parameters), arguments.kwarg is not None, arguments.vararg is not None)
+    return _with_inherited(own, located, function)
+
+
+def _with_inherited(own: Signature, located: Target, function: ast.FunctionDef) -> Signature:
+    """The arguments with those of the base class that `super().__init__(..., **options)` hands on."""
+    call = _super_call(function)
+    base = base_class(located) if call is not None else None
+    if call is None or base is None:
+        return own
+    inherited = _signature(base)
+    given = {parameter.name for parameter in own.parameters} | {str(keyword.arg) for keyword in call.keywords}
+    rest = [parameter for parameter in inherited.parameters[len(call.args) :] if parameter.name not in given]
+    return Signature((*own.parameters, *rest), inherited.open, own.positions)
+
+
+def _super_call(function: ast.FunctionDef) -> ast.Call | None:
+    """The call of the base class's constructor that gets all further keywords; None where there is none."""
+    if function.args.kwarg is None:
+        return None
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "super().__init__":
+            handed_on = [ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg is None]
+            return node if handed_on == [function.args.kwarg.arg] else None
+    return None
 
 
 def import_target(target: str, kind: TargetKind) -> Any:

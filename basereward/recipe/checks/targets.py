@@ -208,6 +208,28 @@ def _in_module(module: str, name: str, file: Path, *, is_package: bool) -> Targe
     return Target(module, name, None)
 
 
+def base_class(target: Target) -> Target | None:
+    """The first base class of a class, where text shows it: it is in the same module, or in this package.
+
+    >>> base_class(locate("jsonl", "sources")).name
+    'RowsSource'
+    >>> base_class(locate("mlp", "heads")) is None  # of torch, whose text is not read
+    True
+    """
+    if not isinstance(target.definition, ast.ClassDef) or not target.definition.bases:
+        return None
+    base = target.definition.bases[0]
+    if not isinstance(base, ast.Name):
+        return None
+    for node in definitions(target.body):
+        if node.name == base.id:
+            return Target(target.module, base.id, node, target.body)
+    origin = _re_exported(target.body, base.id, target.module, is_package=False)
+    if origin is None or origin.partition(".")[0] != __name__.partition(".")[0]:
+        return None
+    return _locate_dotted(origin)
+
+
 def _re_exported(body: Iterable[ast.stmt], name: str, module: str, *, is_package: bool) -> str | None:
     """The dotted path from which a module imports a name by `from ... import`; None when it does not."""
     for statement in body:

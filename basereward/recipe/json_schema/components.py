@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from basereward.recipe.checks.signature import MISSING, signature_of
-from basereward.recipe.checks.targets import SINGULAR, TargetKind, short_names
+from basereward.recipe.checks.targets import SINGULAR, Target, TargetKind, base_class, locate, short_names
 from basereward.recipe.json_schema.descriptions import argument_meanings
 from basereward.recipe.json_schema.hints import INCLUDE, JsonSchema, hint_schema
 from basereward.recipe.nodes import INNER, settable_arguments
@@ -60,7 +60,7 @@ def _target(kind: TargetKind) -> JsonSchema:
 
 def _arguments(name: str, kind: TargetKind) -> dict[str, JsonSchema]:
     """The schema of every argument of a target that a recipe may give."""
-    meanings = _meanings(short_names(kind)[name])
+    meanings = _meanings(locate(name, kind))
     schemas: dict[str, JsonSchema] = {}
     for argument, parameter in settable_arguments(signature_of(name, kind), name, kind).items():
         schema = hint_schema(parameter.hint)
@@ -74,8 +74,12 @@ def _arguments(name: str, kind: TargetKind) -> dict[str, JsonSchema]:
     return schemas
 
 
-def _meanings(definition: ast.ClassDef | ast.FunctionDef) -> dict[str, str]:
-    return argument_meanings(ast.get_docstring(definition) or "")
+def _meanings(target: Target) -> dict[str, str]:
+    """What the docstring says of each argument, and that of a base class of those that are handed on to it."""
+    base = base_class(target)
+    inherited = {} if base is None else _meanings(base)
+    own = {} if target.definition is None else argument_meanings(ast.get_docstring(target.definition) or "")
+    return inherited | own
 
 
 def _rule(condition: JsonSchema, arguments: dict[str, JsonSchema]) -> JsonSchema:

@@ -61,6 +61,12 @@ ENVIRONMENT = {
 }
 FINAL = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST", "MALFORMED_REQUEST"}
 """Error codes of MLflow that a repeated request would give again. All others may pass."""
+MAY_PASS = (
+    *("database is locked", "UNIQUE constraint failed", "duplicate key value", "Duplicate entry"),
+    *("QueuePool limit", "has been rolled back"),
+)
+"""Parts of the messages of BAD_REQUEST that a busy database causes: MLflow gives this code to every error of SQLAlchemy
+but one. The request finds another state when it is repeated, and a refused record would not be delivered."""
 RETRIED_STATUS = {401, 403, 407, 408, 425, 429}
 """The HTTP statuses from 400 to 499 that may pass: rights that are granted later, timeouts, rate limits."""
 PARAMS_PER_REQUEST = 100
@@ -498,7 +504,7 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        if error.error_code in FINAL:
+        if error.error_code in FINAL and not any(words in str(error) for words in MAY_PASS):
             raise Refused(describe(error)) from error
         raise
     except HTTPError as error:

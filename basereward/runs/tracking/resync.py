@@ -6,7 +6,7 @@ import logging
 import time
 from pathlib import Path
 
-from basereward.errors import RunError
+from basereward.errors import RunError, format_count
 from basereward.io.secrets import redact
 from basereward.runs.run_folder import RunFolder, list_runs
 from basereward.runs.tracking.journal import RunJournal, warn_once
@@ -45,9 +45,10 @@ def deliver_pending(root: Path | None = None, *, limit_s: float = LIMIT_S) -> di
             results[folder.run_id] = delivered
     num_delivered = sum(results.values())
     if num_delivered:
-        log.info("Uploaded the pending records of %d earlier runs to MLflow.", num_delivered)
+        log.info("Uploaded the pending records of %s to MLflow.", format_count(num_delivered, "earlier run"))
     if num_delivered < len(results):
-        log.warning("MLflow still lacks records of %d earlier runs.", len(results) - num_delivered)
+        runs = format_count(len(results) - num_delivered, "earlier run")
+        log.warning("MLflow still lacks records of %s. They are kept in the folders; a later call uploads them.", runs)
     return results
 
 

@@ -30,7 +30,7 @@ from basereward.runs.tracking.system_metrics import SystemMetrics
 from basereward.runs.tracking.tracker import Tracker, skipped_metrics
 from basereward.training.callbacks.checkpoints import Checkpoints
 from basereward.training.callbacks.loggers import close_loggers, other_loggers
-from basereward.training.callbacks.run_description import dataset_inputs, describe_run, split_sizes
+from basereward.training.callbacks.run_note import dataset_inputs, run_note, split_sizes
 from basereward.training.callbacks.step_timer import DATA_WAIT_SHARE, STEP_SECONDS
 from basereward.training.module import RewardModule
 from basereward.training.parallel.collectives import broadcast, wait_for_all
@@ -204,7 +204,7 @@ class Recorder(Callback):
         self.begin_run()
         tracking = self.recipe.tracking
         axes = self.run.axes
-        note = describe_run(self.recipe, axes=axes, sizes=split_sizes(self.data))
+        note = run_note(self.recipe, axes=axes, sizes=split_sizes(self.data))
         tags = identity_tags(self.identity.backbone) | _prompt_tags(pl_module) | _axis_names(axes) | {NOTE_TAG: note}
         self._loggers = other_loggers(self.recipe, self.run)
         self.tracker = Tracker(self.run, loggers=self._loggers)

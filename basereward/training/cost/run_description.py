@@ -10,7 +10,7 @@ import torch
 from basereward.data.batching.plan import Plan
 from basereward.data.module import PreferenceData
 from basereward.data.schema.group import SPLITS
-from basereward.errors import BaseRewardError, format_count
+from basereward.errors import BaseRewardError, format_bytes, format_count
 from basereward.model.cost.memory import Memory
 from basereward.model.families.parts import PARTS, part_of
 from basereward.model.pooling import Pooling
@@ -129,24 +129,15 @@ def describe_memory(counted: Memory, *, available: int, probe: bool = False) -> 
         probe: the counted memory is that of the head alone, after the states were computed.
 
     >>> describe_memory(Memory(weights=4 * GIB, gradients=0, moments=0, copies=0, activations=GIB), available=4 * GIB)
-    'memory by count: 5.0 GiB of 4.0 GiB (weights 4.0 GiB, gradients 0 MiB, moments 0 MiB, activations 1.0 GiB): ...'
+    'memory by count: 5 GiB of 4 GiB (weights 4 GiB, gradients 0 bytes, moments 0 bytes, activations 1 GiB): ...'
     """
     parts = {"weights": counted.weights, "gradients": counted.gradients, "moments": counted.moments}
     parts["activations"] = counted.activations + counted.copies
-    listed = ", ".join(f"{name} {format_size(size)}" for name, size in parts.items())
-    text = f"memory by count: {format_size(counted.peak)} of {format_size(available)} ({listed})"
+    listed = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items())
+    text = f"memory by count: {format_bytes(counted.peak)} of {format_bytes(available)} ({listed})"
     if probe:
         text += ", while the head is trained"
     return f"{text}: it may not fit" if counted.peak > available else text
-
-
-def format_size(size: int) -> str:
-    """A size in memory for people.
-
-    >>> format_size(3 * GIB // 2), format_size(5 * 2**20)
-    ('1.5 GiB', '5 MiB')
-    """
-    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
 
 
 def _count_memory(recipe: Recipe, model: RewardModel, data: PreferenceData) -> Memory | None:

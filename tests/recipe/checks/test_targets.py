@@ -175,3 +175,43 @@ def test_import_target_returns_the_class(write_module: Write) -> None:
     """Only building a recipe imports it."""
     write_module("own_module", "class Mine:\n    def __init__(self): ...")
     assert import_target("own_module.Mine", "losses").__name__ == "Mine"
+
+
+HANDING_ON = """
+from elsewhere import Other
+
+class Base:
+    def __init__(self, size, *, kind, layers: int = 2, width=4, **more): ...
+
+class Mine(Base):
+    def __init__(self, size, *, width=8, **options):
+        super().__init__(size, kind="a", **options)
+
+class Strange(Other):
+    def __init__(self, size, **options):
+        super().__init__(size, **options)
+"""
+
+
+def test_arguments_that_a_base_class_gets_are_read(write_module: Write) -> None:
+    """Those that the call gives, by place or by name, are none of the class; a base elsewhere leaves it open."""
+    write_module("own_module", HANDING_ON)
+    signature = signature_of("own_module.Mine", "heads")
+    assert [(item.name, item.default) for item in signature.parameters] == [
+        ("size", MISSING),
+        ("width", 8),
+        ("layers", 2),
+    ]
+    assert signature.open
+    strange = signature_of("own_module.Strange", "heads")
+    assert ([item.name for item in strange.parameters], strange.open) == (["size"], True)
+
+
+def test_sources_of_rows_share_six_arguments() -> None:
+    """They stand once, and a recipe may give no other argument of their base class."""
+    shared = {"val", "test", "columns", "image_mark", "rating_range", "seed"}
+    for name in ("hub", "jsonl"):
+        signature = signature_of(name, "sources")
+        assert shared < {item.name for item in signature.parameters}
+        assert not signature.open
+        assert not {"open_table", "train", "adapter"} & {item.name for item in signature.parameters}

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from basereward.cli import main
 from basereward.errors import RunError
@@ -27,8 +31,10 @@ from basereward.runs.tracking import mlflow_store
 from basereward.runs.tracking import tracker as tracking
 from basereward.runs.tracking import upload_worker as worker
 from basereward.runs.tracking.journal import RunJournal
+from basereward.runs.tracking.mlflow_store import refusals
 from basereward.runs.tracking.mlflow_view import VIEW_TAG
 from basereward.runs.tracking.tracker import Tracker, check_store, deliver_pending
+from basereward.runs.tracking.uploader import Refused
 from tests.helpers.servers import EarlierServer, Server
 from tests.helpers.support import SMALL
 
@@ -112,6 +118,47 @@ def request_is_open(server: socket.socket) -> bool:
         except BlockingIOError:
             return True
     return False  # the client has closed the connection
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Ask again until a condition holds."""
+    while not condition():
+        time.sleep(0.05)
+
+
+def test_busy_database_loses_no_record(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Another program holds the database until the run has given up: the warning says where the records are, and the
+    next call delivers them."""
+    tracker = started()
+    wait_for(lambda: not tracker.folder.journal.pending)
+    with contextlib.closing(sqlite3.connect("mlflow.db", isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        for step in range(1, 4):
+            tracker.metrics({"train/loss": 1.0 / step}, step=step)
+        assert not tracker.finish("finished", limit_s=0.2)
+        assert f"They are kept in {tracker.folder.path}" in caplog.text
+        holder.execute("ROLLBACK")
+    tracker.folder.mark("finished")
+    # The thread ends with the request that it was in.
+    wait_for(lambda: deliver_pending() or not tracker.folder.journal.pending)
+    (run,) = runs(client())
+    assert steps(client(), run.info.run_id, "train/loss") == [1, 2, 3]
+    assert run.info.status == "FINISHED"
+    assert not (tracker.folder.path / "outbox" / "refused.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("message", "final"),
+    [
+        ("(sqlite3.IntegrityError) UNIQUE constraint failed: latest_metrics.key", False),
+        ("QueuePool limit of size 5 overflow 10 reached, connection timed out", False),
+        ("(psycopg2.errors.StringDataRightTruncation) value too long", True),
+    ],
+)
+def test_errors_of_a_busy_database_are_repeated(message: str, final: bool) -> None:
+    """MLflow gives them the code of a wrong request."""
+    with pytest.raises(Refused if final else MlflowException), refusals():
+        raise MlflowException(message, error_code=BAD_REQUEST)
 
 
 def make_figure() -> Figure:

@@ -45,7 +45,7 @@ def test_parts_rows_and_plan(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_is_that_of_the_cost_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights in float32 take 4 bytes each, gradients as much and moments twice as much; more than the machine has is
     said."""
-    monkeypatch.setattr("basereward.training.cost.run_description.format_size", str)
+    monkeypatch.setattr("basereward.training.cost.run_description.format_bytes", str)
     monkeypatch.setattr("basereward.training.cost.run_description.device_memory", lambda device: 1)
     lines, prepared = described()
     memory = lines[-1]

@@ -1,4 +1,4 @@
-"""Describes a run for MLflow: a text in Markdown, and the data sets that the run reads."""
+"""What MLflow shows of a run: its note, a text in Markdown, and the data sets that the run reads."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ LONGEST_DIGEST = 36
 """MLflow's limit, in characters."""
 
 
-def describe_run(recipe: Recipe, *, axes: Mapping[str, str], sizes: Mapping[str, Mapping[str, int]]) -> str:
-    """Describe a run: what it trains on what, and how it is made again.
+def run_note(recipe: Recipe, *, axes: Mapping[str, str], sizes: Mapping[str, Mapping[str, int]]) -> str:
+    """The note of a run: what it trains on what, and how it is made again.
 
     Args:
         recipe: of the run.
         axes: label of each axis of a sweep's cell, by the name of the axis; empty for other runs.
         sizes: numbers of groups by source and split.
 
-    >>> print(describe_run(Recipe(name="mine"), axes={"head": "mlp"}, sizes={"digits": {"train": 9}}).splitlines()[0])
+    >>> print(run_note(Recipe(name="mine"), axes={"head": "mlp"}, sizes={"digits": {"train": 9}}).splitlines()[0])
     A cell of the sweep `mine`: head=mlp.
     """
     cell = " ".join(f"{name}={label}" for name, label in axes.items())

@@ -1,9 +1,8 @@
-"""Find the files that a source reads, so that no output overwrites one."""
+"""The files that a source reads, which no output of a command may overwrite."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import chain
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,31 +36,50 @@ def source_inputs(source: str, node: Node) -> list[Path]:
 
 
 def check_source_outputs(
-    outputs: dict[str, Path], source: str, node: Node, groups: Iterable[Group], *, also: Iterable[Path] = ()
+    outputs: Mapping[str, Path],
+    source: str,
+    node: Node,
+    groups: Iterable[Group],
+    *,
+    also: Iterable[Path] = (),
+    folders: Mapping[str, Path] | None = None,
+    writes_rows: bool = True,
 ) -> None:
     """Check the outputs of a command that reads a source, before anything is written.
 
     Args:
-        outputs: what each is called in messages -> its path.
+        outputs: what each file is called in messages -> its path.
         source: as for `source_inputs`.
         node: as for `source_inputs`.
-        groups: whose image files are inputs.
+        groups: whose image files are inputs; they are read only if an output exists.
         also: further inputs.
+        folders: as `outputs`, for folders that are written.
+        writes_rows: whether the outputs are rows, which the next call would read in a folder of rows.
 
     Raises:
-        DataError: an output would overwrite an input, is in a folder of rows, or is a folder itself.
+        DataError: an output would overwrite an input, is in a folder of rows, or is of the other kind, file or folder.
 
     >>> check_source_outputs({"--out": Path("/")}, "digits", {}, [])
     Traceback (most recent call last):
     basereward.errors.DataError: --out '/' is a folder; give the name of a file
     """
+    folders = folders or {}
+    _check_kinds(outputs, folders)
+    # A new file in such a folder would be read as rows by the next call.
+    row_folders = [Path(name) for name in _texts(node.get("path")) if writes_rows and Path(name).is_dir()]
+    inputs = [*source_inputs(source, node), *also]
+    check_outputs({**outputs, **folders}, inputs, read_whole=row_folders)
+    # Apart from the others: a folder that is written again holds no picture of a row.
+    check_outputs(outputs, image_files(groups))
+
+
+def _check_kinds(outputs: Mapping[str, Path], folders: Mapping[str, Path]) -> None:
     for name, path in outputs.items():
         if path.is_dir():
             raise DataError(f"{name} '{path}' is a folder; give the name of a file")
-    # A new file in such a folder would be read as rows by the next call.
-    row_folders = [Path(name) for name in _texts(node.get("path")) if Path(name).is_dir()]
-    inputs = chain(source_inputs(source, node), also, image_files(groups))
-    check_outputs(outputs, inputs, read_whole=row_folders)
+    for name, path in folders.items():
+        if path.exists() and not path.is_dir():
+            raise DataError(f"{name} '{path}' is a file, and a folder belongs there; give another name")
 
 
 def _is_input(path: Path, argument: str) -> bool:
