@@ -32,7 +32,16 @@ MICRO_BATCHES = 6  # of a step, on all ranks together
 # Kinds of runs: their overrides. A learning rate above zero for every part, so that each of their gradients counts.
 FULL: tuple[str, ...] = ()
 LORA = ("model.lora={rank: 4, parts: [language, merger]}", "trainer.steps=6")
-FSDP2 = "trainer.strategy=fsdp2"
+SHORT = ("trainer.steps=2", "trainer.validations=1")
+CRITIC = (
+    "model.head={_target_: critic, critiques: both, prompt: critique_brief, max_tokens: 3}",
+    "model.backbone.gradient_checkpointing=true",
+    *SHORT,
+)
+JUDGE = ("model.head={_target_: generative, thinking: true, max_tokens: 12}", *SHORT)
+PROBE = ("probe=true", *SHORT)
+QLORA = ("model.backbone.quantization=nf4", "model.lora={rank: 4}", *SHORT)
+DDP, FSDP2 = "trainer.strategy=ddp", "trainer.strategy=fsdp2"
 EVERY = "trainer.checkpoint_every=5"
 TOLERANCE = 1e-5
 Runs = Callable[..., RunFolder]
@@ -109,11 +118,21 @@ def test_some_steps_have_text_alone_on_one_rank() -> None:
     assert [True, True] in with_pictures
 
 
-@pytest.mark.parametrize("strategy", ["trainer.strategy=ddp", FSDP2])
+@pytest.mark.parametrize("strategy", [DDP, FSDP2])
 @pytest.mark.parametrize("kind", [FULL, LORA], ids=["full", "lora"])
 def test_two_ranks_equal_one(kind: tuple[str, ...], strategy: str, trained: Runs) -> None:
     """Loss and gradient norm of every step, weights, metrics and scores are equal; there is one run, and no group is
     scored twice, although one rank has fewer passes over the held-out groups."""
+    assert_equal(trained(2, *kind, strategy), trained(1, *kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "strategy"),
+    [(CRITIC, DDP), (CRITIC, FSDP2), (JUDGE, FSDP2), (PROBE, DDP), (QLORA, DDP)],
+    ids=["critic-ddp", "critic-fsdp2", "judge-fsdp2", "probe-ddp", "qlora-ddp"],
+)
+def test_other_kinds_of_models(kind: tuple[str, ...], strategy: str, trained: Runs) -> None:
+    """Heads that generate texts in training and in validation, probes, and 4-bit backbones."""
     assert_equal(trained(2, *kind, strategy), trained(1, *kind))
 
 
@@ -145,7 +164,7 @@ def test_run_of_one_is_killed_and_resumes_on_two(root: Path, trained: Runs) -> N
     assert_equal(only_run(root / "one"), trained(1))
 
 
-@pytest.mark.parametrize("strategy", ["trainer.strategy=ddp", FSDP2])
+@pytest.mark.parametrize("strategy", [DDP, FSDP2])
 def test_killed_rank_ends_the_others(strategy: str, root: Path) -> None:
     """Within half a minute, with a message that names it; the run has failed and can be resumed."""
     folder = root / f"lost-{strategy[-4:]}"
