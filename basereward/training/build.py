@@ -416,7 +416,7 @@ def build_trainer(
 
 
 def _environments() -> list[ClusterEnvironment]:
-    """The description of processes that torchrun or SLURM has started; without them, Lightning finds its own."""
+    """The description of processes that Lightning has not started; without them, it finds its own."""
     environment = cluster_environment()
     return [] if environment is None else [environment]
 

@@ -191,13 +191,15 @@ class RewardModule(LightningModule):
             NotFiniteError: one of them is NaN or infinite. All ranks raise it.
         """
         own = torch.stack([*self._step_losses, norm.to(self._step_losses[0])])
-        for rank, (*losses, norm_value) in enumerate(gather_tensor(own).tolist()):
+        of_ranks, step = gather_tensor(own).tolist(), self.global_step + 1
+        # The losses of all ranks first: the norm, which is that of all, follows from a fault of one.
+        for rank, (*losses, _) in enumerate(of_ranks):
             for loss in losses:
                 if not math.isfinite(loss):
-                    raise NotFiniteError(self._not_finite(f"the loss is {loss}", step=self.global_step + 1, rank=rank))
-            if not math.isfinite(norm_value):
-                fault = f"the norm of the gradient is {norm_value}"
-                raise NotFiniteError(self._not_finite(fault, step=self.global_step + 1))
+                    raise NotFiniteError(self._not_finite(f"the loss is {loss}", step=step, rank=rank))
+        *_, norm_value = of_ranks[0]
+        if not math.isfinite(norm_value):
+            raise NotFiniteError(self._not_finite(f"the norm of the gradient is {norm_value}", step=step))
 
     def _not_finite(self, fault: str, *, step: int, rank: int | None = None) -> str:
         """The message, with the rows of the rank that has the fault, or of all of them."""

@@ -15,8 +15,9 @@ from basereward.model.cost.memory import Memory
 from basereward.model.families.parts import PARTS, part_of
 from basereward.model.pooling import Pooling
 from basereward.model.reward_model import RewardModel
+from basereward.recipe.checks.parallel import num_ranks
 from basereward.recipe.schema import Recipe
-from basereward.training.cost.run_memory import device_memory, run_memory
+from basereward.training.cost.run_memory import device_memory, device_share, run_memory
 from basereward.training.cost.workload import largest_pass
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ def describe_run(recipe: Recipe, prepared: PreparedRun) -> Iterator[str]:
     model, device = prepared.module.model, prepared.trainer.strategy.root_device
     yield from describe_parts(model)
     yield from describe_rows(prepared.data)
-    yield f"device: {device_name(device)}, precision {recipe.trainer.precision}"
+    trainer, ranks = recipe.trainer, num_ranks(recipe)
+    strategy = "fsdp2" if trainer.strategy == "fsdp2" else "ddp"
+    several = f"{ranks} processes with {strategy}, the first on " if ranks > 1 else ""
+    yield f"device: {several}{device_name(device)}, precision {trainer.precision}"
     try:
         counted = _count_memory(recipe, model, prepared.data)
     # A model whose layers are not known to the count can still be trained.
@@ -45,6 +49,7 @@ def describe_run(recipe: Recipe, prepared: PreparedRun) -> Iterator[str]:
         yield f"memory: not counted: {error}"
         return
     if counted is not None:
+        counted = device_share(recipe, counted, device)
         yield describe_memory(counted, available=device_memory(device), probe=recipe.probe)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import distributed
@@ -126,7 +127,7 @@ def _meet(
 
 
 def cluster_environment() -> ClusterEnvironment | None:
-    """Lightning's description of processes that torchrun or SLURM has started; None: Lightning finds its own.
+    """Lightning's description of processes that it has not started; None: it finds its own.
 
     >>> cluster_environment() is None
     True
@@ -134,6 +135,9 @@ def cluster_environment() -> ClusterEnvironment | None:
     starter = this_rank().starter
     if starter == "torchrun":
         return TorchElasticEnvironment()
+    # Lightning would otherwise take the variables of a SLURM job in which they run.
+    if starter == "basereward":
+        return LightningEnvironment()
     # Without Lightning's own requeueing, which writes checkpoints of another kind.
     return SLURMEnvironment(auto_requeue=False) if starter == "slurm" else None
 
@@ -155,11 +159,11 @@ def _started(devices: int, task: Mapping[str, Any], *, store: TCPStore, link: Li
     """Start a process for every device but the first, and wait for their end after the block."""
     listener = Listener("127.0.0.1")
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), LINK_VARIABLE: listener.address}
-    threads = max(1, (os.cpu_count() or 1) // devices)
+    threads = torch.get_num_threads()
     # As many threads as cores in every process would make all of them slower.
     if "OMP_NUM_THREADS" not in os.environ:
-        common["OMP_NUM_THREADS"] = str(threads)
-        torch.set_num_threads(threads)
+        common["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // devices))
+        torch.set_num_threads(int(common["OMP_NUM_THREADS"]))
     processes: list[subprocess.Popen[str]] = []
     try:
         for number in range(1, devices):
@@ -175,6 +179,7 @@ def _started(devices: int, task: Mapping[str, Any], *, store: TCPStore, link: Li
     finally:
         listener.close()
         _end(processes)
+        torch.set_num_threads(threads)
 
 
 def _start(task: Mapping[str, Any], environment: Mapping[str, str]) -> subprocess.Popen[str]:
@@ -246,10 +251,12 @@ def _failing_together(link: Link) -> Iterator[None]:
 
 def _cause(error: BaseException, link: Link) -> str | None:
     """The failure of another process that an error comes from; None for an error of this process."""
-    if isinstance(error, BaseRewardError) or not isinstance(error, Exception):
-        return None
-    # Libraries report a connection that was closed as RuntimeError.
-    return link.wait_for_fault(CAUSE_S) if isinstance(error, RuntimeError) else link.fault
+    # What libraries raise about a connection that was closed may have been explained as another fault, of the disk.
+    origin = error.__cause__ if isinstance(error, BaseRewardError) else error
+    if isinstance(origin, RuntimeError) and not isinstance(origin, BaseRewardError):
+        return link.wait_for_fault(CAUSE_S)
+    is_own = isinstance(error, BaseRewardError) or not isinstance(error, Exception)
+    return None if is_own else link.fault
 
 
 def _description(error: BaseException) -> str:

@@ -24,6 +24,7 @@ from tests.helpers.ranks import (
     torchrun_variables,
     train_ranks,
 )
+from tests.helpers.support import pair_rows, write_rows
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +33,18 @@ MICRO_BATCHES = 6  # of a step, on all ranks together
 # Kinds of runs: their overrides. A learning rate above zero for every part, so that each of their gradients counts.
 FULL: tuple[str, ...] = ()
 LORA = ("model.lora={rank: 4, parts: [language, merger]}", "trainer.steps=6")
-FSDP2 = "trainer.strategy=fsdp2"
+SHORT = ("trainer.steps=2", "trainer.validations=1")
+CRITIC = (
+    "model.head={_target_: critic, critiques: both, prompt: critique_brief, max_tokens: 3}",
+    "model.backbone.gradient_checkpointing=true",
+    *SHORT,
+)
+JUDGE = ("model.head={_target_: generative, thinking: true, max_tokens: 12}", *SHORT)
+PROBE = ("probe=true", *SHORT)
+# A vision tower without an image must not be changed by the decay of its weights either.
+TEXT = ("data.sources.digits=null", "optimizer.weight_decay=0.1", *SHORT)
+QLORA = ("model.backbone.quantization=nf4", "model.lora={rank: 4}", *SHORT)
+DDP, FSDP2 = "trainer.strategy=ddp", "trainer.strategy=fsdp2"
 EVERY = "trainer.checkpoint_every=5"
 TOLERANCE = 1e-5
 Runs = Callable[..., RunFolder]
@@ -89,7 +101,7 @@ def assert_equal(run: RunFolder, expected: RunFolder) -> None:
         torch.testing.assert_close(weights[name], weight, rtol=TOLERANCE, atol=TOLERANCE, msg=name)
     for split in ("val", "test"):
         groups, expected_groups = scores(run, split), scores(expected, split)
-        assert len(groups) == {"val": 13, "test": 9}[split]
+        assert expected_groups
         for group, expected_group in zip(groups, expected_groups, strict=True):
             close_scores = pytest.approx(expected_group["scores"], rel=TOLERANCE, abs=2 * TOLERANCE)
             assert group == {**expected_group, "scores": close_scores}
@@ -109,12 +121,42 @@ def test_some_steps_have_text_alone_on_one_rank() -> None:
     assert [True, True] in with_pictures
 
 
-@pytest.mark.parametrize("strategy", ["trainer.strategy=ddp", FSDP2])
+@pytest.mark.parametrize("strategy", [DDP, FSDP2])
 @pytest.mark.parametrize("kind", [FULL, LORA], ids=["full", "lora"])
 def test_two_ranks_equal_one(kind: tuple[str, ...], strategy: str, trained: Runs) -> None:
     """Loss and gradient norm of every step, weights, metrics and scores are equal; there is one run, and no group is
     scored twice, although one rank has fewer passes over the held-out groups."""
     assert_equal(trained(2, *kind, strategy), trained(1, *kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "strategy"),
+    [(CRITIC, DDP), (CRITIC, FSDP2), (JUDGE, FSDP2), (PROBE, DDP), (QLORA, DDP), (TEXT, DDP), (TEXT, FSDP2)],
+    ids=["critic-ddp", "critic-fsdp2", "judge-fsdp2", "probe-ddp", "qlora-ddp", "text-ddp", "text-fsdp2"],
+)
+def test_other_kinds_of_models(kind: tuple[str, ...], strategy: str, trained: Runs) -> None:
+    """Heads that generate texts in training and in validation, probes, and 4-bit backbones."""
+    assert_equal(trained(2, *kind, strategy), trained(1, *kind))
+
+
+def test_streamed_rows_are_divided_and_counted_once(root: Path, trained: Runs) -> None:
+    """Each process encodes its own rows, and the run counts and lists those that any of them rejects."""
+    rows = pair_rows(60)
+    for index in (7, 18, 31):
+        rows[index]["chosen"][0]["content"] = "too long " * 600
+    write_rows(root / "rows.jsonl", rows)
+    overrides = (
+        *("data.sources.digits=null", "data.sources.numbers=null", "data.sources.mine.include=sources/jsonl"),
+        *(f"data.sources.mine.path={root / 'rows.jsonl'}", "data.sources.mine.val=0.2", "data.sources.mine.test=0.2"),
+        *("data.streaming={buffer: 8, held_out: 5}", "data.max_lost=0.5", "trainer.steps=4"),
+    )
+    one, two = trained(1, *overrides), trained(2, *overrides)
+    assert_equal(two, one)
+    lost = [sorted(run.rejections.read_text().splitlines()) for run in (one, two)]
+    assert len(lost[0]) == 3
+    assert lost[1] == lost[0]
+    results = [run.result() or {} for run in (one, two)]
+    assert results[0]["skipped"] == results[1]["skipped"] == {"mine": {"too_long": 3}}
 
 
 @pytest.mark.parametrize("kind", [FULL, LORA], ids=["full", "lora"])
@@ -145,7 +187,7 @@ def test_run_of_one_is_killed_and_resumes_on_two(root: Path, trained: Runs) -> N
     assert_equal(only_run(root / "one"), trained(1))
 
 
-@pytest.mark.parametrize("strategy", ["trainer.strategy=ddp", FSDP2])
+@pytest.mark.parametrize("strategy", [DDP, FSDP2])
 def test_killed_rank_ends_the_others(strategy: str, root: Path) -> None:
     """Within half a minute, with a message that names it; the run has failed and can be resumed."""
     folder = root / f"lost-{strategy[-4:]}"
