@@ -6,6 +6,7 @@ The public names are imported at their first use, so that `import basereward` do
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ _MODULES = {
     "load_cells": "basereward.recipe",
     "load_recipe": "basereward.recipe",
 }
+
+# peft imports bitsandbytes, which looks for optional CPU kernels on import and warns that they are not installed; it
+# works without them. The level of this one logger is set for the whole process, and here, because any of our modules
+# may be the first that imports peft.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,8 @@ BaseRewardError
 │   └── SilentError      an endpoint does not answer, or refuses every request
 ├── TrainingError        training cannot continue
 │   ├── NotFiniteError   a loss or a gradient is NaN or infinite
-│   └── CheckpointError  a checkpoint cannot be written or read
+│   ├── CheckpointError  a checkpoint cannot be written or read
+│   └── RankError        another process of a run on several devices has failed or was killed
 ├── RunError             a run does not exist, or cannot be continued
 └── UsageError           the command line itself is wrong; defined in `basereward.cli.command`
 
@@ -68,6 +69,21 @@ class NotFiniteError(TrainingError):
 
 class CheckpointError(TrainingError):
     """A checkpoint cannot be written or read."""
+
+
+class RankError(TrainingError):
+    """Another process of a run on several devices has failed or was killed.
+
+    Attributes:
+        first_is_gone: whether it was the first process, which otherwise tells the user.
+
+    >>> RankError("process 1 ended", first_is_gone=False).first_is_gone
+    False
+    """
+
+    def __init__(self, message: str, *, first_is_gone: bool) -> None:
+        super().__init__(message)
+        self.first_is_gone = first_is_gone
 
 
 class RunError(BaseRewardError, LookupError):

@@ -33,6 +33,8 @@ def machine_fault(error: BaseException) -> str | None:
                 f"there is not enough memory ({reason}). Close other programs, raise the limit (ulimit -v), or make "
                 "the work smaller: batch.tokens, batch.groups_per_forward, data.workers"
             )
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return "a path that was given has a NUL character, which no name of a file has; give another path"
     # Only the error itself: its cause may be an OSError that a library expected and handled.
     return describe_fault(error) if isinstance(error, OSError) else None
 

@@ -26,7 +26,9 @@ from basereward.data.loading import loader_faults
 from basereward.errors import BaseRewardError, explain
 from basereward.io.files import disk_faults, json_text
 from basereward.io.logs import log_to_stderr
+from basereward.io.processes import this_rank
 from basereward.io.progress import announce, reporting
+from basereward.io.progress.displays import NoDisplay
 from basereward.io.secrets import redact
 from basereward.recipe.trust import trusting
 
@@ -58,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(argv, as_json=as_json)
     except BaseRewardError as error:
+        # torchrun and SLURM start this command several times, and the first process reports for all of them.
+        if not this_rank().is_first and not getattr(error, "first_is_gone", False):
+            return USER_MISTAKE
         return _report_error(explain(error), type(error).__name__, as_json=as_json)
     except KeyboardInterrupt as stop:
         # No traceback: the user knows where the interruption came from, but not how to continue.
@@ -82,8 +87,14 @@ def _run(argv: Sequence[str], *, as_json: bool) -> int:
         # The console script, unlike `python -m`, does not search the working folder, where a user's class often is.
         sys.path.append(folder)
     level = logging.INFO if arguments.command in LOGS_PROGRESS else logging.WARNING
+    is_first = this_rank().is_first
+    if not is_first:
+        # The first process says the same.
+        level = logging.ERROR
+        logging.disable(logging.WARNING)
     with (
-        reporting(), log_to_stderr(level), disk_faults(), loader_faults(), trusting(trust),
+        reporting(None if is_first else NoDisplay()), log_to_stderr(level),
+        disk_faults(), loader_faults(), trusting(trust),
         _how_to_continue(command, argv),
     ):  # fmt: skip
         # Before the imports of the command, which may take many seconds.
@@ -94,6 +105,9 @@ def _run(argv: Sequence[str], *, as_json: bool) -> int:
         # Standard output is for the result alone, so that `--json` can be parsed whatever libraries print.
         with stdout_to_stderr():
             result, status = command.run(arguments)
+    # Of the processes of a run, the first one prints the result.
+    if not this_rank().is_first:
+        return status
     text = json_text(result) if as_json else "\n".join(command.format_text(result))
     return _print_result(escape_control_characters(text)) or status
 

@@ -34,6 +34,7 @@ from basereward.data.schema.group import SPLITS, RejectedRow, Split
 from basereward.data.schema.rejections import check_limit, summary, write_rejections
 from basereward.data.sources import Source
 from basereward.errors import DataError
+from basereward.io.processes import this_rank
 from basereward.io.progress import track
 
 logger = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ class PreferenceData(LightningDataModule):
                 self.rejected += rejected
         if self.curation is not None:
             self._curate(self.curation)
-        if self.rejected:
+        if self.rejected and this_rank().is_first:
             write_rejections(self.rejections_file, self.rejected)
             logger.warning(
                 "%d of %d rows are lost: %s; listed in %s",
@@ -176,7 +177,7 @@ class PreferenceData(LightningDataModule):
         other.rejections_file, other.unit, other._done = rejections_file, unit, 0
         other._step_totals = None
         other._pooled_now = False
-        if other.rejected:
+        if other.rejected and this_rank().is_first:
             write_rejections(rejections_file, other.rejected)
         return other
 
@@ -289,9 +290,16 @@ class PreferenceData(LightningDataModule):
             assert plan is not None
             # The plan knows the number of groups; for another unit the preferences of all groups are read.
             units = plan.groups if self.unit == "group" else count_units(self.unit, self._step_counts(step))
-            totals = StepTotals(plan.forwards_per_step * plan.ranks, plan.groups, units)
+            # One process knows its own images.
+            images = plan.ranks == 1 or self._step_has_images(step)
+            totals = StepTotals(plan.forwards_per_step * plan.ranks, plan.groups, units, images)
             self._step_totals = step, totals
         return self._step_totals[1]
+
+    def _step_has_images(self, step: int) -> bool:
+        """Whether a group of an optimizer step has an image, on any rank."""
+        names, lengths = self.parts["train"].names, self.lengths["train"]
+        return any(lengths[names[source]].images[row] > 0 for source, row in self._step_places(step))
 
     def _step_counts(self, step: int) -> list[tuple[int, int]]:
         """The number of preferences and of ties of each group of an optimizer step."""
@@ -323,9 +331,25 @@ class PreferenceData(LightningDataModule):
 
     def _held_out(self, split: Split) -> DataLoader[EncodedGroup]:
         assert self.trainer is not None
-        # Every rank gets its own groups; Lightning's sampler would repeat some to make the numbers equal.
-        places = self.parts[split].places[self.trainer.global_rank :: self.trainer.world_size]
-        return self._loader(split, batch_sampler=self.batches(split, places))
+        return self._loader(split, batch_sampler=self.held_out_passes(split)[0])
+
+    def held_out_passes(self, split: Split) -> tuple[list[list[Place]], int]:
+        """The forward passes of this rank over a held-out split, and how many of them count.
+
+        Every rank gets its own groups. The last pass is repeated until all ranks have equally many, because ranks that
+        divide a model among them pass through its layers together. Repeated passes do not count.
+
+        Args:
+            split: the split.
+        """
+        rank, ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        places = self.parts[split].places
+        passes = [self.batches(split, places[number::ranks]) for number in range(ranks)]
+        most = max(map(len, passes))
+        own = passes[rank]
+        # A split may have fewer groups than there are ranks.
+        repeated = own[-1:] or passes[0][-1:]
+        return [*own, *repeated * (most - len(own))], len(own)
 
     def batches(self, split: Split, places: Sequence[Place]) -> list[list[Place]]:
         """Combine groups to batches in their order, within the budget or with `groups_per_forward` each."""
@@ -382,20 +406,22 @@ class PreferenceData(LightningDataModule):
         return self.trainer is not None and self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator"
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of micro-batches done, which is the position in the plan, and hashes of the data."""
+        """Return the number of optimizer steps done, which is the position in the plan, and hashes of the data."""
         assert self.plan is not None
         assert self.trainer is not None
         return {
-            "forwards_done": self.trainer.global_step * self.plan.forwards_per_step,
+            # Steps and not micro-batches: a run may resume on another number of ranks.
+            "steps_done": self.trainer.global_step,
             "groups": self._marks,
             "content": self.content,
             "encoder": encoder_hashes(self.encoder),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue after the micro-batches that are done.
+        """Continue after the optimizer steps that are done.
 
-        Checkpoints of earlier versions contain only the lengths of the groups, which are then compared.
+        Checkpoints of earlier versions contain the number of micro-batches instead, of one rank, and some only the
+        lengths of the groups, which are then compared.
 
         Raises:
             DataError: the groups or the encoder differ from those at the start of the run; the message names the parts
@@ -417,7 +443,11 @@ class PreferenceData(LightningDataModule):
                 "have changed. A run can only be resumed with its own data: restore them, or remove the run's folder "
                 "and start a new run"
             )
-        self._done = state_dict["forwards_done"]
+        assert self.plan is not None
+        if "steps_done" in state_dict:
+            self._done = state_dict["steps_done"] * self.plan.forwards_per_step
+        else:
+            self._done = state_dict["forwards_done"]
 
     @property
     def content(self) -> dict[str, dict[str, str]]:

@@ -11,6 +11,7 @@ from basereward.data.images.image_store import ImageStore
 from basereward.errors import DataError, RecipeError
 from basereward.evaluation.items import Item
 from basereward.evaluation.statistics.measures import Variant
+from basereward.io.limits import pipe_fault
 from basereward.recipe import make, names
 from basereward.recipe.fragment import load_fragment, load_pairs
 
@@ -130,6 +131,8 @@ def expected_items(name: str) -> int | None:
 
 def _local_data(path: str) -> list[str]:
     """The overrides that `data=PATH` stands for."""
+    if fault := pipe_fault(path):
+        raise DataError(f"data={path}: {fault}")
     if not Path(path).exists():
         raise DataError(f"data={path}: there is no such file or folder")
     overrides = [f"path={json.dumps(path)}", "revision=null"]

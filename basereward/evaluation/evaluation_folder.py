@@ -12,6 +12,8 @@ from typing import Any, NoReturn, TypeVar
 
 from basereward.errors import DataError
 from basereward.evaluation.benchmark import expected_items
+from basereward.io.files import is_special
+from basereward.io.limits import kind_of
 
 KINDS = ("scores", "correct", "verdicts")
 ORDERS = ("fixed", "random", "both")
@@ -182,6 +184,9 @@ def _check_rows(evaluation: Evaluation) -> None:
 
 def _text(file: Path) -> str:
     try:
+        # Opening a pipe would wait for a writer.
+        if is_special(file):
+            raise OSError(f"it is {kind_of(file)}")
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"

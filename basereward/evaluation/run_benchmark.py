@@ -19,6 +19,7 @@ from basereward.evaluation.recording import record
 from basereward.evaluation.scoring import score_items
 from basereward.evaluation.subject import FOLDER, Subject, check_names, find_subject
 from basereward.evaluation.write_evaluation import WRITTEN, measured, write_evaluation
+from basereward.io.files import set_aside
 from basereward.io.outputs import check_outputs
 
 # In the folder of an evaluation while it is computed.
@@ -259,12 +260,14 @@ def _check_whole(benchmark: Benchmark, *, allow_partial: bool) -> None:
 
 
 def _check_outputs(subject: Subject, benchmark: Benchmark, *, scores: str | None, judge: Judge | None) -> None:
-    """Check that no output would overwrite an input.
+    """Check that no output would overwrite an input; set aside what is no file in the place of one.
 
     Raises:
         DataError: it would.
     """
     folder = subject.folder / benchmark.name
+    for name in (*WRITTEN, JOURNAL):
+        set_aside(folder / name)
     outputs = {f"the output '{name}'": folder / name for name in (*WRITTEN, JOURNAL)}
     # A folder with the files of an earlier evaluation of this subject may be overwritten even if it is also among the
     # inputs; `check_names` has made sure that it is of this subject.

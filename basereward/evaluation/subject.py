@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from basereward.errors import DataError
 from basereward.evaluation.benchmark import Benchmark
 from basereward.evaluation.judging.judge import Judge
 from basereward.evaluation.outcome import BASELINES
+from basereward.io.limits import read_json
 from basereward.io.names import check_name
 from basereward.runs.params import clean_name
 from basereward.runs.resolve_model import resolve_model
@@ -98,7 +98,7 @@ def check_names(benchmarks: Sequence[Benchmark], subject: Subject) -> None:
     for name in names:
         file = subject.folder / name / "evaluation.json"
         try:
-            earlier = json.loads(file.read_text())["model"]
+            earlier = read_json(file)["model"]
         except (OSError, ValueError, LookupError, TypeError):
             # There is none, or it is damaged and of no use.
             continue

@@ -11,6 +11,7 @@ from typing import Any
 from basereward.data.images.image_store import ImageStore
 from basereward.data.images.open_images import open_image
 from basereward.data.schema.rejections import RowRejected
+from basereward.errors import DataError
 from basereward.evaluation.item_identity import item_fingerprint
 from basereward.evaluation.items import Decision, JudgedItem, Outcome
 from basereward.evaluation.outcome import BASELINES, baseline
@@ -19,6 +20,7 @@ from basereward.evaluation.scoring import Bundle
 from basereward.evaluation.statistics.baselines import chance_rounds
 from basereward.evaluation.statistics.measures import Variant
 from basereward.io.files import write_atomic
+from basereward.io.limits import read_json
 
 # The files that `write_evaluation` writes, in this order.
 WRITTEN = ("items.jsonl", "scores.jsonl", "evaluation.json")
@@ -90,8 +92,8 @@ def write_evaluation(
 def _is_written(file: Path, facts: Mapping[str, Any]) -> bool:
     """Whether a file holds these facts, except for the cost of a judge, which is not measured again."""
     try:
-        written = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+        written = read_json(file)
+    except DataError:
         return False
     # Through JSON, which has no tuples.
     wanted = json.loads(json.dumps(facts))

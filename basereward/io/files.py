@@ -1,10 +1,11 @@
-"""Atomic writes of files, strict JSON, messages for errors of the disk, and the folder of caches."""
+"""Atomic writes of files, files that the project keeps for itself, strict JSON, and messages for errors of the disk."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import json
+import logging
 import math
 import os
 import secrets
@@ -15,7 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from basereward.errors import RunError
+from basereward.io.limits import kind_of
 from basereward.io.processes import partial_writes, temporary_name
+
+log = logging.getLogger(__name__)
 
 # Grouped by what a user can do about them: make room, change rights, move something away, or ask an administrator.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -105,6 +109,8 @@ def atomic_path(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
     b'weights'
     """
     path = Path(path)
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "a NUL character is in no name of a file; give another path", repr(str(path))[1:-1])
     if is_special(path):
         reason = "it is a device or a pipe, which is never replaced by a file; give another path"
         raise OSError(errno.EINVAL, reason, str(path))
@@ -157,6 +163,79 @@ def is_special(path: Path | str) -> bool:
     except (OSError, ValueError):
         return False
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def set_aside(path: Path, *, is_folder: bool = False) -> Path | None:
+    """Renames what is in the place of a file of ours and is no regular file; a warning names it.
+
+    A pipe, a device or a folder there must not stop a run: to open a pipe waits for its other end, which may never
+    come. It is renamed and not deleted, because it may be of use to somebody.
+
+    Args:
+        path: where the file is, or will be written. Symbolic links are followed.
+        is_folder: whether a folder belongs there.
+
+    Returns:
+        The new name; None when nothing is there, or what belongs there.
+
+    Raises:
+        OSError: it cannot be renamed.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "status.json"
+    >>> os.mkfifo(file)
+    >>> set_aside(file).name, file.exists()
+    ('status.json.aside-...', False)
+    >>> set_aside(file) is None
+    True
+    """
+    if not path.exists() or (path.is_dir() if is_folder else path.is_file()):
+        return None
+    kind = kind_of(path)
+    target = path.with_name(f"{path.name}.aside-{secrets.token_hex(2)}")
+    try:
+        path.rename(target)
+    except FileNotFoundError:
+        # Another process was faster.
+        return None
+    wanted = "a folder" if is_folder else "a file"
+    log.warning("%s is %s, and %s of the run belongs there. It was renamed to %s.", path, kind, wanted, target)
+    return target
+
+
+def write_state(path: Path, data: bytes | str, *, durable: bool = True) -> None:
+    """Writes a file of ours as `write_atomic` does, after setting aside what is no regular file in its place.
+
+    Raises:
+        OSError: as of `write_atomic`.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "result.json"
+    >>> os.mkfifo(file)
+    >>> write_state(file, "{}")
+    >>> file.read_text()
+    '{}'
+    """
+    set_aside(path)
+    write_atomic(path, data, durable=durable)
+
+
+def state_folder(path: Path) -> Path:
+    """Makes a folder of ours with its parents, after setting aside what is in its place.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: it cannot be made.
+
+    >>> import tempfile
+    >>> state_folder(Path(tempfile.mkdtemp()) / "outbox").is_dir()
+    True
+    """
+    set_aside(path, is_folder=True)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def apply_umask(path: Path | str) -> None:

@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from basereward.io.files import cache_folder, write_atomic
+from basereward.io.files import cache_folder, write_state
+from basereward.io.limits import read_json
 
 CACHED_FROM = 2**20
 """Bytes from which a hash is cached. Reading a smaller file again is as fast as reading its cached hash."""
@@ -34,7 +35,7 @@ def file_sha256(path: Path | str) -> str:
     identity = [str(real), status.st_size, status.st_mtime_ns, status.st_ino]
     cached = cache_folder() / "hashes" / f"{hashlib.sha256(os.fsencode(real)).hexdigest()[:32]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        entry = json.loads(cached.read_text())
+        entry = read_json(cached)
         if entry["file"] == identity:
             return str(entry["sha256"])
     with real.open("rb") as file:
@@ -46,7 +47,7 @@ def file_sha256(path: Path | str) -> str:
         # Without a writable cache the next call takes longer; this one need not fail.
         with contextlib.suppress(OSError):
             cached.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(cached, json.dumps({"file": identity, "sha256": digest}) + "\n")
+            write_state(cached, json.dumps({"file": identity, "sha256": digest}) + "\n")
     return digest
 
 

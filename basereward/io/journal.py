@@ -12,14 +12,13 @@ from typing import Any, Self
 
 from basereward.errors import DataError
 from basereward.io.lease import Lease, acquire
-from basereward.io.limits import check_regular_file
 
 
 class Journal:
     """A journal that only this process can write until it is closed.
 
     The first line describes the work; each further line is one result. An incomplete last line, which a killed process
-    may leave, is removed.
+    may leave, is removed. What is no regular file in its place is set aside.
 
     Args:
         file: the file, which is created with its folder if it does not exist.
@@ -29,7 +28,7 @@ class Journal:
         lines: the other lines as text.
 
     Raises:
-        DataError: another process writes the file, it is no regular file, or it is not UTF-8.
+        DataError: another process writes the file, or it is not UTF-8.
         OSError: the file cannot be written.
 
     >>> import tempfile
@@ -97,9 +96,7 @@ def _locked(file: Path) -> Lease:
         DataError: another process holds it.
     """
     while True:
-        if file.exists():
-            # Opening a FIFO would wait for a reader.
-            check_regular_file(file)
+        # It sets aside what is no regular file: opening a FIFO would wait for a reader.
         lease = acquire(file, wait=False, flags=os.O_RDWR | os.O_CREAT | os.O_APPEND)
         if lease is None:
             raise DataError(

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeAlias, overload
 
+from basereward.io.files import set_aside
+
 Owner: TypeAlias = Literal["descriptor", "process"]
 """What a lock belongs to.
 
@@ -67,8 +69,8 @@ def acquire(path: Path, *, wait: bool, owner: Owner = "descriptor", flags: int =
     """Lock a file for this process.
 
     Args:
-        path: the lock file; created when it does not exist and `flags` contain `O_CREAT`. A folder can be locked with
-            `flags=os.O_RDONLY`.
+        path: the lock file; created when it does not exist and `flags` contain `O_CREAT`; then a pipe, a device or a
+            folder in its place is set aside. A folder can be locked with `flags=os.O_RDONLY`.
         wait: block until the present holder releases the file.
         owner: what the lock belongs to; see `Owner`.
         flags: of `os.open`.
@@ -86,6 +88,8 @@ def acquire(path: Path, *, wait: bool, owner: Owner = "descriptor", flags: int =
     >>> lease.release()
     """
     lock = fcntl.flock if owner == "descriptor" else fcntl.lockf
+    if flags & os.O_CREAT:
+        set_aside(path)
     # A program that this process starts must not inherit the descriptor, because it would keep the lock.
     descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
     try:

@@ -36,19 +36,44 @@ def check_regular_file(path: Path | str, *, error: type[BaseRewardError] = DataE
     except (OSError, ValueError) as cause:
         raise error(f"'{path}' cannot be read: {getattr(cause, 'strerror', None) or cause}") from cause
     if not stat.S_ISREG(status.st_mode):
-        raise error(f"'{path}' is {_kind(status.st_mode)}; give a regular file")
+        raise error(f"'{path}' is {kind_of(path)}; give a regular file")
     return status.st_size
 
 
-def _kind(mode: int) -> str:
+def pipe_fault(path: Path | str) -> str | None:
+    """Why rows cannot be read from a path that exists and is no file and no folder, and what to do; None for any other.
+
+    >>> pipe_fault("/dev/null")
+    "'/dev/null' is a character device. Rows are read several times, and a pipe or a device gives them once: ..."
+    >>> pipe_fault("/") is None, pipe_fault("not/there") is None
+    (True, True)
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    return (
+        f"'{path}' is {kind_of(path)}. Rows are read several times, and a pipe or a device gives them once: write them "
+        "to a file first (cat PIPE > rows.jsonl), and give that file"
+    )
+
+
+def kind_of(path: Path | str) -> str:
+    """What a path is that exists and is no regular file, in words.
+
+    >>> kind_of("/"), kind_of("/dev/null")
+    ('a folder', 'a character device')
+    """
     kinds = {
         stat.S_IFDIR: "a folder",
-        stat.S_IFIFO: "a FIFO",
+        stat.S_IFIFO: "a pipe (FIFO)",
         stat.S_IFCHR: "a character device",
         stat.S_IFBLK: "a block device",
         stat.S_IFSOCK: "a socket",
     }
-    return kinds.get(stat.S_IFMT(mode), "no regular file")
+    return kinds.get(stat.S_IFMT(Path(path).stat().st_mode), "no regular file")
 
 
 def read_bytes(path: Path | str, *, limit: int, error: type[BaseRewardError] = DataError) -> bytes:

@@ -22,8 +22,11 @@ def same_file(first: Path | str, second: Path | str) -> bool:
     """
     try:
         return os.path.samefile(first, second)
-    except (OSError, ValueError):
+    except OSError:
         return Path(first).resolve() == Path(second).resolve()
+    except ValueError:
+        # No file has a NUL character in its name.
+        return False
 
 
 def check_outputs(
@@ -76,6 +79,7 @@ def _check_each(outputs: Mapping[str, Path | str], *, error: type[BaseRewardErro
     """Checks that each output can be a file, and that no two are the same."""
     names = list(outputs)
     for index, name in enumerate(names):
+        check_path(outputs[name], name=name, error=error)
         if is_special(outputs[name]):
             raise error(
                 f"{name} '{outputs[name]}' is a device or a pipe, which is never replaced by a file; give another path"
@@ -83,6 +87,25 @@ def _check_each(outputs: Mapping[str, Path | str], *, error: type[BaseRewardErro
         for other in names[:index]:
             if same_file(outputs[name], outputs[other]):
                 raise error(f"{name} and {other} are both '{outputs[name]}'; give each a path of its own")
+
+
+def check_path(path: Path | str, *, name: str, error: type[BaseRewardError] = DataError) -> None:
+    """Checks that a path can be one of a file; the system fails on a NUL character without naming it.
+
+    Args:
+        path: as the user gave it.
+        name: of the option or argument, for the message.
+        error: the type of error to raise.
+
+    Raises:
+        BaseRewardError: of type `error`; the path has a NUL character.
+
+    >>> check_path("a\\0b", name="--out")
+    Traceback (most recent call last):
+    basereward.errors.DataError: --out 'a\\x00b' has a NUL character, which no name of a file has; give another path
+    """
+    if "\0" in str(path):
+        raise error(f"{name} {str(path)!r} has a NUL character, which no name of a file has; give another path")
 
 
 def _inside(path: Path | str, folder: Path) -> bool:
@@ -102,13 +125,14 @@ def check_replaceable(
         error: the type of error to raise.
 
     Raises:
-        BaseRewardError: of type `error`; the path is a file, contains the working folder or the home folder, or has
-            foreign files. The message has the first five of them.
+        BaseRewardError: of type `error`; the path has a NUL character, is a file, contains the working folder or the
+            home folder, or has foreign files. The message has the first five of them.
 
     >>> check_replaceable("/", foreign=lambda folder: [])
     Traceback (most recent call last):
     basereward.errors.DataError: '/' is the working folder or contains it, and is never replaced; give another folder
     """
+    check_path(folder, name="the folder", error=error)
     path = Path(os.path.abspath(folder))
     if os.path.lexists(path) and not path.is_dir():
         raise error(f"'{path}' is a file; give a new or an empty folder")

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from basereward.io.files import FULL, free_space, write_atomic
+from basereward.io.files import FULL, free_space, is_special, write_state
 from basereward.io.lease import acquire
 from basereward.io.processes import HOUR_S, remove_leftovers
 
@@ -324,7 +324,7 @@ def _file_size(file: Path) -> int:
 
 def _write_entry(file: Path, content: bytes) -> None:
     # Without fsync, which takes longer than the write itself. The checksum finds what a power failure has damaged.
-    write_atomic(file, content, durable=False)
+    write_state(file, content, durable=False)
 
 
 def _reason(error: OSError, folder: Path) -> str:
@@ -355,8 +355,11 @@ def _read(file: Path, *, key: str, identity: str, mapped: bool) -> dict[str, Ten
         OSError: the file cannot be opened.
         SafetensorError: the file is truncated, or its header is damaged.
         RuntimeError: the file has changed while it was opened.
-        ValueError: the file belongs to another key or identity, or its checksum is wrong.
+        ValueError: the file is no regular one, belongs to another key or identity, or its checksum is wrong.
     """
+    # Before it is opened, because opening a pipe waits for a writer.
+    if is_special(file):
+        raise ValueError("it is no regular file")
     with safe_open(file, framework="pt") as opened:
         metadata: dict[str, str] = opened.metadata() or {}
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # it is no mapping

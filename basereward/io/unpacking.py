@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from basereward.errors import DataError
-from basereward.io.files import atomic_file, cache_folder
+from basereward.io.files import atomic_file, cache_folder, set_aside
 from basereward.io.formats import compression
 from basereward.io.limits import MIB, check_regular_file
 
@@ -89,6 +89,7 @@ def _temporary_folder(process: int) -> Path:
 
 def _unpack(path: Path | str, target: Path, *, limit: int) -> None:
     size = 0
+    set_aside(target)
     with atomic_file(target) as out, contextlib.closing(_unpacked_chunks(path)) as chunks:
         for chunk in chunks:
             size += len(chunk)

@@ -42,9 +42,23 @@ from basereward.model.attention.tree_attention import (
 from basereward.model.families.registry import find_family, import_user_families, vision_family, vision_types
 from basereward.model.families.vision import ImageEncoder, features_of_nothing, is_trained
 from basereward.model.pooling import LAST, Pooling
-from basereward.model.quantization import Quantization, keep_four_bit_weights, quantization_config
-from basereward.model.saving.folder_checks import check_checkpoint, check_numbers, check_size, explained
-from basereward.model.saving.identity import CONFIG, BackboneIdentity, checkpoint_identity, find_file, precision_text
+from basereward.model.quantization import Quantization, keep_four_bit_weights, own_device, quantization_config
+from basereward.model.saving.folder_checks import (
+    check_checkpoint,
+    check_numbers,
+    check_size,
+    explained,
+    first_not_finite,
+    not_finite_in,
+)
+from basereward.model.saving.identity import (
+    CONFIG,
+    BackboneIdentity,
+    checkpoint_identity,
+    find_file,
+    precision_text,
+    weight_files,
+)
 from basereward.recipe.trust import is_trusted
 
 # Faults of weights that an error message lists.
@@ -229,8 +243,9 @@ def load_backbone(
         complete: the folder must hold exactly the weights of this transformer, as the folders that we save do.
 
     Raises:
-        ModelError: there is no model at `path`, its family is not supported, weights are missing or (with `complete`)
-            unexpected, or an option is not available on this machine or for this family.
+        ModelError: there is no model at `path`, its family is not supported, weights are missing, of another shape,
+            not finite or (with `complete`) unexpected, or an option is not available on this machine or for this
+            family.
     """
     # A recipe from elsewhere must not be able to run code by itself.
     trust_remote_code = trust_remote_code and is_trusted()
@@ -249,7 +264,12 @@ def load_backbone(
         use_liger(model)
     origin = replace(identity, fingerprint=fingerprint(model))
     # The check runs the backbone, so it needs a `Backbone` whose `tree_fault` is not yet known.
-    tree_fault = find_tree_fault(Backbone(model, origin=origin, quantization=quantization))
+    try:
+        tree_fault = find_tree_fault(Backbone(model, origin=origin, quantization=quantization))
+    except ModelError:
+        # States that are NaN differ from any other, and the fault is then that of the weights.
+        _check_finite(model, path, revision=revision)
+        raise
     return Backbone(model, origin=origin, quantization=quantization, tree_fault=tree_fault)
 
 
@@ -273,7 +293,7 @@ def _load_transformer(
         source: keyword arguments of transformers that say what is read: the revision, and whether code may run.
 
     Raises:
-        ModelError: transformers cannot load the files, or weights are missing or unexpected.
+        ModelError: transformers cannot load the files, or weights are missing, unexpected or of another shape.
     """
     register_tree_attention()
     options: dict[str, Any] = {
@@ -281,11 +301,14 @@ def _load_transformer(
         "attn_implementation": find_family(config).attention_implementation(config, TREE_ATTENTION),
         # transformers fills missing weights with random numbers and only warns; the information makes it an error here.
         "output_loading_info": True,
+        # Weights of another shape are reported with the others that do not fit, by name.
+        "ignore_mismatched_sizes": True,
         # Without it transformers falls back to pickles, which can run code.
         "use_safetensors": True,
     }
     if quantization is not None:
         options["quantization_config"] = quantization_config(quantization, dtype)
+        options |= own_device()
     with quiet_transformers(), explained(path):
         model, loading = AutoModel.from_pretrained(path, **source, **options)
     _check_weights(path, loading, complete=complete)
@@ -311,9 +334,16 @@ def _check_weights(path: str | Path, loading: dict[str, Any], *, complete: bool)
     """Checks what transformers reports about the weights that it has loaded.
 
     Raises:
-        ModelError: a weight is missing; or, with `complete`, the files have a weight that the model does not have.
+        ModelError: a weight is missing or has another shape; or, with `complete`, the files have a weight that the
+            model does not have.
     """
-    faults = [f"missing: {name}" for name in sorted(loading["missing_keys"])]
+    faults = [
+        f"{name} has shape {tuple(given)}, config.json describes {tuple(described)}"
+        for name, given, described in sorted(loading["mismatched_keys"])
+    ]
+    # Where transformers names a weight of another shape twice, the shape says more.
+    other_shapes = {name for name, *_ in loading["mismatched_keys"]}
+    faults += [f"missing: {name}" for name in sorted(set(loading["missing_keys"]) - other_shapes)]
     if complete:
         faults += [f"not in the model: {name}" for name in sorted(loading["unexpected_keys"])]
     if not faults:
@@ -321,7 +351,32 @@ def _check_weights(path: str | Path, loading: dict[str, Any], *, complete: bool)
     shown = "\n  ".join(faults[:MAX_SHOWN])
     if len(faults) > MAX_SHOWN:
         shown += f"\n  and {len(faults) - MAX_SHOWN} more"
-    raise ModelError(f"the weights in '{path}' do not fit its config.json:\n  {shown}")
+    raise ModelError(
+        f"the weights in '{path}' do not fit its config.json:\n  {shown}\nGive the config.json that belongs to these "
+        "weights: copy the complete checkpoint again."
+    )
+
+
+def _check_finite(model: PreTrainedModel, path: str | Path, *, revision: str | None) -> None:
+    """Checks the weights of a transformer that was loaded.
+
+    Raises:
+        ModelError: a weight is NaN or infinite. The message names the file that it comes from; or, if its files are
+            finite, the dtype to which they were cast.
+    """
+    name = first_not_finite(dict(model.named_parameters()))
+    if name is None:
+        return
+    for file in weight_files(path, revision=revision).values():
+        if (in_file := not_finite_in(file)) is not None:
+            raise ModelError(
+                f"'{file}' holds weights that are NaN or infinite: {in_file}. No score can be computed with them. Copy "
+                "the checkpoint again, or take an earlier one"
+            )
+    raise ModelError(
+        f"{name} of '{path}' is finite in its files, and NaN or infinite in {str(model.dtype).removeprefix('torch.')}. "
+        "Take a dtype with a larger range: model.backbone.dtype=bfloat16 or float32"
+    )
 
 
 def fingerprint(model: nn.Module) -> str:

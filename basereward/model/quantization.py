@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
 from basereward.errors import ModelError, unknown
+from basereward.io.processes import this_rank
 from basereward.model.families.registry import vision_families
 
 Quantization = Literal["nf4", "int8"]
@@ -54,6 +55,20 @@ def quantization_config(kind: Quantization, dtype: torch.dtype) -> BitsAndBytesC
             llm_int8_skip_modules=_unquantized_modules(),
         )
     return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_unquantized_modules())
+
+
+def own_device() -> dict[str, Any]:
+    """The option of `from_pretrained` that quantises on the GPU of this process; empty for a process by itself.
+
+    bitsandbytes quantises on a GPU, and without the option every process of a run would use the first one.
+
+    >>> own_device()
+    {}
+    """
+    place = this_rank()
+    if place.starter == "nobody" or not torch.cuda.is_available():
+        return {}
+    return {"device_map": {"": place.local % torch.cuda.device_count()}}
 
 
 def keep_four_bit_weights(model: nn.Module) -> None:

@@ -19,9 +19,17 @@ from basereward.model.families.lm_head import LanguageHead, load_language_head
 from basereward.model.families.parts import freeze, part_of
 from basereward.model.generation.generate import check_language_head
 from basereward.model.generation.response_generator import ResponseGenerator
-from basereward.model.heads.contracts import GeneratedTextHead, GenerativeHead, head_scores, is_generative
+from basereward.model.heads.contracts import (
+    GeneratedTextHead,
+    GenerativeHead,
+    check_scores,
+    check_shape,
+    head_scores,
+    is_generative,
+)
 from basereward.model.lora import add_lora
 from basereward.model.meta_device import build_on_meta_device
+from basereward.model.output_checks import check_initialized
 from basereward.model.pooling import LAST, Pooling
 from basereward.recipe import make
 from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe, Node
@@ -56,6 +64,7 @@ class RewardModel(nn.Module):
         encoder: Encoder | None = None,
     ) -> None:
         super().__init__()
+        check_initialized(head, "head")
         self.backbone = backbone
         # Scores and losses are in float32 whatever the precision of the backbone.
         self.head = head.float()
@@ -117,7 +126,9 @@ class RewardModel(nn.Module):
             return scores
         # A judge passes the batch through the backbone several times; the vision tower runs once.
         with_features = self.backbone.vision.with_features(self.backbone.transformer, batch)
-        return head.judge(self.generator.counting(tally), with_features)
+        judged = head.judge(self.generator.counting(tally), with_features)
+        check_shape(head, judged, len(batch.rows.ends))
+        return judged
 
     def parts(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Trained parameters with their names, by part: vision, merger, language, head.
@@ -130,40 +141,6 @@ class RewardModel(nn.Module):
                 part = "head" if name.startswith("head.") else part_of(name)
                 groups.setdefault(part, []).append((name, parameter))
         return groups
-
-
-def check_scores(head: nn.Module, hidden_size: int) -> None:
-    """Runs a head on two hidden states of ones; a head that only generates text is not run.
-
-    Raises:
-        ModelError: the head fails, or does not give floating point scores of shape `(2,)`.
-    """
-    if isinstance(head, GenerativeHead) and not (head.rank_reference or head.rank_generated):
-        return
-    name = type(head).__name__
-    device = next((parameter.device for parameter in head.parameters()), torch.device("cpu"))
-    training = head.training
-    try:
-        # The check must not change what a dropout or the initial weights of a later module draw.
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            scores: Any = head.eval()(torch.ones(2, hidden_size, device=device))
-    except Exception as error:  # a user's head may raise anything, AssertionError too
-        reason = str(error) or type(error).__name__
-        raise ModelError(f"head '{name}' fails on two hidden states of {hidden_size} numbers each: {reason}") from error
-    finally:
-        head.train(training)
-    if not isinstance(scores, Tensor) or scores.shape != (2,) or not scores.is_floating_point():
-        raise ModelError(
-            f"head '{name}' gives {_describe(scores)} for two hidden states; it must give floating point scores of "
-            "shape (2,), one for each state. Remove a last axis of size one with `.squeeze(-1)`."
-        )
-
-
-def _describe(scores: Any) -> str:
-    """What a head returned, for an error message."""
-    if isinstance(scores, Tensor):
-        return f"{scores.dtype} of shape {tuple(scores.shape)}"
-    return type(scores).__name__
 
 
 def learns_language(recipe: ModelRecipe) -> bool:
@@ -191,11 +168,13 @@ def check_head_size(node: Node, *, hidden_size: int) -> None:
     The head is built on torch's meta device, so nothing is allocated.
 
     Raises:
-        ModelError: weights, gradients and the two moments of AdamW, in float32, are larger than this machine's memory.
+        ModelError: the constructor of the head does not call that of its base class; or weights, gradients and
+            the two moments of AdamW, in float32, are larger than this machine's memory.
     """
     head = build_on_meta_device(lambda: make(node, "heads", hidden_size))
     if not isinstance(head, nn.Module):
         return
+    check_initialized(head, "head")
     weights = sum(parameter.numel() for parameter in head.parameters())
     tensors, bytes_per_number = 4, 4  # weight, gradient, two moments
     needed = tensors * bytes_per_number * weights

@@ -9,6 +9,7 @@ from typing import Literal
 
 from basereward.errors import RecipeError
 from basereward.io.formats import compression, is_hub_id, is_pattern, known_rows, rows_kind, suffix_advice
+from basereward.io.limits import pipe_fault
 from basereward.recipe.checks.targets import SINGULAR, TargetKind
 from basereward.recipe.fault import Fault, format_faults
 from basereward.recipe.nodes import check_node
@@ -38,6 +39,8 @@ def load_source(given: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node
     >>> name, node["size"]
     ('digits', 10)
     """
+    if fault := pipe_fault(given):
+        raise RecipeError(f"source {fault}")
     if rows_kind(given) or Path(given).is_dir() or is_pattern(given) or (is_hub_id(given) and not _is_named(given)):
         return _load(given, "sources", _rows_file(given), Reader(experiments_folders()), overrides)
     return load_fragment(given, "sources", overrides=overrides)
@@ -73,6 +76,8 @@ def load_pairs(path: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node]:
     Traceback (most recent call last):
     basereward.errors.RecipeError: there is no file or folder '/not/there.jsonl' of pairs
     """
+    if fault := pipe_fault(path):
+        raise RecipeError(f"the pairs cannot be read: {fault}")
     if not (Path(path).exists() or is_pattern(path) or is_hub_id(path)):
         raise RecipeError(f"there is no file or folder '{path}' of pairs")
     base = Layer({"_target_": "pairs", "path": path}, {(): path})

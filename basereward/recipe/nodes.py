@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
-from basereward.errors import RecipeError, nearest, unknown
+from basereward.errors import BaseRewardError, RecipeError, nearest, unknown
 from basereward.recipe.checks.hints import HintMismatch, coerce, describe
 from basereward.recipe.checks.signature import MISSING, Parameter, Signature, import_target, signature_of
 from basereward.recipe.checks.targets import SINGULAR, TargetError, TargetKind, check_trusted, short_names
@@ -66,7 +67,8 @@ def make(node: Node, kind: TargetKind, *args: Any, **kwargs: Any) -> Any:
         kwargs: keyword arguments from the code.
 
     Raises:
-        RecipeError: the node has a fault, or the target raised a ValueError for one of its arguments.
+        RecipeError: the node has a fault, the target raised a ValueError for one of its arguments, or a target outside
+            of this package raised any error.
 
     >>> make({"_target_": "linear"}, "heads", 8)
     Linear(...)
@@ -79,7 +81,7 @@ def make(node: Node, kind: TargetKind, *args: Any, **kwargs: Any) -> Any:
     arguments = {name: value for name, value in filled.items() if name != "_target_"}
     target = import_target(filled["_target_"], kind)
     try:
-        return target(*args, **kwargs, **arguments)
+        return _call(target, f"{SINGULAR[kind]} '{filled['_target_']}'", args, kwargs | arguments)
     except RecipeError:
         # It already says what is wrong and where, for example when a source builds an adapter of its own.
         raise
@@ -87,6 +89,46 @@ def make(node: Node, kind: TargetKind, *args: Any, **kwargs: Any) -> Any:
         # Sources and benchmarks have a name in the recipe, which is their first argument; others have only the target.
         name = args[0] if args and isinstance(args[0], str) else filled["_target_"]
         raise RecipeError(_titled(f"{SINGULAR[kind]} '{name}'", str(error))) from error
+
+
+def _call(target: Any, title: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Calls a target. Any error of a part of the user's own is an error of the recipe; one of ours is a bug."""
+    try:
+        return target(*args, **kwargs)
+    except (BaseRewardError, OSError, MemoryError, ValueError):
+        raise
+    except Exception as error:
+        if is_own(target):
+            raise
+        raise RecipeError(f"{title} cannot be built: {foreign_fault(error)}") from error
+
+
+def is_own(target: Any) -> bool:
+    """Whether a class or function is of this package.
+
+    >>> is_own(make), is_own(dict)
+    (True, False)
+    """
+    return str(getattr(target, "__module__", "")).partition(".")[0] == __name__.partition(".")[0]
+
+
+def foreign_fault(error: BaseException) -> str:
+    """An error of the user's own code, for a message: its text, its place, and what to do where that is known.
+
+    >>> try:
+    ...     {}["width"]
+    ... except KeyError as error:
+    ...     foreign_fault(error)
+    "KeyError: 'width' (<doctest ..., line 2)"
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    # The innermost frame outside of libraries is where the user's code is at fault.
+    frame = next((entry for entry in reversed(frames) if "site-packages" not in entry.filename), frames[-1])
+    text = str(error) or "it has no message"
+    fault = f"{type(error).__name__}: {text} ({frame.filename}, line {frame.lineno})"
+    if "Module.__init__() call" in text:
+        fault += ". Call `super().__init__(...)` first in its `__init__`"
+    return fault
 
 
 def _titled(title: str, message: str) -> str:

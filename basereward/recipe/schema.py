@@ -217,7 +217,7 @@ class EarlyStoppingRecipe:
 
 @dataclass(frozen=True)
 class TrainerRecipe:
-    """Length, precision, validations and checkpoints of a run.
+    """Length, precision, devices, validations and checkpoints of a run.
 
     >>> TrainerRecipe().monitor
     'val/pair_accuracy'
@@ -235,6 +235,12 @@ class TrainerRecipe:
     log_every: int = 10  # optimizer steps between records of the training curve
     monitor: str = "val/pair_accuracy"  # its largest value defines the best checkpoint; mean over the sources
     early_stopping: EarlyStoppingRecipe | None = None
+    devices: int = 1  # processes on each machine, one for each GPU; a run may resume on another number
+    nodes: int = 1  # machines; several are started by torchrun or SLURM
+    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"  # of several devices; auto: ddp; fsdp2 divides the model's state
+    shard: Literal["optimizer", "weights"] = (
+        "weights"  # what fsdp2 keeps divided between two passes; weights: all of it
+    )
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,10 @@ from basereward.recipe.yaml.merge import Layer
 
 NOT_CONTENT = ("name", "summary", "tracking")
 """Keys that do not change the trained model."""
+NOT_CONTENT_OF_TRAINER = ("devices", "nodes")
+"""Keys of section `trainer` that do not change the trained model: a run may resume on another number of processes."""
+LATER_KEYS_OF_TRAINER = {"strategy": "auto", "shard": "weights"}
+"""Keys of section `trainer` that were added after recipes had been hashed, with the values of earlier recipes."""
 
 
 def build_recipe(values: dict[str, Any]) -> Recipe:
@@ -91,7 +95,7 @@ def _without_userinfo(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def recipe_sha256(recipe: Recipe) -> str:
-    """The identity of a recipe: the same for the same content, whatever the name, summary and tracking.
+    """The identity of a recipe: the same for the same content, whatever the name, summary, tracking and devices.
 
     >>> recipe_sha256(Recipe(name="one")) == recipe_sha256(Recipe(name="other"))
     True
@@ -101,4 +105,10 @@ def recipe_sha256(recipe: Recipe) -> str:
     # A key that was added after recipes had been hashed counts only when it is set: older runs keep their identity.
     if content["objective"] is None:
         del content["objective"]
+    trainer = content["trainer"]
+    for key in NOT_CONTENT_OF_TRAINER:
+        del trainer[key]
+    for key, default in LATER_KEYS_OF_TRAINER.items():
+        if trainer[key] == default:
+            del trainer[key]
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from basereward.io.files import state_folder
 from basereward.io.lease import Lease, acquire
 from basereward.runs.run_folder import RunFolder, runs_root
 
@@ -33,8 +34,7 @@ def cell_lock(recipe_sha256: str, *, wait: bool) -> Iterator[bool]:
     (True, False)
     """
     # The name of the folder is kept from earlier versions, so that a sweep of one of them shares the locks.
-    folder = runs_root() / ".claims"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = state_folder(runs_root() / ".claims")
     lease = acquire(folder / recipe_sha256, wait=wait)
     if lease is None:
         yield False
@@ -49,6 +49,8 @@ _run_leases: dict[Path, Lease] = {}
 
 def lock_run(run: RunFolder) -> bool:
     """Hold the lease of a run until `unlock_run`, or until the process ends.
+
+    Pipes, devices and folders in the place of the run's files are set aside.
 
     Returns:
         Whether this call took the lease; false when another process, or an earlier call here, holds it.
@@ -67,6 +69,7 @@ def lock_run(run: RunFolder) -> bool:
     if lease is None:
         return False
     _run_leases[run.path] = lease
+    run.set_aside_obstacles()
     return True
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from basereward.errors import RunError, nearest
-from basereward.io.files import json_text, write_atomic
+from basereward.io.files import is_special, json_text, set_aside, write_atomic, write_state
 from basereward.io.limits import read_json_object, read_text
 from basereward.io.processes import identify_process, process_state, temporary_name
 from basereward.io.secrets import redact
@@ -66,6 +66,8 @@ STATUS: dict[str, Callable[[Any], bool]] = {
     "process": lambda value: isinstance(value, dict | None),
 }
 """The required fields of `status.json`, with a check of their values."""
+STATE_FILES = ("result.json", "sweep.json", "cells.json")
+"""Further files of a run or a sweep, which other packages write."""
 SILENCE_S = 15 * 60
 """Seconds without a written record after which a run of another machine counts as killed.
 
@@ -360,7 +362,7 @@ class RunFolder:
         Args:
             result: JSON values.
         """
-        write_atomic(self.path / "result.json", json_text(result, indent=2) + "\n")
+        write_state(self.path / "result.json", json_text(result, indent=2) + "\n")
 
     def result(self) -> dict[str, Any] | None:
         """The content of result.json; None when it does not exist, or, with a warning, is damaged."""
@@ -378,8 +380,26 @@ class RunFolder:
             result["metrics"] = {name: math.nan if value is None else value for name, value in metrics.items()}
         return result
 
+    def set_aside_obstacles(self) -> None:
+        """Rename what is no file in the place of a file, and no folder in the place of a folder, of a begun run.
+
+        The holder of the run's lock calls it before anything is read or written that could wait for a pipe.
+        """
+        if not self.exists:
+            return
+        folders = (self.checkpoints, self.figures, self.scores, self.evaluations)
+        for folder in folders:
+            set_aside(folder, is_folder=True)
+        for file in (self.identity, self.rejections, *(self.path / name for name in STATE_FILES)):
+            set_aside(file)
+        for folder in (self.checkpoints, self.scores):
+            folder.mkdir(exist_ok=True)
+            # Not the folders in it: a checkpoint may be one.
+            for path in filter(is_special, list(folder.iterdir())):
+                set_aside(path)
+
     def _write_status(self, status: dict[str, Any]) -> None:
-        write_atomic(self.path / "status.json", json_text(status, indent=2) + "\n")
+        write_state(self.path / "status.json", json_text(status, indent=2) + "\n")
 
     def _last_write_time(self) -> float:
         """Seconds since 1970 at which the run last wrote its status or a record."""
@@ -529,7 +549,8 @@ def _newest(
     recipe_sha256: str, states: set[State], root: Path | None, *, kind: RunKind = "run", with_checkpoint: bool = False
 ) -> RunFolder | None:
     for run in list_runs(kind=kind, root=root):
-        if with_checkpoint and not (run.checkpoints / "last.ckpt").exists():
+        checkpoint = run.checkpoints / "last.ckpt"
+        if with_checkpoint and (is_special(checkpoint) or not checkpoint.exists()):
             continue
         # Another process may delete the run after it was listed.
         with contextlib.suppress(RunError):

@@ -7,13 +7,15 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 from torch import Tensor
 
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.errors import RunError
-from basereward.io.files import json_text, write_atomic
+from basereward.io.files import json_text, write_state
+from basereward.io.limits import check_regular_file
 from basereward.runs.tracking.journal import warn_once
 
 
@@ -67,6 +69,22 @@ def scored_groups(batch: TreeBatch, scores: Tensor) -> list[ScoredGroup]:
     return groups
 
 
+def in_file_order(of_ranks: Sequence[Sequence[ScoredGroup]]) -> list[ScoredGroup]:
+    """Merge the groups that several processes have scored, each of which took every N-th group of the file.
+
+    Args:
+        of_ranks: the groups of each of the N processes, in their order.
+
+    >>> groups = [ScoredGroup(str(i), "a", scores=[], lengths=[], preferences=[]) for i in range(3)]
+    >>> [group.id for group in in_file_order([[groups[0], groups[2]], [groups[1]]])]
+    ['0', '1', '2']
+    """
+    merged: list[ScoredGroup] = []
+    for turn in zip_longest(*of_ranks):
+        merged += [group for group in turn if group is not None]
+    return merged
+
+
 def write_scores(path: Path, groups: Iterable[ScoredGroup]) -> None:
     """Write groups as JSON Lines; the file appears whole or not at all.
 
@@ -77,14 +95,14 @@ def write_scores(path: Path, groups: Iterable[ScoredGroup]) -> None:
     >>> read_scores(file) == [group]
     True
     """
-    write_atomic(path, "".join(json_text(asdict(group)) + "\n" for group in groups))
+    write_state(path, "".join(json_text(asdict(group)) + "\n" for group in groups))
 
 
 def read_scores(path: Path) -> list[ScoredGroup]:
     """Read a file of `write_scores`.
 
     Raises:
-        RunError: the file is damaged.
+        RunError: the file is missing, damaged, or no regular file.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "val.jsonl"
@@ -94,6 +112,8 @@ def read_scores(path: Path) -> list[ScoredGroup]:
     basereward.errors.RunError: the scores in '...' are damaged: ...
     """
     groups = []
+    # Opening a pipe would wait for a writer.
+    check_regular_file(path, error=RunError)
     try:
         for line in path.read_text().splitlines():
             group = ScoredGroup(**json.loads(line))

@@ -7,12 +7,14 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from basereward.errors import RunError
+from basereward.errors import RecipeError, RunError
 from basereward.io.progress import announce, phase
 from basereward.recipe import recipe_from_yaml
+from basereward.recipe.checks.ranges import range_problems
 from basereward.recipe.trust import is_trusted
 from basereward.runs.run_folder import RunFolder, find, runs_root
 from basereward.sweeps.launcher import load_launcher
@@ -25,7 +27,7 @@ RUNS_FOLDER = "runs"
 """Name of the folder of runs in a working folder, where $BASEREWARD_RUNS does not name another one."""
 
 
-def resume(name: str, *, folder: str | None = None) -> dict[str, Any]:
+def resume(name: str, *, folder: str | None = None, devices: int | None = None) -> dict[str, Any]:
     """Continue a stopped run from its last checkpoint, or a sweep with its unfinished cells.
 
     Everything comes from the folder of the run: the complete recipe, and the working folder, from which relative paths
@@ -34,6 +36,7 @@ def resume(name: str, *, folder: str | None = None) -> dict[str, Any]:
     Args:
         name: id of the run or sweep, or the path of its folder.
         folder: working folder; None: that of the start.
+        devices: number of devices of a run; None: that of the start. A sweep keeps those of its cells.
 
     Returns:
         `kind`, `run` or `sweep`, and the result of `train` or `sweep`.
@@ -51,7 +54,7 @@ def resume(name: str, *, folder: str | None = None) -> dict[str, Any]:
     with _in_working_folder(run, folder), _named_as_given(run, name):
         if run.status["kind"] == "sweep":
             return {"kind": "sweep", **_resume_sweep(run)}
-        return {"kind": "run", **_resume_run(run)}
+        return {"kind": "run", **_resume_run(run, devices=devices)}
 
 
 def _find(name: str) -> RunFolder:
@@ -142,11 +145,17 @@ def _named_as_given(run: RunFolder, name: str) -> Iterator[None]:
         raise
 
 
-def _resume_run(run: RunFolder) -> dict[str, Any]:
+def _resume_run(run: RunFolder, *, devices: int | None) -> dict[str, Any]:
+    recipe = recipe_from_yaml(run.recipe)
+    if devices is not None:
+        # On one machine, whatever the run was begun on.
+        recipe = replace(recipe, trainer=replace(recipe.trainer, devices=devices, nodes=1))
+        if faults := range_problems(recipe):
+            raise RecipeError("\n  ".join(f"{key}: {message}" for key, message in faults), faults)
     with phase("loading PyTorch and transformers"):
         from basereward.training.fit import train
 
-    return train(recipe_from_yaml(run.recipe), resume=run.run_id)
+    return train(recipe, resume=run.run_id)
 
 
 def _resume_sweep(run: RunFolder) -> dict[str, Any]:

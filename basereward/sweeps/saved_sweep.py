@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from basereward.errors import RunError
-from basereward.io.files import write_atomic
+from basereward.io.files import write_state
 from basereward.io.limits import MIB, read_json_object
 from basereward.recipe import Cell, Experiment, recipe_from_yaml, recipe_yaml
 from basereward.recipe.schema import EnsembleRecipe
@@ -32,7 +32,7 @@ def save_sweep(folder: RunFolder, experiment: Experiment, launcher: Launcher) ->
         "cells": cells,
         "ensembles": {name: asdict(recipe) for name, recipe in experiment.ensembles.items()},
     }
-    write_atomic(folder.path / FILE, json.dumps(content) + "\n")
+    write_state(folder.path / FILE, json.dumps(content) + "\n")
 
 
 def load_sweep(folder: RunFolder) -> tuple[Experiment, str]:

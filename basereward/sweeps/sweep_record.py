@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from basereward.io.files import write_atomic
+from basereward.io.files import write_state
 from basereward.recipe import Cell
 from basereward.runs.provenance import command_line
 from basereward.runs.run_folder import RunFolder
@@ -32,7 +32,7 @@ def record_results(
         rows: a `summary_row` of every cell, in the same order, then those of the ensembles.
     """
     file = folder.path / TABLE
-    write_atomic(file, json.dumps(results_table(cells, rows)))
+    write_state(file, json.dumps(results_table(cells, rows)))
     # A later call of the sweep replaces it.
     tracker.artifact(file, copy=True)
     tags = {TABLE_TAG: json.dumps([{"path": TABLE, "type": "table"}])}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.loggers import Logger
@@ -37,6 +38,7 @@ from basereward.model.losses.contracts import build_loss
 from basereward.model.reward_model import RewardModel, build_model
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe import make
+from basereward.recipe.checks.parallel import num_ranks
 from basereward.recipe.checks.probing import trained_model
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.recipe.trust import trusting
@@ -49,6 +51,9 @@ from basereward.training.callbacks.step_timer import StepTimer
 from basereward.training.checks.rows import rejections_file
 from basereward.training.module import RewardModule
 from basereward.training.objectives.contracts import build_objective, objective_unit
+from basereward.training.parallel.collectives import first_on_machine, is_first
+from basereward.training.parallel.launch import cluster_environment
+from basereward.training.parallel.strategies import build_strategy
 from basereward.training.preflight import check_ready, check_validation
 from basereward.training.probe import ProbeStates
 from basereward.training.probe_cache import ProbeCache
@@ -75,7 +80,7 @@ class PreparedRun(NamedTuple):
 
 OWN_OPTIONS = (
     "max_epochs", "accumulate_grad_batches", "reload_dataloaders_every_n_epochs", "use_distributed_sampler",
-    "num_sanity_val_steps", "devices", "profiler", "plugins", "enable_checkpointing", "default_root_dir",
+    "num_sanity_val_steps", "devices", "num_nodes", "profiler", "plugins", "enable_checkpointing", "default_root_dir",
 )  # fmt: skip
 """Options of Lightning's Trainer that follow from the recipe, the plan of the data and the checkpoints."""
 
@@ -215,7 +220,7 @@ def build_module(
         BaseRewardError: the recipe or the data have an error.
     """
     path = backbone_path(recipe.model.backbone)
-    list_file = rejections_file(recipe, remove_earlier=True) if run is None else run.rejections
+    list_file = rejections_file(recipe, remove_earlier=is_first()) if run is None else run.rejections
     loss = build_loss(recipe.loss)
     unit = objective_unit(recipe.objective, loss=loss)
     cached = probe_cache.find(recipe, rejections_file=list_file, unit=unit)
@@ -269,8 +274,11 @@ def _read_data(recipe: Recipe, path: str, *, list_file: Path, run: RunFolder | N
     if run is not None:
         check_encoder(run, encoder)
     data = build_data(recipe, encoder=encoder, rejections_file=list_file, unit=unit)
-    data.setup()
-    log_reading(data)
+    # The others find the lengths of the groups in the cache.
+    with first_on_machine():
+        data.setup()
+    if is_first():
+        log_reading(data)
     return data
 
 
@@ -297,6 +305,7 @@ def build_data(
         "steps": trainer.steps,
         "stages": trainer.validations,
         "layout": batch.layout,
+        "ranks": num_ranks(recipe),
         "unit": unit,
         "workers": recipe.data.workers,
         "prefetch": recipe.data.prefetch,
@@ -376,7 +385,8 @@ def build_trainer(
     step_timer = next(callback for callback in callbacks if isinstance(callback, StepTimer))
     options: dict[str, Any] = {
         "accelerator": settings.accelerator,
-        "devices": 1,
+        "devices": settings.devices,
+        "num_nodes": settings.nodes,
         "precision": settings.precision,
         "max_epochs": data.plan.stages,
         "accumulate_grad_batches": data.plan.forwards_per_step,
@@ -390,9 +400,9 @@ def build_trainer(
         "logger": [recorder.logger, *own.loggers],
         # The caller's come first, so that the recorder has what they log.
         "callbacks": [step_timer, *own.callbacks, *(callback for callback in callbacks if callback is not step_timer)],
-        "strategy": own.strategy,
+        "strategy": own.strategy if own.strategy != "auto" else build_strategy(recipe),
         "profiler": step_timer.clock,
-        "plugins": [AtomicCheckpointIO()],
+        "plugins": [AtomicCheckpointIO(), *_environments()],
         # `Checkpoints` writes them; Lightning's own callback would add files under names of its own.
         "enable_checkpointing": False,
         "enable_model_summary": False,
@@ -403,6 +413,12 @@ def build_trainer(
         "default_root_dir": run.path,
     }
     return Trainer(**options | dict(own.options))
+
+
+def _environments() -> list[ClusterEnvironment]:
+    """The description of processes that torchrun or SLURM has started; without them, Lightning finds its own."""
+    environment = cluster_environment()
+    return [] if environment is None else [environment]
 
 
 def _callbacks(
@@ -475,5 +491,9 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
     # The batches of a stream do not depend on the number of loader workers; see `StreamedMicroBatches`.
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*IterableDataset` has `__len__` defined.*")
+    # Metrics are the same on all processes before they are logged, and times are those of the first one.
+    warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*recommended to use `self.log.*sync_dist.*")
+    # Nothing here changes scores in place.
+    warnings.filterwarnings("ignore", message=".*FSDP2-wrapped module .* returned a view tensor.*")
     # The data module stores the position itself; see `PreferenceData.state_dict`.
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*your dataloader is not resumable.*")

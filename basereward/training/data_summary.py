@@ -15,7 +15,7 @@ from basereward.data.schema.group import SPLITS
 from basereward.data.schema.rejections import summary
 from basereward.data.summary import describe_reading, first_usable
 from basereward.errors import DataError
-from basereward.io.files import cache_folder
+from basereward.io.files import cache_folder, set_aside
 from basereward.model.families.processing import recipe_encoder
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe.schema import Recipe
@@ -75,7 +75,9 @@ def preview_rejections_file(name: str) -> Path:
         logger.warning(
             "the cache folder '%s' cannot be written; rejected rows are listed in %s", cache_folder(), folder
         )
-    return folder / f"{name.replace('/', '-')}.jsonl"
+    file = folder / f"{name.replace('/', '-')}.jsonl"
+    set_aside(file)
+    return file
 
 
 def _summary(data: PreferenceData) -> dict[str, Any]:

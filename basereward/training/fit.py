@@ -8,17 +8,20 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from basereward.data.loading import loader_faults
 from basereward.data.module import PreferenceData
-from basereward.errors import BaseRewardError, RunError
+from basereward.errors import BaseRewardError, RunError, TrainingError
 from basereward.inference.scorer import load_scorer
 from basereward.io.files import disk_faults
 from basereward.io.processes import remove_leftovers
 from basereward.io.progress import phase
-from basereward.recipe import recipe_from_yaml, recipe_sha256
+from basereward.recipe import recipe_from_yaml, recipe_sha256, recipe_yaml
 from basereward.recipe.schema import Recipe
+from basereward.recipe.text import NOT_CONTENT, NOT_CONTENT_OF_TRAINER
+from basereward.recipe.trust import is_trusted
 from basereward.runs.locks import lock_run, unlock_run
 from basereward.runs.params import flatten
 from basereward.runs.run_folder import RunFolder, find, resume_command, runs_root
@@ -26,7 +29,10 @@ from basereward.runs.tracking.tracker import deliver_pending
 from basereward.training.allocator import keep_freed_memory
 from basereward.training.build import PreparedRun, prepare_run
 from basereward.training.callbacks.recorder import Recorder, RunDetails
+from basereward.training.checks.model import training_device
 from basereward.training.cost.run_description import describe_run
+from basereward.training.parallel.collectives import broadcast, is_first
+from basereward.training.parallel.launch import in_environment, joined
 from basereward.training.preflight import check_recipe
 from basereward.training.probe_cache import ProbeCache
 from basereward.training.run_identity import has_checkpoint
@@ -61,26 +67,64 @@ def train(
     Raises:
         BaseRewardError: the run cannot start or cannot continue; the work so far is kept.
     """
+    recipe = in_environment(recipe)
     check_recipe(recipe, resuming=resume is not None)
-    _tidy_up()
-    details = RunDetails(title=title, parent=parent, axes=axes or {})
-    with _current_run() as current, disk_faults(), loader_faults():
-        if resume is not None:
-            current.folder = reopen_run(resume, recipe)
+    if is_first():
+        _tidy_up()
+    names = {"resume": resume, "parent": parent, "title": title, "axes": dict(axes or {})}
+    task = {"recipe": recipe_yaml(recipe), "trust": is_trusted(), **names}
+    return _train_together(recipe, task, shared=shared)
+
+
+def train_rank(task: Mapping[str, Any]) -> None:
+    """Train in a process that was started for one device of a run.
+
+    Args:
+        task: arguments of `train` as JSON values, with the recipe as YAML, and whether foreign code may run.
+
+    Raises:
+        BaseRewardError: as `train`.
+    """
+    _train_together(recipe_from_yaml(task["recipe"]), task, shared=None)
+
+
+def _train_together(recipe: Recipe, task: Mapping[str, Any], *, shared: ProbeCache | None) -> dict[str, Any]:
+    """Train in this process and in the others of the run; {} in all but the first."""
+    details = RunDetails(title=task["title"], parent=task["parent"], axes=task["axes"])
+    device = training_device(recipe)
+    with _current_run() as current, disk_faults(), loader_faults(), joined(recipe, task, device=device) as link:
+        link.on_stuck = current.fail
+        _reopen(current, task["resume"], recipe)
         prepared = prepare_run(recipe, run=current.folder, details=details, probe_cache=shared, keep_open=True)
         if current.folder is None:
-            # Assigned before the folder is created, so that a failure while it is created is recorded in it.
-            current.folder = prepared.folder
-            prepared.recorder.begin_run()
-            lock_run(current.folder)
+            _begin(current, prepared)
+        assert current.folder is not None
         # The cells of a sweep differ little, and the sweep says where it is.
-        if current.folder.status["parent"] is None:
+        if is_first() and current.folder.status["parent"] is None:
             for line in describe_run(recipe, prepared):
                 logger.info("%s", line)
         # On a GPU the activations are not in glibc's heap, and the setting would only enlarge the process.
         if prepared.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
         return _train(prepared)
+
+
+def _reopen(current: _CurrentRun, run_id: str | None, recipe: Recipe) -> None:
+    """Reopen the run to resume, if there is one; the first process does so for all."""
+    if run_id is None:
+        return
+    folder = reopen_run(run_id, recipe) if is_first() else None
+    # The others must not look for it: they would see a run that is running.
+    current.folder = RunFolder(broadcast(folder.path if folder is not None else Path()))
+
+
+def _begin(current: _CurrentRun, prepared: PreparedRun) -> None:
+    """Begin a new run; the first process does so for all."""
+    # Assigned before the folder is created, so that a failure while it is created is recorded in it.
+    current.folder = prepared.recorder.agree_on_run()
+    if is_first():
+        prepared.recorder.begin_run()
+        lock_run(current.folder)
 
 
 @dataclass(slots=True)
@@ -93,6 +137,11 @@ class _CurrentRun:
 
     folder: RunFolder | None = None
 
+    def fail(self, fault: str) -> None:
+        """Mark the run as failed, because another process of it has."""
+        if self.folder is not None and self.folder.exists and is_first():
+            self.folder.give_up("failed", TrainingError(fault))
+
 
 @contextlib.contextmanager
 def _current_run() -> Iterator[_CurrentRun]:
@@ -102,11 +151,13 @@ def _current_run() -> Iterator[_CurrentRun]:
         yield current
     # Lightning's loops turn an interrupt into SystemExit.
     except (KeyboardInterrupt, SystemExit) as stop:
+        if not is_first():
+            raise
         interrupt = KeyboardInterrupt()
         interrupt.add_note(_mark_killed(current.folder))
         raise interrupt from stop
     except Exception as error:
-        if current.folder is not None and current.folder.exists:
+        if current.folder is not None and current.folder.exists and is_first():
             _mark_failed(current.folder, error)
         raise
     finally:
@@ -170,8 +221,10 @@ def _fit_and_test(prepared: PreparedRun) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     if len(data.parts["test"]):
         trainer.test(module, datamodule=data, verbose=False)
-    else:
+    elif is_first():
         logger.info("no rows are held out for the test, so there are no test metrics")
+    if not is_first():
+        return {}
     try:
         with phase("recording the model"):
             return _publish(recorder, data, run=run, seconds=seconds)
@@ -255,11 +308,11 @@ def _check_resumable(run: RunFolder, recipe: Recipe) -> None:
 def _recipe_difference(run_recipe: Recipe, recipe: Recipe) -> str:
     """List the keys whose values differ, without keys that do not count for the hash of a recipe."""
     # The hash leaves these out, so a run may resume under another name or with another tracking server.
-    uncounted = ("name", "summary", "tracking")
+    uncounted = (*NOT_CONTENT, *(f"trainer.{key}" for key in NOT_CONTENT_OF_TRAINER))
     in_run, now = flatten(dataclasses.asdict(run_recipe)), flatten(dataclasses.asdict(recipe))
     lines = []
     for key in dict.fromkeys([*in_run, *now]):
-        counts = key.split(".")[0] not in uncounted
+        counts = key not in uncounted and key.split(".")[0] not in uncounted
         if counts and in_run.get(key) != now.get(key):
             lines.append(f"  {key}: {in_run.get(key, 'absent')} in the run, {now.get(key, 'absent')} now")
     return "The difference:\n" + "\n".join(lines)

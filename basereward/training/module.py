@@ -17,13 +17,21 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from basereward.data.batching.tree_batch import PADDING, TreeBatch
+from basereward.data.module import PreferenceData
+from basereward.data.schema.group import Split
+from basereward.data.streaming.streamed_module import StreamedData
 from basereward.errors import CheckpointError, NotFiniteError
 from basereward.metrics.collection import PreferenceMetrics, mean_accuracy
+from basereward.model.families.parts import part_of
+from basereward.model.families.vision import VISION_PARTS
 from basereward.model.reward_model import RewardModel
 from basereward.model.saving.saved_model import copy_exactly
-from basereward.runs.score_files import ScoredGroup, scored_groups
+from basereward.model.sharded import divided_like, own_part, to_parts, whole
+from basereward.runs.score_files import ScoredGroup, in_file_order, scored_groups
 from basereward.training.objectives.contracts import Objective
 from basereward.training.optimizer import adamw, schedule
+from basereward.training.parallel.collectives import gather, gather_tensor, num_ranks, rank_number
+from basereward.training.parallel.sharded_strategy import ShardedStrategy
 
 
 class RewardModule(LightningModule):
@@ -76,8 +84,12 @@ class RewardModule(LightningModule):
         self._cost = Counter[str]()
         # Verdicts, unread ones and tokens that a generative head writes in a validation or test.
         self._generated = Counter[str]()
+        # Passes of the current validation or test that are not repeated.
+        self._own_passes = 0
         # Ids of the groups of the current step, for error messages.
         self._step_ids: list[str] = []
+        # Whether any rank has an image in the current step.
+        self._step_has_images = True
         # The loss of the current step by micro-batch, and its parts if the step is logged.
         self._step_losses: list[Tensor] = []
         self._step_parts: list[dict[str, Tensor]] = []
@@ -99,11 +111,13 @@ class RewardModule(LightningModule):
         """Seed the dropout masks of the micro-batch, and decide at the first one of a step whether it is logged."""
         micro_batches = self.trainer.accumulate_grad_batches
         position = batch_idx % micro_batches
-        # Dropout depends on (seed, micro-batch, rank) and on no earlier state, so a resumed run draws the same masks.
-        index = self.global_step * micro_batches + position
-        torch.manual_seed((self.dropout_seed << 40) + (self.global_rank << 32) + index)
+        # Dropout depends on (seed, micro-batch) and on no earlier state, so a resumed run draws the same masks, and so
+        # do several ranks, among which the micro-batches of a step are divided.
+        index = (self.global_step * micro_batches + position) * num_ranks() + rank_number()
+        torch.manual_seed((self.dropout_seed << 40) + index)
         if position == 0:
             self._step_ids = []
+            self._step_has_images = batch.step is None or batch.step.images
             self.logs = (self.global_step + 1) % self.log_every == 0
             self._step_parts = []
             self._step_losses = []
@@ -128,7 +142,7 @@ class RewardModule(LightningModule):
 
     def _log_step(self) -> None:
         """Log the loss of the whole step, and its parts when there are several."""
-        micro_batches, ranks = self.trainer.accumulate_grad_batches, self.trainer.world_size
+        micro_batches = self.trainer.accumulate_grad_batches
         names: list[str] = []
         for parts in self._step_parts:
             names += [name for name in parts if name not in names]
@@ -136,7 +150,7 @@ class RewardModule(LightningModule):
         for name in names if len(names) > 2 else ("loss",):
             values = [parts[name] for parts in self._step_parts if name in parts]
             mean = torch.stack(values).sum() / micro_batches
-            self.log(f"train/{name}", mean, prog_bar=name == "loss", batch_size=1, sync_dist=ranks > 1)
+            self.log(f"train/{name}", mean, prog_bar=name == "loss", batch_size=1, sync_dist=num_ranks() > 1)
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Clip the gradient of all parameters by its norm, and log the norm and the learning rate.
@@ -144,38 +158,62 @@ class RewardModule(LightningModule):
         It overrides Lightning's hook, because Lightning neither returns the norm nor rejects one that is not finite.
 
         Raises:
-            NotFiniteError: the loss or the norm is NaN or infinite.
+            NotFiniteError: the loss or the norm is NaN or infinite, on any rank.
         """
+        if not self._step_has_images:
+            self._drop_vision_gradients()
         parameters: list[Tensor] = []
         for group in optimizer.param_groups:
             parameters += group["params"]
         # An infinite limit computes the norm and clips nothing.
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip or float("inf"))
+        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, self.clip or float("inf")))
         self._check_finite(norm)
         if self.logs:
             self.log("train/grad_norm", norm)
             # Logged here, because the scheduler sets the rate of the next step right after this one.
             self.log("train/lr", optimizer.param_groups[0]["lr"])
 
+    def _drop_vision_gradients(self) -> None:
+        """Leave the vision tower as it is in a step without images, as in a run of one process.
+
+        The gradients are zeros that only keep the ranks in step; the optimizer would still decay the weights.
+        """
+        if num_ranks() == 1:
+            return
+        for name, parameter in self.model.named_parameters():
+            if part_of(name) in VISION_PARTS:
+                parameter.grad = None
+
     def _check_finite(self, norm: Tensor) -> None:
-        """Check the losses of the step and the norm of its gradient, in one copy from the device.
+        """Check the losses of the step on all ranks and the norm of its gradient, in one copy from the device.
 
         Raises:
-            NotFiniteError: one of them is NaN or infinite.
+            NotFiniteError: one of them is NaN or infinite. All ranks raise it.
         """
-        *losses, norm_value = torch.stack([*self._step_losses, norm.to(self._step_losses[0])]).tolist()
-        for loss in losses:
-            if not math.isfinite(loss):
-                raise NotFiniteError(self._not_finite(f"the loss is {loss}", step=self.global_step + 1))
-        if not math.isfinite(norm_value):
-            fault = f"the norm of the gradient is {norm_value}"
-            raise NotFiniteError(self._not_finite(fault, step=self.global_step + 1))
+        own = torch.stack([*self._step_losses, norm.to(self._step_losses[0])])
+        for rank, (*losses, norm_value) in enumerate(gather_tensor(own).tolist()):
+            for loss in losses:
+                if not math.isfinite(loss):
+                    raise NotFiniteError(self._not_finite(f"the loss is {loss}", step=self.global_step + 1, rank=rank))
+            if not math.isfinite(norm_value):
+                fault = f"the norm of the gradient is {norm_value}"
+                raise NotFiniteError(self._not_finite(fault, step=self.global_step + 1))
 
-    def _not_finite(self, fault: str, *, step: int) -> str:
+    def _not_finite(self, fault: str, *, step: int, rank: int | None = None) -> str:
+        """The message, with the rows of the rank that has the fault, or of all of them."""
+        ids: list[str] = []
+        for number, own in enumerate(gather(self._step_ids)):
+            ids += own if rank in (None, number) else []
         return (
-            f"{fault} at step {step}. The rows of the step: {', '.join(self._step_ids)}. No checkpoint was "
+            f"{fault} at step {step}. The rows of the step: {', '.join(ids)}. No checkpoint was "
             "written after it. Train again with a lower optimizer.lr or a longer schedule.warmup, or check those rows."
         )
+
+    def configure_model(self) -> None:
+        """Divide the model among the ranks, if the strategy does."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedStrategy):
+            strategy.divide(self, transformer=self.model.backbone.transformer, head=self.model.head)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build AdamW over the trained parts of the model and of a loss that learns; the rate changes at every step."""
@@ -188,6 +226,12 @@ class RewardModule(LightningModule):
         steps = self.steps if self.steps is not None else int(self.trainer.estimated_stepping_batches)
         rates = schedule(optimizer, steps=steps, **self.schedule_settings)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
+
+    def on_train_epoch_end(self) -> None:
+        """Count the rows of a stream that other ranks have rejected."""
+        data = getattr(self.trainer, "datamodule", None)
+        if num_ranks() > 1 and isinstance(data, StreamedData):
+            data.share_rejections(gather)
 
     # Validation and test.
 
@@ -206,21 +250,39 @@ class RewardModule(LightningModule):
 
     def validation_step(self, batch: TreeBatch, batch_idx: int) -> None:
         """Score a batch, and add its margins to the metrics of its sources."""
-        self._evaluate(batch)
+        self._evaluate(batch, batch_idx, "val")
 
     def test_step(self, batch: TreeBatch, batch_idx: int) -> None:
         """Score a batch in the same way as a validation does."""
-        self._evaluate(batch)
+        self._evaluate(batch, batch_idx, "test")
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of every source, their mean, and the cost of a pair, under `val/`."""
+        self._share_evaluation()
         self._log_metrics("val")
 
     def on_test_epoch_end(self) -> None:
         """Log the same metrics as a validation, under `test/`."""
+        self._share_evaluation()
         self._log_metrics("test")
 
-    def _evaluate(self, batch: TreeBatch) -> None:
+    def _share_evaluation(self) -> None:
+        """Give every rank the scores and the costs of all ranks, the groups in the order of their files."""
+        if num_ranks() == 1:
+            return
+        # One exchange of the hosts for a whole validation.
+        parts = gather((self.scored, self._cost, self._generated))
+        self.scored = in_file_order([scored for scored, _, _ in parts])
+        self._cost, self._generated = Counter[str](), Counter[str]()
+        for _, cost, generated in parts:
+            self._cost.update(cost)
+            self._generated.update(generated)
+
+    def _evaluate(self, batch: TreeBatch, batch_idx: int, split: Split) -> None:
+        if self._is_repeated(batch_idx, split):
+            # This rank has no groups left, and the others wait for its part of the layers.
+            self.model.response_scores(batch)
+            return
         began = time.perf_counter_ns()
         scores = self.model.response_scores(batch, tally=self._generated)
         # Inside the measured time: it copies the scores to the host and so waits for the GPU.
@@ -240,6 +302,15 @@ class RewardModule(LightningModule):
                 winner_lengths=winner_lengths[of_source],
                 loser_lengths=loser_lengths[of_source],
             )
+
+    def _is_repeated(self, batch_idx: int, split: Split) -> bool:
+        """Whether a pass only makes the number of passes equal on all ranks; see `held_out_passes`."""
+        data = getattr(self.trainer, "datamodule", None)
+        if num_ranks() == 1 or not isinstance(data, PreferenceData):
+            return False
+        if batch_idx == 0:
+            self._own_passes = data.held_out_passes(split)[1]
+        return batch_idx >= self._own_passes
 
     def _metrics_of(self, key: str) -> PreferenceMetrics:
         metrics = self.metrics[key]
@@ -278,19 +349,24 @@ class RewardModule(LightningModule):
         checkpoint["state_dict"] = self.trained_state()
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The trained weights, by name.
+        """The trained weights, by name; all ranks must call this.
 
         Raises:
             NotFiniteError: a weight is NaN or infinite; it must not overwrite an earlier checkpoint.
         """
-        state = {name: parameter.detach() for name, parameter in self._trained().items()}
-        for name, weight in state.items():
-            if not torch.isfinite(weight).all():
+        state = {name: parameter.detach() for name, parameter in self.trained_weights().items()}
+        if not state:
+            return state
+        finite = torch.stack([torch.isfinite(own_part(weight)).all() for weight in state.values()])
+        for name, is_finite in zip(state, gather_tensor(finite).all(0).tolist(), strict=True):
+            if not is_finite:
                 raise NotFiniteError(self._not_finite(f"the weight {name} is no longer finite", step=self.global_step))
         return state
 
-    def _trained(self) -> dict[str, torch.nn.Parameter]:
+    def trained_weights(self) -> dict[str, torch.nn.Parameter]:
         """The trained parameters by the names that they have in checkpoints: those of the model without a prefix."""
+        # A validation may leave whole copies in their place, which the optimizer does not change.
+        to_parts(self)
         trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         for name, parameter in self.objective.named_parameters(prefix="objective"):
             if parameter.requires_grad:
@@ -308,7 +384,9 @@ class RewardModule(LightningModule):
         Raises:
             CheckpointError: a weight is missing, unexpected, or of another shape; the message names all of them.
         """
-        faults = copy_exactly(self._trained(), state_dict)
+        own = self.trained_weights()
+        given = {name: divided_like(own[name], value) if name in own else value for name, value in state_dict.items()}
+        faults = copy_exactly(own, given)
         if faults:
             raise CheckpointError("the checkpoint does not fit the recipe's model:\n  " + "\n  ".join(faults))
 

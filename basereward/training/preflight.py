@@ -112,7 +112,9 @@ def cell_findings(cells: Sequence[Cell], quick: Findings | None = None) -> Findi
 
 def _model_key(recipe: Recipe) -> str:
     """Everything of a recipe on which `check_model` depends: the cells of a sweep share much of it."""
-    trainer = (recipe.trainer.accelerator, recipe.trainer.precision)
+    settings = recipe.trainer
+    devices = (settings.devices, settings.nodes, settings.strategy, settings.shard)
+    trainer = (settings.accelerator, settings.precision, *devices)
     optimizer = (recipe.optimizer.kind, sorted(recipe.optimizer.lr_by_part))
     batch = (recipe.batch.groups_per_forward, recipe.batch.tokens, recipe.batch.layout)
     sections = (recipe.model, recipe.loss, recipe.objective, recipe.data, recipe.probe, recipe.tracking)

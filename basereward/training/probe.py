@@ -27,6 +27,7 @@ from basereward.io.progress import Phase, phase
 from basereward.model.determinism_key import machine
 from basereward.model.reward_model import RewardModel
 from basereward.recipe.schema import Recipe
+from basereward.training.parallel.collectives import num_ranks, rank_number, wait_for_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,9 +44,9 @@ ProbePass = list[Place]
 class ProbeStates:
     """Computes or loads the pooled states of every group that a run reads, in place of tokens and images.
 
-    The states are computed when the first batch is read. The model is in evaluation mode meanwhile, because
-    a frozen backbone needs no dropout. The division of groups into forward passes depends on the recipe alone, so a run
-    has the same bits whatever the cache holds.
+    Each rank computes a part of them, and reads the others from the cache. They are computed when the first batch is
+    read. The model is in evaluation mode meanwhile, because a frozen backbone needs no dropout. The division of groups
+    into forward passes depends on the recipe alone, so a run has the same bits whatever the cache holds.
 
     Args:
         recipe: of the run.
@@ -175,8 +176,21 @@ def _pooled_dataset(split: Split, places: Sequence[Place], *, computation: _Comp
     missing = {chunk.key: chunk for chunk in chunks if chunk.key not in states_of}
     num_missing = sum(len(chunk.groups) for chunk in missing.values())
     logger.info("pooled states of %s: %d of %d groups to compute", split, num_missing, len(places))
+    # No rank computes before all of them have listed what is missing, so that their lists are the same.
+    wait_for_all()
+    own = list(missing.values())[rank_number() :: num_ranks()]
     with phase(f"caching pooled states of {split}", total=num_missing, unit="groups") as computing:
-        states_of |= computation.compute(split, list(missing.values()), computing=computing)
+        states_of |= computation.compute(split, own, computing=computing)
+        wait_for_all()
+        left = []
+        for chunk in missing.values():
+            states = states_of.get(chunk.key) or computation.store.find(chunk.key)
+            if states is not None:
+                states_of[chunk.key] = states
+            else:
+                # The cache of the rank that has computed it is on another machine, or its disk is full.
+                left.append(chunk)
+        states_of |= computation.compute(split, left, computing=computing)
     groups: dict[Place, PooledGroup] = {}
     for chunk in chunks:
         groups.update(_split_by_group(chunk, states_of[chunk.key]))

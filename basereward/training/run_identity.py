@@ -17,7 +17,7 @@ from basereward.data.encoding.encoder import Encoder
 from basereward.data.module import PreferenceData
 from basereward.errors import ModelError, RunError
 from basereward.inference.ensemble import model_digest
-from basereward.io.files import json_text, write_atomic
+from basereward.io.files import is_special, json_text, write_state
 from basereward.io.limits import read_json_object
 from basereward.model.backbone import Backbone
 from basereward.model.families.processing import recipe_encoder
@@ -99,7 +99,7 @@ class RunIdentity:
     def write(self, run: RunFolder) -> None:
         """Record the identity in the folder of a run. A run of an earlier version has no record, and gets one now."""
         record: dict[str, Any] = {"backbone": self.backbone.as_dict(), "data": self.data, "judge": self.judge}
-        write_atomic(run.identity, json_text(record, indent=2) + "\n")
+        write_state(run.identity, json_text(record, indent=2) + "\n")
 
 
 def has_checkpoint(run: RunFolder) -> bool:
@@ -108,7 +108,8 @@ def has_checkpoint(run: RunFolder) -> bool:
     >>> has_checkpoint(RunFolder.reserve())
     False
     """
-    return (run.checkpoints / "last.ckpt").exists()
+    file = run.checkpoints / "last.ckpt"
+    return file.exists() and not is_special(file)
 
 
 def _raise_if_changed(run: RunFolder, changes: list[str]) -> None:

@@ -67,3 +67,45 @@ class JudgingHead(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         """Map hidden states `(B, D)` to scores `(B,)`."""
         return torch.tanh(self.judge(pooled))
+
+
+class SqueezedHead(ColumnHead):
+    """Give a scalar for one state, because a bare `squeeze` removes the axis of the batch too."""
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map hidden states `(B, D)` to scores `(B,)`, or `()` for one state."""
+        return super().forward(pooled).squeeze()
+
+
+class FirstTwoHead(ColumnHead):
+    """Give at most two scores."""
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map hidden states `(B, D)` to scores `(min(B, 2),)`."""
+        return super().forward(pooled).squeeze(-1)[:2]
+
+
+class DetachedHead(ColumnHead):
+    """Give scores without gradients."""
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map hidden states `(B, D)` to scores `(B,)`."""
+        return super().forward(pooled).squeeze(-1).detach()
+
+
+class UninitializedHead(nn.Module):
+    """Leave out the constructor of the base class, and have no weights that would notice."""
+
+    def __init__(self, hidden_size: int) -> None:
+        self.hidden_size = hidden_size
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map hidden states `(B, D)` to scores `(B,)`."""
+        return pooled.sum(-1)
+
+
+class UninitializedLinearHead(nn.Module):
+    """Leave out the constructor of the base class before a weight is assigned."""
+
+    def __init__(self, hidden_size: int) -> None:
+        self.score = nn.Linear(hidden_size, 1)

@@ -9,7 +9,7 @@ import pytest
 
 from basereward.errors import DataError
 from basereward.io.files import write_atomic
-from basereward.io.outputs import check_outputs
+from basereward.io.outputs import check_outputs, check_replaceable
 
 
 def test_output_must_not_be_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,3 +47,16 @@ def test_devices_and_pipes_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to("file")
     check_outputs({"--out": tmp_path / "link"}, [])
+
+
+def test_nul_character_is_named(tmp_path: Path) -> None:
+    """The system would fail on it with the words `embedded null byte` alone."""
+    path = tmp_path / "a\0b"
+    with pytest.raises(DataError, match=r"--out .*a\\x00b' has a NUL character"):
+        check_outputs({"--out": path, "the list": tmp_path / "b"}, [])
+    with pytest.raises(DataError, match="NUL character"):
+        check_replaceable(path, foreign=lambda _: [])
+    with pytest.raises(OSError, match="NUL character"):
+        write_atomic(path, "")
+    check_outputs({"--out": tmp_path / "b"}, [path])
+    assert list(tmp_path.iterdir()) == []

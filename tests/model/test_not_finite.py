@@ -54,6 +54,11 @@ def poisoned(folder: Path, tmp_path: Path) -> Path:
     letter = load_encoder(tmp_path / "model" / "backbone").plain("z")
     weights["embed_tokens.weight"][letter] = torch.inf
     save_file(weights, file, metadata={"format": "pt"})
+    card = tmp_path / "model" / "reward_model.json"
+    content = json.loads(card.read_text())
+    # As if training had ended with it.
+    del content["backbone"]["hashes"]
+    card.write_text(json.dumps(content))
     return tmp_path / "model"
 
 

@@ -26,13 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="working folder, from which relative paths of the recipe start (default: that of the start)",
     )
+    parser.add_argument(
+        "--devices",
+        metavar="N",
+        type=int,
+        help="number of devices on which a run continues; it may differ from that of the start (default: the same)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Continues the run or the sweep."""
     from basereward.sweeps.resume import resume
 
-    result = resume(arguments.run, folder=arguments.folder)
+    result = resume(arguments.run, folder=arguments.folder, devices=arguments.devices)
     return result, sweep.exit_status(result) if result["kind"] == "sweep" else SUCCESS
 
 

@@ -16,6 +16,7 @@ class StepTotals:
         micro_batches: of the step, over all ranks.
         groups: of the step, over all ranks.
         units: units of the ranking loss in the step, over all ranks; see `basereward.data.batching.loss_units`.
+        images: whether a group of the step may have an image, on any rank. Without one, a vision tower is not trained.
 
     >>> totals = StepTotals(micro_batches=2, groups=8, units=20)
     >>> totals.group_share(6), totals.group_share(2), totals.unit_share(5)
@@ -25,6 +26,7 @@ class StepTotals:
     micro_batches: int
     groups: int
     units: int
+    images: bool = True
 
     def group_share(self, groups: int) -> float:
         """The weight of a micro-batch with this number of groups; its mean over the step is 1."""

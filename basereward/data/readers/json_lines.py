@@ -14,7 +14,7 @@ from typing import BinaryIO
 from basereward.data.readers import FileTable
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
-from basereward.io.limits import JSON_DEPTH, check_regular_file, nested_deeper
+from basereward.io.limits import JSON_DEPTH, check_regular_file, nested_deeper, pipe_fault
 
 MAX_ROW_BYTES = 64 * 2**20
 """The largest size of a row in a text file, in bytes. Longer rows are rejected without being parsed."""
@@ -86,6 +86,8 @@ def check_rows_file(path: Path) -> None:
     Traceback (most recent call last):
     basereward.errors.DataError: cannot read no.jsonl: No such file or directory. Give the path of a file with rows; ...
     """
+    if fault := pipe_fault(path):
+        raise DataError(f"cannot read {path}: {fault}")
     try:
         check_regular_file(path)
     except DataError as error:

@@ -24,6 +24,7 @@ from basereward.io.formats import (
     rows_kind,
     suffix_advice,
 )
+from basereward.io.limits import pipe_fault
 from basereward.io.unpacking import unpacked
 
 # Enough for a signature and the names of an archive's first members.
@@ -64,6 +65,8 @@ class RowsFile(TableWrapper):
         self.kind = rows_kind(self.path) or otherwise
         if advice := suffix_advice(self.path):
             raise DataError(f"{path}: rows are not read from '{self.path.suffix}' files; {advice}. {_allowed()}")
+        if self.kind is None and (fault := pipe_fault(self.path)):
+            raise DataError(f"cannot read {path}: {fault}")
         if self.kind is None:
             raise DataError(f"{path}: unknown kind of file '{self.path.suffix}'. {_allowed()}")
         if not is_part(split):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from torch.utils.data import IterableDataset, get_worker_info
@@ -87,7 +87,7 @@ class StreamedMicroBatches(IterableDataset[TreeBatch]):
                 drawn.append((groups, rejected, position.copy()))
                 counts += [group_counts(group.preferences) for group in groups]
             # Groups that turn out to be unusable are counted too: whether they are is known only when they are encoded.
-            totals = StepTotals(len(drawn), len(counts), count_units(self.unit, counts))
+            totals = StepTotals(len(drawn), len(counts), count_units(self.unit, counts), _have_images(drawn))
             for place, (groups, rejected, position_then) in enumerate(drawn):
                 # Ranks take turns, so that a run on N processes trains on the same groups in each step as on one.
                 index, rank = step + place // self.ranks, place % self.ranks
@@ -123,6 +123,11 @@ class StreamedMicroBatches(IterableDataset[TreeBatch]):
         raise DataError(
             "\n".join([f"none of {MAX_LOOKAHEAD} consecutive groups can be used; the first ones:", *faults[:3]])
         )
+
+
+def _have_images(drawn: Iterable[tuple[Sequence[Group], object, object]]) -> bool:
+    """Whether a group of the micro-batches of a step has an image."""
+    return any(group.images for groups, *_ in drawn for group in groups)
 
 
 class _Lookahead(Iterator[StreamItem]):

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -26,6 +26,7 @@ from basereward.data.sources import Source
 from basereward.data.streaming.micro_batches import StreamedMicroBatches
 from basereward.data.streaming.stream import GroupStream, Streamed, StreamHead, StreamPosition
 from basereward.errors import DataError
+from basereward.io.processes import this_rank
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class StreamedData(PreferenceData):
             self._measure_split(split, heads)
         # Of the whole stream, a hash would take a complete pass over it before training.
         self._first_content = {name: combined_content(_first_groups(source)) for name, source in self.streams.items()}
-        if self.rejected or self.rejections_file.exists():
+        if (self.rejected or self.rejections_file.exists()) and this_rank().is_first:
             write_rejections(self.rejections_file, self.rejected)
         self.plan = self.steps
 
@@ -170,9 +171,7 @@ class StreamedData(PreferenceData):
         """
         assert batch.stream is not None
         self.stream_position = batch.stream.position
-        new = self._add_rejected(batch.stream.rejected)
-        if new:
-            append_rejections(self.rejections_file, new)
+        self._list(self._add_rejected(batch.stream.rejected))
         # `+` of counters drops sources without rows, which `check_limit` must see, too.
         read = self._held_out_rows + self.stream_position.rows
         if self._can_judge(num_rows=read.total()):
@@ -181,6 +180,20 @@ class StreamedData(PreferenceData):
             check_limit(
                 self.rejected, rows=rows, max_lost=self.max_lost, listed_in=self.rejections_file, emptied=judged
             )
+
+    def share_rejections(self, gather: Callable[[list[RejectedRow]], Iterable[list[RejectedRow]]]) -> None:
+        """Add the rejected rows of the other ranks; each rank encodes, and so rejects, rows of its own micro-batches.
+
+        Args:
+            gather: gives the values of all ranks for the value of this one.
+        """
+        for rejected in gather(self.rejected):
+            self._list(self._add_rejected(rejected))
+
+    def _list(self, rejected: Sequence[RejectedRow]) -> None:
+        """Append rejected rows to their file."""
+        if rejected and this_rank().is_first:
+            append_rejections(self.rejections_file, rejected)
 
     def _can_judge(self, *, num_rows: int) -> bool:
         """Whether enough rows are read, or enough faults occurred, to compare the fraction with `max_lost`."""

@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from typing import Any
 
 import requests
@@ -19,6 +20,11 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 # Bytes that are read from a response at once.
 CHUNK_BYTES = 65_536
+
+LINE_BYTES = 65_536
+"""Most bytes of a line of the header, of a size of a chunk, or of a trailer; as `http.client` allows for headers."""
+FRAME_FACTOR = 8
+"""Most bytes that are received for each byte of the limit: a chunk of one byte takes six."""
 
 # Content encodings that can be decoded, with the `wbits` argument of zlib; 16 selects the header of gzip.
 WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -55,6 +61,8 @@ class HTTPClient:
 
     The timeout of `requests` limits one wait for bytes. A server that sends one byte per second, in the header or in
     the body, never exceeds it. Therefore a timer shuts the socket down at the deadline, wherever the thread waits.
+    Sizes are limited where bytes are received too, because a header, a line with the size of a chunk, and trailers are
+    no part of the body and may have no end either.
 
     Args:
         max_bytes: limit of one response, as sent and again after decoding.
@@ -95,7 +103,7 @@ class HTTPClient:
         # A session for each request: the adapter belongs to one deadline, and a pooled connection could be shut down
         # by the timer of an earlier request.
         with self._deadline() as deadline, requests.Session() as session:
-            adapter = _Adapter(deadline)
+            adapter = _Adapter(deadline, self.max_bytes)
             session.mount("http://", adapter)
             session.mount("https://", adapter)
             try:
@@ -215,12 +223,71 @@ def _shut_down(connection: socket.socket) -> None:
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
-class _Adapter(HTTPAdapter):
-    """The adapter of one request, which attaches the request's socket to its deadline."""
+class _Limited:
+    """The file of a socket, from which a limited number of bytes is read, header and framing of the body included.
 
-    def __init__(self, deadline: _Deadline) -> None:
+    Args:
+        file: of the socket.
+        max_bytes: limit of the body.
+    """
+
+    def __init__(self, file: Any, max_bytes: int) -> None:
+        self._file = file
+        self._max_bytes = max_bytes
+        self._left = FRAME_FACTOR * max_bytes + LINE_BYTES
+
+    def readline(self, size: int | None = -1) -> bytes:
+        """A line: the status, a field of the header, the size of a chunk, or a trailer."""
+        most = LINE_BYTES + 1
+        line: bytes = self._file.readline(most if size is None or size < 0 else min(size, most))
+        if len(line) > LINE_BYTES:
+            raise TooLarge(f"the response has a line of more than {LINE_BYTES:,} bytes outside of its body")
+        return self._counted(line)
+
+    def read(self, size: int | None = -1) -> bytes:
+        """At most `size` bytes; None or a negative size: until the end."""
+        return self._counted(self._file.read(self._room(size)))
+
+    def read1(self, size: int | None = -1) -> bytes:
+        """As `read`, with at most one call of the system."""
+        return self._counted(self._file.read1(self._room(size)))
+
+    def _room(self, size: int | None) -> int:
+        # One more byte shows that there is more.
+        most = self._left + 1
+        return most if size is None or size < 0 else min(size, most)
+
+    def _counted(self, content: bytes) -> bytes:
+        self._left -= len(content)
+        if self._left < 0:
+            raise TooLarge(
+                f"the response has more than {self._max_bytes:,} bytes, {FRAME_FACTOR} times as many with its framing"
+            )
+        return content
+
+    def readinto(self, buffer: Any) -> int:
+        """As `read`, into a buffer."""
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+class _Adapter(HTTPAdapter):
+    """The adapter of one request, which attaches the request's socket to its deadline, and limits what it receives."""
+
+    def __init__(self, deadline: _Deadline, max_bytes: int) -> None:
+        class Response(HTTPResponse):
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                super().__init__(*arguments, **options)
+                self.fp: Any = _Limited(self.fp, max_bytes)
+
         # urllib3 creates connections by class and offers no callback for a new socket.
         class Plain(HTTPConnection):
+            response_class = Response
+
             def connect(self) -> None:
                 super().connect()
                 deadline.attach(self.sock)
@@ -232,6 +299,8 @@ class _Adapter(HTTPAdapter):
                 return connection
 
         class Secure(HTTPSConnection):
+            response_class = Response
+
             def _new_conn(self) -> socket.socket:
                 connection = super()._new_conn()
                 # Before the TLS handshake, which a server can also delay byte by byte.

@@ -11,7 +11,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from basereward.data.schema.group import Group, Part, Turn
-from basereward.errors import unknown
+from basereward.errors import DataError, unknown
+from basereward.io.limits import read_text
 
 FIELD = re.compile(r"\{(\w+)\}")
 # The fields of each kind of prompt, in the order in which they must stand.
@@ -122,11 +123,12 @@ def load_prompt(name: str, file: str | Path | None = None, *, fields: Sequence[s
     >>> load_prompt("critique", fields=REQUEST).fields
     ()
     """
-    path = _package_file(name, fields) if file is None else Path(file)
     try:
-        text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        # Bounded: the file of a user may be a pipe or a device without an end.
+        content = _package_file(name, fields).read_text(encoding="utf-8") if file is None else read_text(file)
+    except DataError as error:
         raise ValueError(f"prompt_file cannot be read: {error}") from error
+    text = content.strip()
     prompt = Prompt(name if file is None else Path(file).stem, text)
     if prompt.fields != tuple(fields):
         raise ValueError(

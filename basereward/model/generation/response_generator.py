@@ -15,6 +15,7 @@ from basereward.errors import ModelError
 from basereward.model.backbone import Backbone
 from basereward.model.families.lm_head import LanguageHead
 from basereward.model.generation.generate import SamplingParams, TextGenerator
+from basereward.model.sharded import whole_weights
 
 
 class ResponseGenerator:
@@ -60,7 +61,7 @@ class ResponseGenerator:
         end = self.encoder.end_of_turn
         generator = TextGenerator(self.backbone, self.language, end=end, pad=self.encoder.pad_id)
         # Critics also generate during training, where dropout would change the text.
-        with _evaluation_mode(self.backbone):
+        with _evaluation_mode(self.backbone), whole_weights(self.backbone):
             texts_of_branches = generator(batch, sampling)
         completed: list[list[Tensor]] = []
         for texts in texts_of_branches:

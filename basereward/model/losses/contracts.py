@@ -15,8 +15,12 @@ from basereward.data.batching.pooled import PooledGroup, collate_pooled
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.schema.group import Preference
 from basereward.errors import ModelError
+from basereward.model.output_checks import check_initialized, describe_output
 from basereward.recipe import make
 from basereward.recipe.schema import Node
+
+PAIRS = (2, 3)
+"""Numbers of pairs on which a loss is checked."""
 
 
 class PreferenceLoss(nn.Module):
@@ -79,14 +83,15 @@ def term_weights(weight: Tensor, *, counted: Tensor) -> Tensor:
 
 
 def build_loss(node: Node) -> PreferenceLoss:
-    """Build the ranking loss of a recipe, and check it on two pairs of scores.
+    """Build the ranking loss of a recipe, and check it on a few pairs of scores.
 
     Args:
         node: section `loss` of a recipe.
 
     Raises:
         RecipeError: the node has a fault.
-        ModelError: the object is no `PreferenceLoss`, fails, or does not give a finite scalar and named scalars.
+        ModelError: the object is no `PreferenceLoss`, fails, or does not give a finite scalar
+            with gradients and named scalars.
 
     >>> build_loss({"_target_": "plackett_luce"}).unit
     'decided_group'
@@ -98,7 +103,7 @@ def build_loss(node: Node) -> PreferenceLoss:
 
 
 def check_loss(loss: Any) -> None:
-    """Run a loss on two pairs; see `build_loss`.
+    """Run a loss on a few pairs; see `build_loss`.
 
     Raises:
         ModelError: the object does not meet the contract; the message says what it gave.
@@ -109,36 +114,40 @@ def check_loss(loss: Any) -> None:
             f"loss '{name}' is no PreferenceLoss: derive the class from "
             "`basereward.model.losses.contracts.PreferenceLoss`, and compute the loss in `forward(scores, batch)`."
         )
-    try:
-        result: Any = loss(torch.tensor([1.0, 0.0, 0.5, -0.5]), _two_pairs())
-    except Exception as error:  # a user's loss may raise anything, AssertionError too
-        raise ModelError(f"loss '{name}' fails on two pairs of scores: {str(error) or type(error).__name__}") from error
-    if not _is_loss_and_parts(result):
-        raise ModelError(
-            f"loss '{name}' gives {_describe(result)} for two pairs of scores; it must give a finite scalar tensor and "
-            "a dict of named scalar tensors."
-        )
+    check_initialized(loss, "loss")
+    # Twice, because a shape may depend on the number of pairs.
+    for pairs in PAIRS:
+        scores = torch.linspace(1.0, -0.5, 2 * pairs, requires_grad=True)
+        try:
+            result: Any = loss(scores, _made_pairs(pairs))
+        except Exception as error:  # a user's loss may raise anything, AssertionError too
+            reason = str(error) or type(error).__name__
+            raise ModelError(f"loss '{name}' fails on {pairs} pairs of scores: {reason}") from error
+        if not (is_loss_and_parts(result) and all(map(torch.isfinite, [result[0], *result[1].values()]))):
+            raise ModelError(
+                f"loss '{name}' gives {describe_output(result)} for {pairs} pairs of scores; it must give a finite "
+                "scalar tensor and a dict of named scalar tensors."
+            )
+        if not result[0].requires_grad:
+            raise ModelError(
+                f"loss '{name}' gives a value without gradients, so nothing could be trained. Compute it from `scores` "
+                "without `detach()`, `item()`, `numpy()` and `torch.no_grad()`."
+            )
 
 
-def _is_loss_and_parts(result: Any) -> bool:
-    """Whether a loss returned a finite scalar and a dict of finite scalars."""
+def is_loss_and_parts(result: Any) -> bool:
+    """Whether a loss or an objective returned a scalar and a dict of scalars.
+
+    >>> is_loss_and_parts((torch.tensor(1.0), {"ranking": torch.tensor(1.0)})), is_loss_and_parts(torch.tensor(1.0))
+    (True, False)
+    """
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
         return False
-    values = [result[0], *result[1].values()]
-    return all(isinstance(value, Tensor) and value.shape == () and torch.isfinite(value) for value in values)
+    return all(isinstance(value, Tensor) and value.shape == () for value in [result[0], *result[1].values()])
 
 
-def _two_pairs() -> TreeBatch:
-    """A batch without tokens: two groups of two responses, the first of each preferred."""
+def _made_pairs(number: int) -> TreeBatch:
+    """A batch without tokens: groups of two responses, the first of each preferred."""
     states = torch.zeros(2, 1)
-    pairs = [PooledGroup(f"pair {index}", "made", (Preference(0, 1),), (3, 3), states) for index in range(2)]
+    pairs = [PooledGroup(f"pair {index}", "made", (Preference(0, 1),), (3, 3), states) for index in range(number)]
     return collate_pooled(pairs)
-
-
-def _describe(result: Any) -> str:
-    """What a loss returned, for an error message: types and shapes, no values."""
-    if isinstance(result, Tensor):
-        return f"a tensor of shape {tuple(result.shape)}"
-    if not isinstance(result, tuple):
-        return type(result).__name__
-    return f"({', '.join(_describe(part) for part in result)})"

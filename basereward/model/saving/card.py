@@ -51,7 +51,8 @@ def read_card(folder: Path) -> dict[str, Any]:
         )
     if faults := [*_card_faults(card), *_backbone_faults(card)]:
         raise ModelError(f"'{path}' is damaged:\n  " + "\n  ".join(faults) + "\nCopy the folder again.")
-    if card.get("identity") is not None:
+    # Cards of the first version have no such key; no version has written null.
+    if "identity" in card:
         read_identity(card["identity"], where=f"'{path}'")
     return card
 
@@ -99,6 +100,9 @@ def _backbone_faults(card: dict[str, Any]) -> list[str]:
         "dtype": (lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}"),
         "quantization": (lambda value: value in QUANTIZATIONS, "one of null, nf4, int8"),
     }
+    # Cards of earlier versions, and of models whose backbone is elsewhere, have no such key.
+    if "hashes" in backbone:
+        checks["hashes"] = (_is_text_mapping, "an object of texts")
     return [f"backbone.{fault}" for fault in _faults(backbone, checks)]
 
 
@@ -123,6 +127,10 @@ def _is_node(value: Any) -> bool:
 
 def _is_text_or_null(value: Any) -> bool:
     return isinstance(value, str | None)
+
+
+def _is_text_mapping(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
 
 
 def _is_numbers(value: Any) -> bool:

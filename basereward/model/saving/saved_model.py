@@ -52,7 +52,7 @@ from basereward.model.saving.folder_checks import (
     load_finite,
     tensor_shapes,
 )
-from basereward.model.saving.identity import BackboneIdentity, read_identity
+from basereward.model.saving.identity import BackboneIdentity, checkpoint_identity, read_identity
 from basereward.recipe import make, recipe_from_yaml, recipe_yaml
 from basereward.recipe.schema import Recipe
 
@@ -94,7 +94,13 @@ def kind_of(model: RewardModel) -> ModelKind:
 
 
 def save_model(
-    model: RewardModel, folder: Path, *, recipe: Recipe, encoder: Encoder, scores: Mapping[str, float] | None = None
+    model: RewardModel,
+    folder: Path,
+    *,
+    recipe: Recipe,
+    encoder: Encoder,
+    scores: Mapping[str, float] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes the folder of a model atomically; it replaces an older saved model.
 
@@ -104,6 +110,7 @@ def save_model(
         recipe: of the run.
         encoder: its tokenizer, chat template and image processor are saved with the model.
         scores: mean and standard deviation of the scores on validation data.
+        weights: all weights of the model by name, if it holds only a part of them itself; None: its own.
 
     Raises:
         ModelError: the folder has files that `save_model` does not write, or is or contains the working folder or the
@@ -124,7 +131,8 @@ def save_model(
         raise CheckpointError(f"the model cannot be saved in '{folder}': {error}. Give another folder.") from error
     try:
         with quiet_transformers():
-            _write(model, partial, recipe=recipe, encoder=encoder, scores=scores or {})
+            state = model.state_dict() if weights is None else dict(weights)
+            _write(model, partial, state, recipe=recipe, encoder=encoder, scores=scores or {})
         # mkdtemp and safetensors give rights to the owner alone; a saved model has those of ordinary files.
         partial.chmod(0o755)
         for file in partial.rglob("*.safetensors"):
@@ -157,23 +165,44 @@ def foreign_model_files(folder: Path) -> list[str]:
     return foreign_files(folder, is_own)
 
 
-def _write(model: RewardModel, folder: Path, *, recipe: Recipe, encoder: Encoder, scores: Mapping[str, float]) -> None:
+def _write(
+    model: RewardModel,
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    *,
+    recipe: Recipe,
+    encoder: Encoder,
+    scores: Mapping[str, float],
+) -> None:
     """Writes all files of a saved model into an empty folder."""
     kind, backbone = kind_of(model), model.backbone
-    write_atomic(folder / CARD, json_text(_card(model, recipe=recipe, encoder=encoder, scores=scores), indent=2) + "\n")
     (folder / "recipe.yaml").write_text(recipe_yaml(_with_absolute_path(recipe)), encoding="utf-8")
-    save_file({k: v.detach().cpu().contiguous() for k, v in model.head.state_dict().items()}, folder / HEAD)
+    save_file({k: v.detach().cpu().contiguous() for k, v in _below(weights, "head.").items()}, folder / HEAD)
     if model.language is not None and model.language.weight is not None and kind == "full":
-        save_file({WEIGHT: model.language.weight.detach().cpu().contiguous()}, folder / LANGUAGE)
+        save_file({WEIGHT: weights["language.weight"].detach().cpu().contiguous()}, folder / LANGUAGE)
     if isinstance(model.head, GenerativeHead):
         # The file of a prompt may change or move later, and the scores depend on its text.
         (folder / PROMPT).write_text(model.head.branch_template.text, encoding="utf-8")
     if kind == "adapter":
         # The default "auto" asks the hub for the configuration of the backbone, to see whether the vocabulary changed.
-        backbone.model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
+        adapters = _below(weights, "backbone.model.")
+        backbone.model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False, state_dict=adapters)
     elif kind == "full":
-        backbone.transformer.save_pretrained(folder / "backbone")
+        backbone.transformer.save_pretrained(folder / "backbone", state_dict=_below(weights, "backbone.model."))
     _save_processor(encoder, folder / ("backbone" if kind == "full" else PROCESSOR))
+    card = _card(model, recipe=recipe, encoder=encoder, scores=scores)
+    if kind == "full":
+        card["backbone"]["hashes"] = _own_hashes(folder)
+    write_atomic(folder / CARD, json_text(card, indent=2) + "\n")
+
+
+def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The weights of a module, by the names that they have in it.
+
+    >>> list(_below({"head.bias": torch.zeros(1), "language.weight": torch.zeros(1)}, "head."))
+    ['bias']
+    """
+    return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
 
 
 def _save_processor(encoder: Encoder, folder: Path) -> None:
@@ -181,6 +210,12 @@ def _save_processor(encoder: Encoder, folder: Path) -> None:
     encoder.tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]
     if encoder.image_processor is not None:
         encoder.image_processor.save_pretrained(folder)
+
+
+def _own_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the weights and of `config.json` of the backbone in the folder of a saved model."""
+    hashes = checkpoint_identity(folder / "backbone", precision="").hashes
+    return {part: hashes[part] for part in ("weights", "config")}
 
 
 def _with_absolute_path(recipe: Recipe) -> Recipe:
@@ -196,7 +231,7 @@ def _card(model: RewardModel, *, recipe: Recipe, encoder: Encoder, scores: Mappi
     """The content of reward_model.json; see `saving.card` for its checks."""
     kind, backbone = kind_of(model), model.backbone
     origin = backbone.origin
-    # A backbone in the folder itself moves with it, so its path and its hashes would be wrong.
+    # A backbone in the folder itself moves with it, so the path and the hashes of its origin would be wrong.
     identity = (BackboneIdentity("backbone") if kind == "full" else origin).with_encoder(encoder)
     return {
         "format": FORMAT,
@@ -281,6 +316,13 @@ def _check_same(folder: Path, card: Mapping[str, Any], origin: BackboneIdentity)
         ModelError: they differ; the message names each part with its old and its new hash.
     """
     if card["kind"] == "full":
+        # Models of earlier versions have no hashes of the backbone in their folder.
+        own = card["backbone"].get("hashes")
+        if own and (faults := hash_differences(own, _own_hashes(folder))):
+            raise ModelError(
+                f"'{folder / 'backbone'}' is not what was saved with '{folder / CARD}': {'; '.join(faults)}. Copy the "
+                "complete folder again, or train again."
+            )
         return
     before = read_identity(card["identity"], where=f"'{folder / CARD}'") if card.get("identity") else None
     if before is not None and before.hashes.get("weights"):

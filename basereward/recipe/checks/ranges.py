@@ -19,6 +19,7 @@ from basereward.errors import unknown
 from basereward.io.names import clean_name, name_problem
 from basereward.io.secrets import has_secret_query, userinfo_of
 from basereward.recipe.checks.generative_heads import pooling_problems, sampling_problems, vote_problems
+from basereward.recipe.checks.parallel import batch_problems, strategy_problems
 from basereward.recipe.checks.probing import PARTS, feature_cache_problems, probe_problems, trained_model
 from basereward.recipe.schema import CurationRecipe, Recipe
 
@@ -51,9 +52,11 @@ POSITIVE = (
     "optimizer.lr",
     "optimizer.lr_by_part",
     "trainer.checkpoint_every",
+    "trainer.devices",
     "trainer.early_stopping.patience",
     "trainer.epochs",
     "trainer.log_every",
+    "trainer.nodes",
     "trainer.steps",
     "trainer.validations",
 )
@@ -73,7 +76,9 @@ AT_MOST = {
     "data.streaming.held_out": 10_000_000,
     "data.workers": 512,
     "model.lora.rank": 8_192,
+    "trainer.devices": 1_024,
     "trainer.epochs": 1_000_000,
+    "trainer.nodes": 10_000,
     "trainer.steps": 1_000_000_000,
     "trainer.validations": 100_000,
 }
@@ -219,17 +224,6 @@ def pixel_problems(recipe: Recipe) -> Problems:
         yield "data.encoding.min_pixels", f"{low} is above max_pixels, {high}"
 
 
-def batch_problems(recipe: Recipe) -> Problems:
-    """An optimizer step that is not a whole number of micro-batches; with a token budget their number is free.
-
-    >>> list(batch_problems(Recipe(batch=dataclasses.replace(Recipe().batch, groups=12))))
-    [('batch.groups', '12 is no multiple of groups_per_forward = 8')]
-    """
-    groups, groups_per_forward = recipe.batch.groups, recipe.batch.groups_per_forward
-    if recipe.batch.tokens is None and groups_per_forward > 0 and groups % groups_per_forward:
-        yield "batch.groups", f"{groups} is no multiple of groups_per_forward = {groups_per_forward}"
-
-
 def curation_problems(recipe: Recipe) -> Problems:
     """Thresholds out of range. Below a similarity of 0.7 the search for duplicates would miss too many pairs.
 
@@ -372,6 +366,7 @@ CHECKS: tuple[Callable[[Recipe], Problems], ...] = (
     vote_problems,
     probe_problems,
     batch_problems,
+    strategy_problems,
     curation_problems,
     streaming_problems,
     beta_problems,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+from basereward.io.files import is_special
 from basereward.io.lease import acquire
 from basereward.runs.tracking.uploader import Refused
 
@@ -152,6 +153,8 @@ def _is_complete(path: Path) -> bool:
     """
     if not path.exists():
         return False
+    if is_special(path):
+        raise Refused(f"'{path}' is a device or a pipe; the store is a file. Move it away, or give another file")
     if path.is_dir():
         raise Refused(f"'{path}' is a folder; the store is a file. Give a file, such as sqlite:///{path}/mlflow.db")
     try:

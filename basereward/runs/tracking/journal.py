@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from basereward.errors import RunError
-from basereward.io.files import write_atomic
+from basereward.io.files import set_aside, state_folder, write_state
 from basereward.io.lease import Lease, acquire
 from basereward.io.limits import read_json_object
 
@@ -34,6 +34,7 @@ READ_BYTES = 1 << 20
 """Bytes of the journal that are read at once. A run of weeks has a journal of hundreds of megabytes."""
 LAST_BYTES = 1 << 16
 """Bytes at the journal's end in which its last record is searched. The records of interest there are short."""
+REFUSED = "refused.jsonl"
 LARGEST = 2**63 - 1
 """The largest integer that an SQL database stores (BIGINT)."""
 
@@ -148,17 +149,19 @@ class RunJournal:
         """Take the lock, and repair the journal after a crash.
 
         A half-written last line is removed. A journal without its first record is renamed, because nothing in it can
-        be uploaded.
+        be uploaded; so is a pipe, a device or a folder in the place of a file.
 
         Returns:
             Whether this process now holds the lock; false when another one does.
         """
         # The lock file needs its folder, which a run without tracking does not have.
-        self.folder.mkdir(parents=True, exist_ok=True)
+        state_folder(self.folder)
         lease = acquire(self.folder / "lock", wait=False)
         if lease is None:
             return False
         self._lease = lease
+        for file in (self.file, self.folder / "delivered.json", self.folder / REFUSED):
+            set_aside(file)
         self._drop_torn_line()
         self._rename_broken()
         return True
@@ -193,6 +196,9 @@ class RunJournal:
         Returns:
             Each record with the byte position after it, from which the next call continues.
         """
+        # To open a pipe would wait for a writer.
+        if not self.file.is_file():
+            return []
         try:
             with self.file.open("rb") as file:
                 file.seek(position)
@@ -217,6 +223,8 @@ class RunJournal:
 
     def last(self) -> Record | None:
         """The last whole record; None when there is none, or it is longer than `LAST_BYTES`."""
+        if not self.file.is_file():
+            return None
         try:
             with self.file.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -253,17 +261,16 @@ class RunJournal:
 
     def save(self, delivered: Delivered) -> None:
         """Store how much of the journal the server has."""
-        write_atomic(self.folder / "delivered.json", json.dumps(asdict(delivered)))
+        write_state(self.folder / "delivered.json", json.dumps(asdict(delivered)))
 
     def set_aside(self, record: Record, *, reason: str) -> None:
         """Keep a record that the server rejects, so that it does not block the records behind it."""
-        with (self.folder / "refused.jsonl").open("a") as file:
+        with (self.folder / REFUSED).open("a") as file:
             file.write(json.dumps({"reason": reason, "record": record}) + "\n")
 
     def copy_file(self, source: Path) -> Path:
         """Copy a file that may change or disappear before its upload, and return the path of the copy."""
-        folder = self.folder / "files"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = state_folder(self.folder / "files")
         # Each copy has a numbered folder of its own, because it is uploaded under the name of its source.
         # Begins at the number of copies, because counting from 0 would probe every earlier one.
         number = len(os.listdir(folder))
@@ -287,7 +294,7 @@ class RunJournal:
 
     def _size(self) -> int:
         try:
-            return self.file.stat().st_size
+            return self.file.stat().st_size if self.file.is_file() else 0
         except FileNotFoundError:
             return 0
 

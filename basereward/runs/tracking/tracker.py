@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from basereward.errors import RunError
-from basereward.io.files import write_atomic
+from basereward.io.files import write_state
 from basereward.io.secrets import redact
 from basereward.recipe.schema import Recipe
 from basereward.runs.params import clean_name, flatten
@@ -304,7 +304,7 @@ class Tracker:
         path = self.folder.figures / f"{name.removesuffix('.png')}.png"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, image.getvalue())
+            write_state(path, image.getvalue())
         except OSError as error:
             log.warning("The figure %s is not recorded: %s.", path, describe(error))
             return

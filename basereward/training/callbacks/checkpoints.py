@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -21,16 +21,22 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from basereward.data.loading import loader_fault
 from basereward.errors import CheckpointError
 from basereward.io.files import apply_umask, atomic_file, atomic_path, free_space, json_text, write_atomic
+from basereward.model.sharded import whole
+from basereward.runs.run_folder import RunFolder
 from basereward.runs.score_files import spread, write_scores
 from basereward.runs.tracking.uploader import describe
 from basereward.training.module import RewardModule
+from basereward.training.parallel.sharded_checkpoint import read_checkpoint
 
 STOPPED_EARLY = "basereward.stopped_early"
 """Key of a checkpoint: whether early stopping has ended the training."""
+MICRO_BATCHES = "basereward.micro_batches"
+"""Key of a checkpoint: the micro-batches of a step on each process."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -76,13 +82,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointError: the file is damaged, or holds more than data.
         """
-        try:
-            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
-            raise CheckpointError(
-                f"the checkpoint '{path}' cannot be read: {describe(error)}. Start a new run, without --resume."
-            ) from error
-        return checkpoint
+        # Also one that several processes have written, each a part of it.
+        return read_checkpoint(Path(path))
 
 
 class Checkpoints(Callback):
@@ -109,6 +110,14 @@ class Checkpoints(Callback):
         self._saved_at = -1
         self._stopped_early = False
 
+    def move_to(self, run: RunFolder) -> None:
+        """Write into another run: the processes of a run agree on its folder when it begins.
+
+        Args:
+            run: of the first process.
+        """
+        self.folder, self.scores_file = run.checkpoints, run.scores / self.scores_file.name
+
     @property
     def last(self) -> Path:
         """The checkpoint from which a run resumes."""
@@ -123,13 +132,17 @@ class Checkpoints(Callback):
         self.best = state_dict["best"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store whether early stopping has ended the training, which Lightning does not store."""
+        """Store what Lightning does not: the decision of early stopping, and the number of micro-batches of a step."""
         checkpoint[STOPPED_EARLY] = trainer.should_stop
+        checkpoint[MICRO_BATCHES] = trainer.accumulate_grad_batches
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Read the decision of early stopping, and schedule a validation that the checkpoint is older than."""
         self._stopped_early = checkpoint.get(STOPPED_EARLY, False)
-        require_due_validation(checkpoint["loops"]["fit_loop"])
+        fit_loop = checkpoint["loops"]["fit_loop"]
+        now = trainer.accumulate_grad_batches
+        count_micro_batches_anew(fit_loop, before=checkpoint.get(MICRO_BATCHES, now), now=now)
+        require_due_validation(fit_loop)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End a resumed run at once when early stopping had ended it."""
@@ -156,22 +169,24 @@ class Checkpoints(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or not better:
             return
         self.best = max(self.best, value) if not math.isnan(value) else self.best
+        # All processes hold a part of the weights.
+        weights = {name: whole(weight) for name, weight in pl_module.trained_state().items()}
         # One writer: several processes would rename each other's files.
         if trainer.is_global_zero:
-            self._write_best(trainer, pl_module)
+            self._write_best(trainer, pl_module, weights)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the state at the end of a stage, when its validation is over."""
         trainer.save_checkpoint(self.last)
 
-    def _write_best(self, trainer: Trainer, module: RewardModule) -> None:
+    def _write_best(self, trainer: Trainer, module: RewardModule, weights: Mapping[str, Tensor]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / "best.safetensors"
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         try:
             # safetensors writes only to a path and stores no tensor with gaps between its values.
             with atomic_path(target) as partial:
-                save_file({k: v.cpu().contiguous() for k, v in module.trained_state().items()}, partial)
+                save_file({k: v.cpu().contiguous() for k, v in weights.items()}, partial)
                 apply_umask(partial)
             # The card comes last: `restore_best` takes the weights only if there is a card. A run that is killed
             # between these files resumes from a checkpoint before the validation, repeats it, and writes all of the
@@ -197,6 +212,30 @@ class Checkpoints(Callback):
         module.load_state_dict(load_file(self.folder / "best.safetensors"))
         card: dict[str, Any] = json.loads((self.folder / "best.json").read_text())
         return card
+
+
+def count_micro_batches_anew(fit_loop: dict[str, Any], *, before: int, now: int) -> None:
+    """Change the position in a stage to the micro-batches of this run: it may have resumed on more or fewer processes.
+
+    A checkpoint is written after a whole step, so its position is a multiple of the micro-batches of a step.
+
+    Args:
+        fit_loop: saved counters of Lightning's loops, which are changed.
+        before: micro-batches of a step on each process of the run that wrote the checkpoint.
+        now: the same of this run.
+
+    >>> counts = {"ready": 6, "started": 6, "processed": 6, "completed": 5}
+    >>> loops = {"epoch_loop.batch_progress": {"total": counts, "current": dict(counts)}}
+    >>> count_micro_batches_anew(loops, before=3, now=2)
+    >>> loops["epoch_loop.batch_progress"]["current"]
+    {'ready': 4, 'started': 4, 'processed': 4, 'completed': 3}
+    """
+    progress = fit_loop["epoch_loop.batch_progress"]
+    for counters in (progress["total"], progress["current"]):
+        processed = counters["processed"]
+        for name, count in counters.items():
+            # The checkpoint of a step is written before Lightning counts its last micro-batch as completed.
+            counters[name] = processed // before * now + count - processed
 
 
 def require_due_validation(fit_loop: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from basereward.errors import ModelError
 from basereward.model.cost.flops import Counter
 from basereward.model.cost.sequence_shapes import batch_shapes
 from basereward.training.module import RewardModule
+from basereward.training.parallel.collectives import num_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +69,10 @@ class Performance(Callback):
         if self.counter is None or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         achieved = self._flops / (time.perf_counter() - self._began)
-        pl_module.log("perf/tflops", achieved / 1e12)
-        pl_module.log("perf/mfu", achieved / self.device_rate)
+        # Of a device: the mean over the ranks, whose micro-batches differ in length.
+        several = num_ranks() > 1
+        pl_module.log("perf/tflops", achieved / 1e12, sync_dist=several)
+        pl_module.log("perf/mfu", achieved / self.device_rate, sync_dist=several)
 
 
 def product_dtype(trainer: Trainer, module: RewardModule) -> torch.dtype:

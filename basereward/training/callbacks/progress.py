@@ -65,7 +65,10 @@ class RunWork:
 
 
 def _num_batches(data: PreferenceData, split: Split) -> int:
-    return len(data.batches(split, data.parts[split].places))
+    plan = data.plan
+    assert plan is not None
+    # The data have no trainer yet, which would know the rank; the first rank has the most groups.
+    return len(data.batches(split, data.parts[split].places[:: plan.ranks]))
 
 
 class RunProgress(Callback):
@@ -87,12 +90,13 @@ class RunProgress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the bar, where an earlier process of the run has stopped; say how the model is chosen."""
         self._began = time.perf_counter()
+        if not trainer.is_global_zero:
+            return
         if not trainer.enable_validation:
             logger.info("no rows are held out for validation, so the model is that of the last step")
-        if trainer.is_global_zero:
-            done = self._work.done(trainer.global_step, stages=trainer.current_epoch)
-            plan = f"{self._work.steps} steps in {format_count(self._work.stages, 'stage')}"
-            self._phase = begin("training", total=self._work.total, initial=done, detail=plan)
+        done = self._work.done(trainer.global_step, stages=trainer.current_epoch)
+        plan = f"{self._work.steps} steps in {format_count(self._work.stages, 'stage')}"
+        self._phase = begin("training", total=self._work.total, initial=done, detail=plan)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -107,6 +111,8 @@ class RunProgress(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the loss and the accuracies, with the step and the seconds since the start."""
+        if not trainer.is_global_zero:
+            return
         # `callback_metrics` holds dozens of metrics of every source; the run's record has all of them.
         shown = []
         for name, value in sorted(trainer.callback_metrics.items()):

@@ -18,6 +18,7 @@ from basereward.io.progress import phase
 from basereward.metrics.figures import margin_histogram, reliability_diagram
 from basereward.model.heads.contracts import GenerativeHead
 from basereward.model.saving.saved_model import save_model
+from basereward.model.sharded import whole_state
 from basereward.recipe import recipe_sha256, recipe_yaml
 from basereward.recipe.schema import Recipe
 from basereward.runs.params import AXIS
@@ -32,6 +33,7 @@ from basereward.training.callbacks.loggers import close_loggers, other_loggers
 from basereward.training.callbacks.run_description import dataset_inputs, describe_run, split_sizes
 from basereward.training.callbacks.step_timer import DATA_WAIT_SHARE, STEP_SECONDS
 from basereward.training.module import RewardModule
+from basereward.training.parallel.collectives import broadcast, wait_for_all
 from basereward.training.run_identity import RunIdentity, identity_tags
 
 
@@ -161,6 +163,14 @@ class Recorder(Callback):
         self._recorded_rejections = 0
         self._trainer: Trainer | None = None
 
+    def agree_on_run(self) -> RunFolder:
+        """Take the folder of the first process on all of them, which reserve one each."""
+        agreed = RunFolder(broadcast(self.run.path))
+        if agreed != self.run:
+            self.run = agreed
+            self.checkpoints.move_to(agreed)
+        return agreed
+
     def begin_run(self) -> None:
         """Create the folder of a new run, and write the identity of the run. Later calls have no effect."""
         if self._begun:
@@ -188,6 +198,7 @@ class Recorder(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin the run and open its record before the first stage of the trainer: training, or a test alone."""
         self._trainer = trainer
+        self.agree_on_run()
         if self.tracker is not None or not trainer.is_global_zero:
             return
         self.begin_run()
@@ -249,7 +260,7 @@ class Recorder(Callback):
         Lightning would do so after all callbacks, among them the one that writes checkpoints. A run that is killed in
         between would resume after the step and never record it.
         """
-        step_complete = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        step_complete = trainer.is_global_zero and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if step_complete and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.logger.log_step(trainer.callback_metrics, step=trainer.global_step)
 
@@ -262,12 +273,21 @@ class Recorder(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load the best weights, save the model, and record the validation scores of these weights."""
         assert isinstance(pl_module, RewardModule)
+        # The files of the first process are complete when all are here.
+        wait_for_all()
         # On every process: a test may follow, and it runs with the weights that are saved.
         best = self.checkpoints.restore_best(pl_module)
+        model = pl_module.model
+        weights = whole_state(model)
         if not trainer.is_global_zero:
             return
-        model = pl_module.model
-        save_model(model, self.run.model, recipe=self.recipe, encoder=self.data.encoder, scores=best["scores"])
+        save_model(
+            *(model, self.run.model),
+            recipe=self.recipe,
+            encoder=self.data.encoder,
+            scores=best["scores"],
+            weights=weights,
+        )
         self.metrics({"train/best_step": float(best["step"])}, step=trainer.global_step)
         self._model_step = int(best["step"])
         if self.tracker is not None:
@@ -288,7 +308,7 @@ class Recorder(Callback):
         if trainer.is_global_zero:
             write_scores(self.run.scores / "test.jsonl", pl_module.scored)
             self._record_scores("test", pl_module.scored)
-        if not self.keep_open:
+        if not self.keep_open and trainer.is_global_zero:
             self.finish()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

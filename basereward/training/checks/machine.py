@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from basereward.errors import RunError
-from basereward.io.files import cache_folder
+from basereward.io.files import cache_folder, is_special
+from basereward.io.limits import kind_of
 from basereward.io.names import folder_fault
 from basereward.recipe import Recipe
 from basereward.runs.run_folder import runs_root
@@ -172,6 +173,17 @@ def store_problems(recipe: Recipe) -> Iterator[Problem]:
         yield "tracking.uri", f"MLflow cannot open its store: {fault}. {remedy}"
 
 
+def _content_fault(file: Path) -> str:
+    """What is wrong with a file that should be a SQLite database; '' for nothing."""
+    if is_special(file):
+        # Opening a pipe would wait for a writer.
+        return f"{file} is {kind_of(file)} and no database"
+    with file.open("rb") as opened:
+        start = opened.read(16)
+    # An empty file is what `touch` leaves, and SQLite takes it for a new database.
+    return "" if not start or start.startswith(b"SQLite format 3") else f"{file} is no SQLite database"
+
+
 def _database_fault(uri: str) -> str:
     """What is wrong with the file of a SQLite address; '' for any other address."""
     file = database_of(uri)
@@ -181,10 +193,7 @@ def _database_fault(uri: str) -> str:
     if place == file and file.is_dir():
         return f"{file} is a folder and no database"
     if place == file:
-        with file.open("rb") as opened:
-            start = opened.read(16)
-        # An empty file is what `touch` leaves, and SQLite takes it for a new database.
-        return "" if not start or start.startswith(b"SQLite format 3") else f"{file} is no SQLite database"
+        return _content_fault(file)
     if not place.is_dir():
         return f"{place} is no folder, so there is no {file}"
     return "" if os.access(place, os.W_OK | os.X_OK) else f"{file} cannot be made, because {place} cannot be written to"

@@ -38,7 +38,7 @@ from basereward.runs.run_folder import runs_root
 from basereward.runs.tracking.mlflow_store import database_of, tracking_uri
 from basereward.training.checks.machine import DISK, Problem, nearest_folder
 from basereward.training.checks.rows import SourceSample, rejection_problems
-from basereward.training.cost.run_memory import device_memory, run_memory
+from basereward.training.cost.run_memory import device_memory, device_share, run_memory
 from basereward.training.objectives.contracts import build_objective
 from basereward.training.optimizer import check_kind, check_parts
 
@@ -168,11 +168,20 @@ def device_problems(recipe: Recipe) -> Iterator[Problem]:
         yield "trainer.accelerator", f"{accelerator} given, and this machine has none. Allowed here: {allowed}"
         return
     device = training_device(recipe).type
+    yield from _missing_devices(recipe, device)
     if recipe.trainer.precision == "bf16-mixed" and device == "cuda" and not torch.cuda.is_bf16_supported():
         yield "trainer.precision", "bf16-mixed given, and this GPU has no bfloat16. Allowed here: 32-true"
     yield from _failures("optimizer.kind", lambda: check_kind(recipe.optimizer.kind, devices=[device]))
     if recipe.model.backbone.kernels == "liger":
         yield from _failures("model.backbone.kernels", check_liger)
+
+
+def _missing_devices(recipe: Recipe, kind: str) -> Iterator[Problem]:
+    """Yield a number of devices that this machine does not have. A CPU takes any number of processes."""
+    available = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind)
+    given = recipe.trainer.devices
+    if available is not None and given > available:
+        yield "trainer.devices", f"{given} given, and this machine has {available}. Allowed here: 1 to {available}"
 
 
 def _failures(key: str, check: Callable[[], object]) -> Iterator[Problem]:
@@ -194,7 +203,7 @@ def device_facts(recipe: Recipe, device: torch.device) -> dict[str, Any]:
     1
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores"
-    facts = {"kind": device.type, "name": name, "count": 1, "precision": recipe.trainer.precision}
+    facts = {"kind": device.type, "name": name, "count": recipe.trainer.devices, "precision": recipe.trainer.precision}
     return {**facts, "memory": device_memory(device)}
 
 
@@ -327,7 +336,7 @@ def _count(recipe: Recipe, model: RewardModel, largest: PassTokens, device: torc
         # Layers that the count does not know can be trained all the same.
         found.facts["memory"] = {"missing": str(error)}
         return
-    _compare_memory(held, device, found)
+    _compare_memory(device_share(recipe, held, device), device, found)
     needed = disk_needs(recipe, held, model)
     found.facts["disk"] = needed
     found.problems += disk_problems(needed, recipe.tracking.uri)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basereward.errors import BaseRewardError, DataError, RecipeError, TooManyRowsLost
-from basereward.io.files import cache_folder
+from basereward.io.files import cache_folder, set_aside
 from basereward.io.formats import known_rows, rows_kind
 from basereward.recipe import Recipe, make, recipe_sha256
 from basereward.runs.resolve_model import resolve_model
@@ -378,6 +378,7 @@ def rejections_file(recipe: Recipe, *, remove_earlier: bool = False) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / name
         if remove_earlier:
+            set_aside(file)
             file.unlink(missing_ok=True)
     # The list is only for the user. A cache folder that cannot be written must not stop the run.
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from basereward.model.cost.memory import Memory, PassTokens, memory
 from basereward.model.reward_model import RewardModel
+from basereward.recipe.checks.parallel import num_ranks
 from basereward.recipe.schema import Recipe
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -32,6 +34,29 @@ def run_memory(recipe: Recipe, model: RewardModel, largest: PassTokens) -> Memor
         eight_bit=recipe.optimizer.kind.endswith("8bit"),
         dropout=lora is not None and lora.dropout > 0,
     )
+
+
+def device_share(recipe: Recipe, held: Memory, device: torch.device) -> Memory:
+    """Return the part of the memory that one device holds; of a CPU, whose processes share it, that of all of them.
+
+    Args:
+        recipe: of the run.
+        held: the memory of a run on one device.
+        device: kind of the devices.
+
+    >>> trainer = dataclasses.replace(Recipe().trainer, strategy="fsdp2", devices=4)
+    >>> held = Memory(weights=8, gradients=8, moments=16, copies=0, activations=3)
+    >>> device_share(Recipe(trainer=trainer), held, torch.device("cuda")).peak
+    11
+    """
+    trainer, ranks = recipe.trainer, num_ranks(recipe)
+    divided: dict[str, int] = {}
+    if trainer.strategy == "fsdp2" and ranks > 1:
+        names = ("weights", "gradients", "moments") if trainer.shard == "weights" else ("gradients", "moments")
+        divided = {name: -(-getattr(held, name) // ranks) for name in names}
+    share = dataclasses.replace(held, **divided)
+    processes = trainer.devices if device.type == "cpu" else 1
+    return Memory(**{name: number * processes for name, number in dataclasses.asdict(share).items()})
 
 
 def device_memory(device: torch.device) -> int:

@@ -6,6 +6,7 @@ Shapes: K responses of all groups of a micro-batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ from basereward.data.batching.loss_units import Unit, count_units
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.errors import ModelError
 from basereward.model.heads.contracts import GenerativeHead
-from basereward.model.losses.contracts import PreferenceLoss
+from basereward.model.losses.contracts import PreferenceLoss, is_loss_and_parts
+from basereward.model.output_checks import check_initialized, describe_output
 from basereward.model.reward_model import RewardModel
 from basereward.recipe import make
 from basereward.recipe.schema import Node
@@ -67,6 +69,28 @@ class Objective(nn.Module):
             batch: a micro-batch, on the device of the model.
         """
         raise NotImplementedError
+
+    def __call__(self, model: RewardModel, batch: TreeBatch) -> LossAndParts:
+        """The loss of a micro-batch, as `forward` gives it, checked.
+
+        The check is here and not where the objective is built, because building a model runs no forward pass.
+
+        Raises:
+            ModelError: `forward` gives something else than a scalar with gradients and named scalars.
+        """
+        result: Any = super().__call__(model, batch)
+        name = type(self).__name__
+        if not is_loss_and_parts(result):
+            raise ModelError(
+                f"objective '{name}' gives {describe_output(result)}; it must give a scalar tensor and a dict of named "
+                "scalar tensors."
+            )
+        if torch.is_grad_enabled() and not result[0].requires_grad:
+            raise ModelError(
+                f"objective '{name}' gives a loss without gradients, so nothing could be trained. Compute it from the "
+                "scores of the model without `detach()`, `item()`, `numpy()` and `torch.no_grad()`."
+            )
+        return result[0], result[1]
 
     def ranking_loss(self, scores: Sequence[Tensor], batch: TreeBatch) -> LossAndParts:
         """The weighted ranking loss, the mean over one or several sets of scores of the same responses.
@@ -163,6 +187,11 @@ def _make(node: Node, loss: PreferenceLoss) -> Objective:
         raise ModelError(
             f"objective '{type(objective).__name__}' is no Objective: derive the class from "
             "`basereward.training.objectives.contracts.Objective`."
+        )
+    check_initialized(objective, "objective")
+    if not isinstance(getattr(objective, "loss", None), PreferenceLoss):
+        raise ModelError(
+            f"objective '{type(objective).__name__}' has no loss: call `super().__init__(loss)` in its `__init__`."
         )
     return objective
 

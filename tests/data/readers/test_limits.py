@@ -46,6 +46,30 @@ def test_fifo_is_an_error(name: str, tmp_path: Path, capfd: pytest.CaptureFixtur
         assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "look {}",
+        "convert {} --out rows.jsonl",
+        "annotate {} --model m --endpoint http://localhost:9/v1 --out rows.jsonl",
+        "score m {}",
+        "eval longer --data {}",
+        "eval longer --benchmark vl_rewardbench data={}",
+    ],
+)
+def test_every_command_says_that_rows_are_a_pipe(
+    command: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With or without the suffix of a file with rows, as of `<(cat rows.jsonl)` in a shell; and what to do instead."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(name)
+    assert main(command.format(name).split()) == 2
+    answer = capsys.readouterr().err
+    assert f"'{name}' is a pipe" in answer
+    assert "rows.jsonl), and give that file" in answer
+
+
 @pytest.mark.parametrize("form", ["one cell", "one value in every row", "compressed"])
 def test_parquet_that_decompresses_too_large_is_an_error(form: str, tmp_path: Path) -> None:
     """By compression, or by a value that is stored once for many rows; memory use stays low."""

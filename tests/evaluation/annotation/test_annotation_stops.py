@@ -3,7 +3,6 @@ again."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -101,10 +100,3 @@ def test_line_that_is_no_answer_is_refused(line: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is damaged"):
         Answers(file, header={"of": "a"})
     Journal(file).close()  # the lock is released
-
-
-def test_pipe_is_refused_as_journal(tmp_path: Path) -> None:
-    """Opening a pipe would wait for a reader."""
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataError, match="FIFO"):
-        Journal(tmp_path / "pipe")

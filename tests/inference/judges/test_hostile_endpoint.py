@@ -20,6 +20,7 @@ from basereward.data.schema.group import Part, Turn
 from basereward.errors import ModelError
 from basereward.inference.judges.endpoint import MAX_BYTES, Endpoint
 from basereward.inference.judges.engine import Answer, Completion, Failed, Request
+from basereward.inference.judges.http import LINE_BYTES
 from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.verdicts import compiled_pattern, parse_rating, parse_verdict
 from tests.helpers.chat_servers import serving_bytes
@@ -61,6 +62,33 @@ def endless_chunks(connection: socket.socket, head: dict[str, str]) -> None:
         connection.sendall(piece)
 
 
+def endless_size(connection: socket.socket, head: dict[str, str]) -> None:
+    """Send the size of a chunk without an end."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for piece in repeat(b"0" * 65_536):
+        connection.sendall(piece)
+
+
+def endless_trailers(connection: socket.socket, head: dict[str, str]) -> None:
+    """Send trailers without an end after a complete body."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n")
+    for piece in repeat(b"X: " + b"y" * 65_000 + b"\r\n"):
+        connection.sendall(piece)
+
+
+def endless_extensions(connection: socket.socket, head: dict[str, str]) -> None:
+    """Send chunks of one byte, each with a long extension."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for piece in repeat(b"1;" + b"y" * 65_000 + b"\r\n \r\n"):
+        connection.sendall(piece)
+
+
+def endless_informational(connection: socket.socket, head: dict[str, str]) -> None:
+    """Send headers with status 100, after which another header follows."""
+    for piece in repeat(b"HTTP/1.1 100 Continue\r\nX: " + b"y" * 65_000 + b"\r\n\r\n"):
+        connection.sendall(piece)
+
+
 def endless_error(connection: socket.socket, head: dict[str, str]) -> None:
     """Send an endless body with status 400."""
     connection.sendall(b"HTTP/1.1 400 Bad\r\n\r\n")
@@ -78,6 +106,16 @@ def gzip_bomb(connection: socket.socket, head: dict[str, str]) -> None:
 def unknown_encoding(connection: socket.socket, head: dict[str, str]) -> None:
     """Send a body with the content encoding `br`, which the client does not accept."""
     connection.sendall(http_response(chat_body("yes"), extra="Content-Encoding: br\r\n"))
+
+
+@pytest.mark.parametrize("send", [endless_size, endless_trailers, endless_extensions, endless_informational])
+def test_endless_framing_fails_by_its_size(send: Send) -> None:
+    """What is around the body has a limit of bytes too, long before the timeout."""
+    with serving_bytes(send) as url:
+        answer = request_answer(url, attempts=5, timeout_s=600.0)
+    assert isinstance(answer, Failed)
+    assert answer.attempts == 1
+    assert f"{LINE_BYTES:,}" in answer.reason if send is endless_size else f"{MAX_BYTES:,}" in answer.reason
 
 
 @pytest.mark.parametrize("send", [endless_body, endless_chunks, endless_error, gzip_bomb, unknown_encoding])

@@ -11,7 +11,7 @@ import torch
 
 from basereward import load_recipe
 from basereward.data.batching.collate import collate
-from basereward.errors import ModelError
+from basereward.errors import ModelError, RecipeError
 from basereward.model.cost.meta_model import outline
 from basereward.model.heads.contracts import is_generative
 from basereward.model.reward_model import build_model
@@ -43,6 +43,10 @@ def recipe(head: str, folder: Path) -> ModelRecipe:
         ("NarrowHead", "64 numbers"),
         ("AssertingHead", "64 numbers each: AssertionError"),
         ("StubbornHead", "64 numbers each: not today"),
+        ("SqueezedHead", r"\(\) for 1 hidden state"),
+        ("FirstTwoHead", r"\(2,\) for 3 hidden states"),
+        ("DetachedHead", "without gradients"),
+        ("UninitializedHead", "super"),
     ],
 )
 def test_head_with_invalid_output_is_refused(head: str, message: str, folder_of: FolderOf) -> None:
@@ -53,6 +57,13 @@ def test_head_with_invalid_output_is_refused(head: str, message: str, folder_of:
         build_model(recipe(head, folder), path=str(folder), seed=0)
     with pytest.raises(ModelError, match=rf"{head}.*{message}"):
         outline(recipe(head, folder), path=str(folder))
+
+
+def test_error_of_a_constructor_names_its_place(folder_of: FolderOf) -> None:
+    """Before the first weight can be assigned, and with the file of the user."""
+    folder = folder_of("llama")
+    with pytest.raises(RecipeError, match=r"UninitializedLinearHead.*odd_heads\.py, line \d+\). Call `super"):
+        build_model(recipe("UninitializedLinearHead", folder), path=str(folder), seed=0)
 
 
 def test_scalar_head_may_have_a_method_named_judge(folder_of: FolderOf) -> None:

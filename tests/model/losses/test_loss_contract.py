@@ -28,9 +28,12 @@ def trusted() -> Iterator[None]:
     [
         ("NotALoss", "PreferenceLoss"),
         ("OnePerPair", r"shape \(2,\)"),
-        ("ScalarOnly", r"tensor of shape \(\)"),
+        ("ScalarOnly", r"float32 of shape \(\)"),
         ("Infinite", "finite scalar"),
         ("Failing", "not today"),
+        ("PairOfValues", r"shape \(2,\), dict\) for 3 pairs"),
+        ("Detached", "without gradients"),
+        ("Uninitialized", "super"),
     ],
 )
 def test_invalid_loss_is_refused(loss: str, message: str) -> None:

@@ -144,6 +144,17 @@ def insert_nan(weights: dict[str, torch.Tensor]) -> None:
     weights[sorted(weights)[0]].view(-1)[0] = torch.nan
 
 
+def spoil_norm(weights: dict[str, torch.Tensor]) -> None:
+    """Set one value of the last norm to infinity."""
+    weights["model.norm.weight"][3] = torch.inf
+
+
+def halve_layer(weights: dict[str, torch.Tensor]) -> None:
+    """Give one weight another shape than config.json describes."""
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights[name] = weights[name][:128].clone()
+
+
 class Marker:
     """An object whose pickle creates a file when it is loaded."""
 
@@ -375,6 +386,26 @@ CASES: dict[str, tuple[str, Change, str]] = {
         "full",
         edit_json("model/backbone/config.json", text_config__hidden_size=48),
         "backbone",
+    ),
+    "own config of another norm": (
+        "full",
+        edit_json("model/backbone/config.json", text_config__rms_norm_eps=0.5),
+        "config.json differs",
+    ),
+    "own weights of another training": (
+        "full",
+        edit_weights(
+            "model/backbone/model.safetensors", lambda weights: weights["visual.patch_embed.proj.weight"].mul_(2)
+        ),
+        "the weights differ",
+    ),
+    "own hashes a number": ("full", edit_json(CARD, backbone__hashes=5), "backbone.hashes"),
+    "identity null": ("head", edit_json(CARD, identity=None), "the identity of the backbone"),
+    "base weights NaN": ("head", edit_weights(BASE_WEIGHTS, spoil_norm), "NaN or infinite: model.norm.weight"),
+    "base weights of another shape": (
+        "head",
+        edit_weights(BASE_WEIGHTS, halve_layer),
+        "layers.0.mlp.up_proj.weight has shape (128, 64), config.json describes (256, 64)",
     ),
 }
 

@@ -1,0 +1,268 @@
+"""Starts the processes of a run, or joins those that torchrun or SLURM has started.
+
+On one machine `basereward` starts a process for every device but the first, for which this process trains itself. They
+train the same recipe by the same code; see `worker`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from torch import distributed
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # of torch's C++ part
+
+from basereward.errors import BaseRewardError, RankError, RecipeError, TrainingError, explain
+from basereward.io.interrupts import popen_with_interrupts_blocked
+from basereward.io.processes import Rank, own_variables, this_rank
+from basereward.recipe.checks.parallel import num_ranks
+from basereward.recipe.schema import Recipe
+from basereward.training.parallel.collectives import broadcast
+from basereward.training.parallel.link import STUCK_S, Link, Listener, connect
+
+logger = logging.getLogger(__name__)
+
+WORKER = "basereward.training.parallel.worker"
+LINK_VARIABLE = "BASEREWARD_LINK"
+"""Where a process that we started finds the first one; see `Listener.address`."""
+WAIT = timedelta(hours=24)
+"""How long a process waits for the others. Reading the data of the first one may take hours, and a process that ends is
+noticed by its connection."""
+CAUSE_S = 5.0
+"""Seconds in which the failure of another process is noticed after this one could not reach it."""
+
+
+def in_environment(recipe: Recipe) -> Recipe:
+    """The recipe with the number of devices and machines that torchrun or SLURM has started processes for.
+
+    Raises:
+        RecipeError: the recipe names another number, above 1.
+
+    >>> in_environment(Recipe()) == Recipe()
+    True
+    """
+    place = this_rank()
+    if place.starter not in ("torchrun", "slurm"):
+        return recipe
+    if num_ranks(recipe) not in (1, place.ranks):
+        raise RecipeError(
+            f"trainer.devices x trainer.nodes is {num_ranks(recipe)}, and {place.starter} has started {place.ranks} "
+            "processes. Leave out both keys, or make them agree"
+        )
+    nodes = max(1, place.ranks // place.local_ranks)
+    trainer = dataclasses.replace(recipe.trainer, devices=place.local_ranks, nodes=nodes)
+    return dataclasses.replace(recipe, trainer=trainer)
+
+
+@contextlib.contextmanager
+def joined(recipe: Recipe, task: Mapping[str, Any], *, device: torch.device) -> Iterator[Link]:
+    """A block in which all processes of a run work together. Without other processes the block runs by itself.
+
+    When one process fails or is killed, the others end too, within half a minute.
+
+    Args:
+        recipe: of the run, after `in_environment`.
+        task: JSON values for `worker`, in processes that are started here.
+        device: kind of the devices.
+
+    Yields:
+        The connections to the other processes.
+
+    Raises:
+        RankError: another process has failed.
+        RecipeError: several machines, and neither torchrun nor SLURM.
+    """
+    link = Link()
+    if num_ranks(recipe) == 1:
+        yield link
+        return
+    with contextlib.ExitStack() as stack:
+        if device.type == "cuda":
+            torch.cuda.set_device(this_rank().local)
+        _meet(recipe, task, device, link=link, stack=stack)
+        stack.callback(_leave)
+        with _failing_together(link):
+            yield link
+
+
+def _meet(
+    recipe: Recipe, task: Mapping[str, Any], device: torch.device, *, link: Link, stack: contextlib.ExitStack
+) -> None:
+    """Join the processes, and connect to them."""
+    place = this_rank()
+    # Objects travel between the hosts, and tensors between the devices.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if place.starter == "basereward":
+        connect(link, os.environ[LINK_VARIABLE], number=place.number)
+        store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), None, False, WAIT)
+        distributed.init_process_group(backend, store=store, rank=place.number, world_size=place.ranks, timeout=WAIT)
+    elif place.starter in ("torchrun", "slurm"):
+        environment = cluster_environment()
+        assert environment is not None
+        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
+        distributed.init_process_group(backend, rank=place.number, world_size=place.ranks, timeout=WAIT)
+        _connect_all(link, place)
+    else:
+        if recipe.trainer.nodes > 1:
+            raise RecipeError(
+                f"trainer.nodes is {recipe.trainer.nodes}, and this process can start others on its own machine only. "
+                "Start the command on every machine with torchrun or srun; see docs/how-to/train-on-several-gpus.md"
+            )
+        store = TCPStore("127.0.0.1", 0, None, True, WAIT, wait_for_workers=False)
+        stack.enter_context(_started(recipe.trainer.devices, task, store=store, link=link))
+        distributed.init_process_group(backend, store=store, rank=0, world_size=recipe.trainer.devices, timeout=WAIT)
+
+
+def cluster_environment() -> ClusterEnvironment | None:
+    """Lightning's description of processes that torchrun or SLURM has started; None: Lightning finds its own.
+
+    >>> cluster_environment() is None
+    True
+    """
+    starter = this_rank().starter
+    if starter == "torchrun":
+        return TorchElasticEnvironment()
+    # Without Lightning's own requeueing, which writes checkpoints of another kind.
+    return SLURMEnvironment(auto_requeue=False) if starter == "slurm" else None
+
+
+def _connect_all(link: Link, place: Rank) -> None:
+    """Connect the processes that torchrun or SLURM has started; they have met already."""
+    listener = Listener() if place.is_first else None
+    # The first process runs on the machine of the main address, by which all others have reached it.
+    address = broadcast(listener.address_at(os.environ["MASTER_ADDR"]) if listener is not None else "")
+    if listener is None:
+        connect(link, address, number=place.number)
+    else:
+        listener.accept(link, place.ranks)
+        listener.close()
+
+
+@contextlib.contextmanager
+def _started(devices: int, task: Mapping[str, Any], *, store: TCPStore, link: Link) -> Iterator[None]:
+    """Start a process for every device but the first, and wait for their end after the block."""
+    listener = Listener("127.0.0.1")
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), LINK_VARIABLE: listener.address}
+    threads = max(1, (os.cpu_count() or 1) // devices)
+    # As many threads as cores in every process would make all of them slower.
+    if "OMP_NUM_THREADS" not in os.environ:
+        common["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+    processes: list[subprocess.Popen[str]] = []
+    try:
+        for number in range(1, devices):
+            place = own_variables(Rank("basereward", number, number, devices, devices))
+            processes.append(_start(task, os.environ | common | place))
+        listener.accept(link, devices, check=lambda: _check_alive(processes))
+        with _environment(common | own_variables(Rank("basereward", 0, 0, devices, devices))):
+            yield
+    except BaseException as error:
+        # Those that have connected already would wait for this process.
+        link.report(_description(error))
+        raise
+    finally:
+        listener.close()
+        _end(processes)
+
+
+def _start(task: Mapping[str, Any], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    # Standard output is for the result of this process alone.
+    process = popen_with_interrupts_blocked(
+        [sys.executable, "-m", WORKER], env=dict(environment), stdin=subprocess.PIPE, stdout=2
+    )
+    assert process.stdin is not None
+    # A process that dies at once is noticed when it does not connect.
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(json.dumps(task))
+        process.stdin.close()
+    return process
+
+
+def _check_alive(processes: Sequence[subprocess.Popen[str]]) -> None:
+    """
+    Raises:
+        RankError: a process has ended before it could connect.
+    """
+    for number, process in enumerate(processes, start=1):
+        if process.poll() is not None:
+            raise RankError(
+                f"process {number} (pid {process.pid}) ended with status {process.returncode} before the training; "
+                "its output is above",
+                first_is_gone=False,
+            )
+
+
+def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
+    """Wait for processes that have been told to end, and kill those that do not."""
+    for process in processes:
+        try:
+            process.wait(STUCK_S + CAUSE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """A block with other environment variables, among them those that Lightning changes."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _failing_together(link: Link) -> Iterator[None]:
+    """Tell the others when the block fails, and raise the failure of another process when it is the cause."""
+    try:
+        yield
+    except BaseException as error:
+        fault = _cause(error, link)
+        if fault is not None:
+            raise RankError(fault, first_is_gone=link.first_is_gone) from error
+        link.report(_description(error))
+        raise
+    finally:
+        link.close()
+
+
+def _cause(error: BaseException, link: Link) -> str | None:
+    """The failure of another process that an error comes from; None for an error of this process."""
+    if isinstance(error, BaseRewardError) or not isinstance(error, Exception):
+        return None
+    # Libraries report a connection that was closed as RuntimeError.
+    return link.wait_for_fault(CAUSE_S) if isinstance(error, RuntimeError) else link.fault
+
+
+def _description(error: BaseException) -> str:
+    if isinstance(error, BaseRewardError):
+        return explain(error)
+    if isinstance(error, Exception):
+        return f"{type(error).__name__}: {error}"
+    return "it was interrupted"
+
+
+def _leave() -> None:
+    """Leave the processes, so that this one can join others later."""
+    # Errors of the others have been reported already, and a process that is gone cannot be left in order.
+    with contextlib.suppress(RuntimeError, TrainingError):
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
