@@ -20,11 +20,10 @@ import PIL.Image
 import pytest
 import requests
 
+from basereward.errors import DataError, RunError
 from basereward.inference.scorer import Scorer, load_scorer
-from basereward.model.families.processing import recipe_encoder
-from basereward.model.reward_model import build_model
-from basereward.recipe.schema import BackboneRecipe, DataRecipe, ModelRecipe, Recipe
-from tests.helpers.support import checkpoint
+from basereward.rewards.reward_source import Rollout, open_source
+from tests.helpers.served_model import save_scored_model
 
 KEY = "key-of-the-test"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
@@ -32,25 +31,11 @@ START_S = 120.0
 """Seconds after which a server that does not answer has failed; it takes some ten."""
 
 
-def save(folder: Path, *, head: str) -> Path:
-    """Save a small Qwen2.5-VL with random weights, and return its folder."""
-    path = checkpoint("qwen2_5_vl", folder / "backbone")
-    recipe = Recipe(
-        model=ModelRecipe(backbone=BackboneRecipe(path=str(path)), head={"_target_": head}),
-        data=DataRecipe(sources={"rows": {"_target_": "jsonl"}}),
-    )
-    encoder = recipe_encoder(recipe, path=str(path))
-    model = build_model(recipe.model, path=str(path), seed=0, encoder=encoder).eval()
-    scorer = Scorer(model, encoder=encoder, recipe=recipe, scores={"mean": 0.5, "std": 2.0})
-    scorer.save(folder / "model")
-    return folder / "model"
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a saved model, and a folder `images` that the server may read."""
     folder = tmp_path_factory.mktemp("served")
-    save(folder, head="mlp")
+    save_scored_model(folder, head="mlp")
     (folder / "images").mkdir()
     picture("red").save(folder / "images" / "red.png")
     (folder / "secret.png").write_bytes((folder / "images" / "red.png").read_bytes())
@@ -189,6 +174,19 @@ def test_rerank_sorts_by_score(address: str, scorer: Scorer) -> None:
     scores = scorer.score("2 + 2?", documents)
     results = post(address, "/v1/rerank", {"query": "2 + 2?", "documents": documents, "top_n": 3}).json()["results"]
     assert [result["index"] for result in results] == sorted(range(4), key=lambda index: -scores[index])[:3]
+
+
+def test_rewards_of_a_server(address: str, scorer: Scorer) -> None:
+    """A reward source with the address gives the scores of the model, of text and of a decoded picture, on a scale."""
+    source = open_source(address, key=KEY, scale="standardised")
+    rollouts = [Rollout("2 + 2?", "4"), Rollout("What is it?", "Red.", [picture("red")]), Rollout("2 + 2?", "5")]
+    expected = [*scorer.score("2 + 2?", ["4", "5"]), *scorer.score("What is it?", ["Red."], images=[png("red")])]
+    four, five, red = ((score - 0.5) / 2 for score in expected)
+    assert source.rewards(rollouts) == pytest.approx([four, red, five], abs=1e-5)
+    with pytest.raises(DataError, match="max_tokens"):
+        source.rewards([Rollout("2 + 2?", "word " * 20_000)])
+    with pytest.raises(RunError, match="401"):
+        open_source(address, key="other").rewards(rollouts)
 
 
 BAD: dict[str, tuple[int, dict[str, Any]]] = {
