@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 from abc import ABC, abstractmethod
@@ -70,7 +71,6 @@ class RewardSource(ABC):
         groups: dict[Any, tuple[Group, list[int]]] = {}
         for place, rollout in enumerate(rollouts):
             group = _group(rollout)
-            # Decoded images are compared by identity: the trainers repeat the object of a prompt for its rollouts.
             key = (repr(group.prompt), tuple(_image_key(image) for image in group.images))
             groups.setdefault(key, (group, []))[1].append(place)
         merged = [
@@ -179,7 +179,10 @@ def _group(rollout: Rollout) -> Group:
 
 
 def _image_key(image: Any) -> Any:
-    return id(image) if isinstance(image, PIL.Image.Image) else image
+    """Equal for equal images. TRL gives every rollout of a prompt a decoded image of its own."""
+    if isinstance(image, PIL.Image.Image):
+        return image.mode, image.size, hashlib.sha256(image.tobytes()).digest()
+    return image
 
 
 def _body(group: Group) -> dict[str, Any]:
