@@ -35,7 +35,7 @@ BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ScoreRequest:
     """One request.
 
     Attributes:
@@ -60,7 +60,7 @@ class _Merged:
     """
 
     key: Hashable
-    requests: list[Request]
+    requests: list[ScoreRequest]
     group: Group
     encoded: Any = None
     kept: PromptScorer | None = None
@@ -86,9 +86,9 @@ class _Merged:
         return [replace(self, requests=[request], group=request.group) for request in self.requests]
 
 
-def _merge(requests: Iterable[Request]) -> list[_Merged]:
+def _merge(requests: Iterable[ScoreRequest]) -> list[_Merged]:
     """Joins requests of equal prompts; each distinct response of theirs is in the group once."""
-    by_key: dict[Hashable, list[Request]] = {}
+    by_key: dict[Hashable, list[ScoreRequest]] = {}
     for request in requests:
         by_key.setdefault(request.key, []).append(request)
     merged: list[_Merged] = []
@@ -110,7 +110,7 @@ class Batcher:
 
     Example:
         batcher = Batcher(load("RUN"))
-        scores = batcher.submit(Request("prompt 1", group)).result()
+        scores = batcher.submit(ScoreRequest("prompt 1", group)).result()
         batcher.close()
     """
 
@@ -127,7 +127,7 @@ class Batcher:
         self.window_s = window_s
         self.tokens = tokens
         self._prefixes = prefixes
-        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[ScoreRequest | None] = queue.SimpleQueue()
         self._batches: queue.Queue[list[_Merged] | None] = queue.Queue(BATCHES_AHEAD)
         self._encoders = ThreadPoolExecutor(encoders, thread_name_prefix="encoder")
         self._threads = [
@@ -137,7 +137,7 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, request: Request) -> Future[list[float]]:
+    def submit(self, request: ScoreRequest) -> Future[list[float]]:
         """Queues a request, and returns its future. A future that is cancelled in time is never scored."""
         self._requests.put(request)
         return request.future
@@ -160,9 +160,9 @@ class Batcher:
                 self._batches.put(batch)
         self._batches.put(None)
 
-    def _next_requests(self) -> tuple[list[Request], bool]:
+    def _next_requests(self) -> tuple[list[ScoreRequest], bool]:
         """The requests of the next window, and whether there may be more; waits for the first one."""
-        requests: list[Request] = []
+        requests: list[ScoreRequest] = []
         deadline = float("inf")
         while len(requests) < MAX_GROUPS:
             try:

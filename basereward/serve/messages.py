@@ -58,7 +58,7 @@ class Cancel(NamedTuple):
     number: int
 
 
-class Answer(NamedTuple):
+class JobResult(NamedTuple):
     """The scores of a request, or its error."""
 
     number: int

@@ -37,12 +37,22 @@ def scaled(
     if clip is not None and not clip > 0:
         raise DataError(f"clip {clip}: a positive number is needed")
     if scale == "standardised":
-        if not statistics.get("std"):
-            raise DataError("the model was saved without the mean and the spread of its scores; use the scale raw")
-        scores = [(score - statistics["mean"]) / statistics["std"] for score in scores]
+        scores = _standardised(scores, statistics)
     elif scale == "sigmoid":
-        scores = [_sigmoid(score) for score in scores]
-    return list(scores) if clip is None else [max(-clip, min(clip, score)) for score in scores]
+        scores = list(map(_sigmoid, scores))
+    if clip is not None:
+        scores = [max(-clip, min(clip, score)) for score in scores]
+    return list(scores)
+
+
+def _standardised(scores: Sequence[float], statistics: Mapping[str, float]) -> list[float]:
+    """
+    Raises:
+        DataError: the model was saved without statistics, or its scores were all equal.
+    """
+    if not statistics.get("std"):
+        raise DataError("the model was saved without the mean and the spread of its scores; use the scale raw")
+    return [(score - statistics["mean"]) / statistics["std"] for score in scores]
 
 
 def _sigmoid(score: float) -> float:

@@ -17,8 +17,8 @@ from basereward.io.processes import end_with_parent
 from basereward.model.heads.contracts import is_generative
 from basereward.recipe.trust import trusting
 from basereward.runs.resolve_model import resolve_model
-from basereward.serve.batcher import Batcher, Request
-from basereward.serve.messages import Answer, Cancel, Job, Ready, WorkerSetup
+from basereward.serve.batcher import Batcher, ScoreRequest
+from basereward.serve.messages import Cancel, Job, JobResult, Ready, WorkerSetup
 from basereward.serve.prefixes import KeptPrefixes
 
 
@@ -40,10 +40,10 @@ class _Channel:
             return
         error = future.exception()
         if error is None:
-            self.send(Answer(number, future.result()))
+            self.send(JobResult(number, future.result()))
         else:
             # The batcher gives errors of ours alone.
-            self.send(Answer(number, error if isinstance(error, BaseRewardError) else ModelError(str(error))))
+            self.send(JobResult(number, error if isinstance(error, BaseRewardError) else ModelError(str(error))))
 
 
 def work(connection: Connection, setup: WorkerSetup) -> None:
@@ -90,7 +90,7 @@ def _serve(connection: Connection, channel: _Channel, batcher: Batcher) -> None:
         # The order matters: the callback may run at once, when the request is answered before it is added.
         future.add_done_callback(partial(_forget, waiting, message.number))
         future.add_done_callback(partial(channel.answer, message.number))
-        batcher.submit(Request(message.key, message.group, future))
+        batcher.submit(ScoreRequest(message.key, message.group, future))
 
 
 def _forget(waiting: dict[int, Future[list[float]]], number: int, _: Future[list[float]]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from basereward.data.schema.group import Group
 from basereward.errors import BaseRewardError, ModelError
 from basereward.io.interrupts import interrupts_blocked
-from basereward.serve.messages import Answer, Cancel, Job, Ready, WorkerSetup
+from basereward.serve.messages import Cancel, Job, JobResult, Ready, WorkerSetup
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class Worker:
     def _receive(self, connection: Connection) -> None:
         while True:
             try:
-                answer: Answer = connection.recv()
+                answer: JobResult = connection.recv()
             except (EOFError, OSError):
                 break
             self._deaths = 0
