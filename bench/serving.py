@@ -175,7 +175,7 @@ def resident_mib(pid: int) -> float:
     True
     """
     process = psutil.Process(pid)
-    return sum(each.memory_info().rss for each in (process, *process.children(recursive=True))) / 2**20
+    return float(sum(each.memory_info().rss for each in (process, *process.children(recursive=True))) / 2**20)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
