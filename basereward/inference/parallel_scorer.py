@@ -86,19 +86,29 @@ def available_devices(devices: Devices = ()) -> list[str]:
     """
     gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if isinstance(devices, int):
-        if devices < 1 or (gpus and devices > len(gpus)):
-            most = f"1 to {len(gpus)} (the GPUs here)" if gpus else "at least 1"
-            raise DataError(f"{devices} devices to score on; allowed: {most}")
-        return gpus[:devices] or ["cpu"] * devices
+        return _first_devices(devices, gpus=gpus)
     check_several(devices, name="devices", of="names")
-    if not devices:
-        return gpus or ["cpu"]
     for device, number in Counter(devices).items():
         if device not in ["cpu", *gpus]:
             raise DataError(f"there is no device '{device}'; available: {', '.join(['cpu', *gpus])}")
         if device != "cpu" and number > 1:
             raise DataError(f"device '{device}' is named {number} times; name each GPU once")
-    return list(devices)
+    return list(devices) or gpus or ["cpu"]
+
+
+def _first_devices(number: int, *, gpus: Sequence[str]) -> list[str]:
+    """The first GPUs, or processes on the CPU where there is no GPU.
+
+    Raises:
+        DataError: the number is below 1, or there are fewer GPUs.
+
+    >>> _first_devices(2, gpus=[]), _first_devices(1, gpus=["cuda:0", "cuda:1"])
+    (['cpu', 'cpu'], ['cuda:0'])
+    """
+    if number < 1 or (gpus and number > len(gpus)):
+        allowed = f"1 to {len(gpus)} (the GPUs here)" if gpus else "at least 1"
+        raise DataError(f"{number} devices to score on; allowed: {allowed}")
+    return list(gpus[:number]) or ["cpu"] * number
 
 
 class _Task(NamedTuple):

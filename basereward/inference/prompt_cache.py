@@ -95,6 +95,15 @@ class PromptScorer:
         with self._scorer.precision():
             self._scorer.model.backbone.hidden_states(batch.to(self._scorer.device), cache=self._cache)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the cached keys and values of all layers."""
+        size = 0
+        for layer in self._cache.layers:
+            if isinstance(layer, _Prefix) and layer.keys is not None and layer.values is not None:
+                size += layer.keys.nbytes + layer.values.nbytes
+        return size
+
     def score(self, responses: Sequence[str]) -> list[float]:
         """One score for each response, equal to `Scorer.score` up to about 1e-6 in float32.
 

@@ -20,6 +20,7 @@ from basereward.cli.commands import (
     train,
 )
 from basereward.cli.commands.authoring import completion, new, schema
+from basereward.cli.commands.serving import serve
 
 # In the order of `basereward --help`: write a recipe, look before training, train, use, and then the lists.
 COMMANDS: dict[str, Command] = {
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Command] = {
     "sweep": sweep.COMMAND,
     "resume": resume.COMMAND,
     "score": score.COMMAND,
+    "serve": serve.COMMAND,
     "eval": eval.COMMAND,
     "annotate": annotate.COMMAND,
     "ensemble": ensemble.COMMAND,

@@ -92,6 +92,14 @@ class HTTPClient:
             TooSlow: it was not complete after `timeout_s` seconds, or `abort` was called.
             OSError: the connection failed or broke; the exceptions of `requests` are subclasses.
         """
+        return self._send("POST", url, headers, body)
+
+    def get(self, url: str, headers: Mapping[str, str] | None = None) -> Reply:
+        """Reads the complete response to a GET request. Redirects are not followed; errors are those of `post`."""
+        return self._send("GET", url, headers or {}, None)
+
+    def _send(self, method: str, url: str, headers: Mapping[str, str], body: Mapping[str, Any] | None) -> Reply:
+        """One request; see `post`."""
         # A session for each request: the adapter belongs to one deadline, and a pooled connection could be shut down
         # by the timer of an earlier request.
         with self._deadline() as deadline, requests.Session() as session:
@@ -99,7 +107,8 @@ class HTTPClient:
             session.mount("http://", adapter)
             session.mount("https://", adapter)
             try:
-                with session.post(
+                with session.request(
+                    method,
                     url,
                     json=body,
                     headers={"Accept-Encoding": "identity", **headers},

@@ -1,0 +1,1 @@
+"""Commands that bring a model out of this process: a server."""

@@ -1,0 +1,248 @@
+"""Batches requests: those of one prompt become one group, and groups are scored together.
+
+Two threads work one after the other. The first collects requests for a short time, joins those of equal prompts, and
+encodes them on the CPU. The second runs the model, so that a GPU never waits for the encoding of the next groups.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Hashable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
+
+import torch
+
+from basereward.data.schema.group import Group
+from basereward.errors import BaseRewardError, ModelError
+from basereward.inference.group_scores import ScoresEncodedGroups
+from basereward.inference.prompt_cache import PromptScorer
+from basereward.serve.prefixes import KeptPrefixes
+
+logger = logging.getLogger(__name__)
+
+MAX_GROUPS = 256
+"""Groups that are encoded together; it bounds the memory of a batch."""
+BATCHES_AHEAD = 2
+"""Encoded batches that may wait for the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """One request.
+
+    Attributes:
+        key: equal for requests of the same prompt with the same images.
+        group: the prompt and the responses.
+        future: gets one score for each response, or an error.
+    """
+
+    key: Hashable
+    group: Group
+    future: Future[list[float]] = field(default_factory=Future)
+
+
+@dataclass(slots=True)
+class _Merged:
+    """Requests of one prompt, with each distinct response once.
+
+    Attributes:
+        encoded: by the model's encoder; None if `kept` is set.
+        kept: the prompt, if its keys and values are kept.
+        keep: whether they are to be kept now.
+    """
+
+    key: Hashable
+    requests: list[ScoreRequest]
+    group: Group
+    encoded: Any = None
+    kept: PromptScorer | None = None
+    keep: bool = False
+
+    def answer(self, scores: Sequence[float]) -> None:
+        """Gives every request the scores of its own responses, or an error if one of them is not finite."""
+        by_response = dict(zip(self.group.responses, scores, strict=True))
+        for request in self.requests:
+            own = [by_response[response] for response in request.group.responses]
+            if all(map(math.isfinite, own)):
+                request.future.set_result(own)
+            else:
+                request.future.set_exception(ModelError("the model gives a score that is NaN or infinite"))
+
+    def fail(self, error: Exception) -> None:
+        """Gives every request the error."""
+        for request in self.requests:
+            request.future.set_exception(error)
+
+    def apart(self) -> list[_Merged]:
+        """Each request in a group of its own, so that a response of one cannot fail another."""
+        return [replace(self, requests=[request], group=request.group) for request in self.requests]
+
+
+def _merge(requests: Iterable[ScoreRequest]) -> list[_Merged]:
+    """Joins requests of equal prompts; each distinct response of theirs is in the group once."""
+    by_key: dict[Hashable, list[ScoreRequest]] = {}
+    for request in requests:
+        by_key.setdefault(request.key, []).append(request)
+    merged: list[_Merged] = []
+    for key, of_prompt in by_key.items():
+        responses = dict.fromkeys(response for request in of_prompt for response in request.group.responses)
+        merged.append(_Merged(key, of_prompt, replace(of_prompt[0].group, responses=tuple(responses))))
+    return merged
+
+
+class Batcher:
+    """Scores requests from any number of threads.
+
+    Args:
+        scorer: the model.
+        window_s: how long a request waits for others, in seconds.
+        tokens: limit of a forward pass, as in `ScoresGroups.score_groups`.
+        prefixes: keeps the keys and values of prompts that come again; None keeps none.
+        encoders: threads that encode groups.
+
+    Example:
+        batcher = Batcher(load("RUN"))
+        scores = batcher.submit(ScoreRequest("prompt 1", group)).result()
+        batcher.close()
+    """
+
+    def __init__(
+        self,
+        scorer: ScoresEncodedGroups,
+        *,
+        window_s: float = 0.005,
+        tokens: int | None = None,
+        prefixes: KeptPrefixes | None = None,
+        encoders: int = 2,
+    ) -> None:
+        self.scorer = scorer
+        self.window_s = window_s
+        self.tokens = tokens
+        self._prefixes = prefixes
+        self._requests: queue.SimpleQueue[ScoreRequest | None] = queue.SimpleQueue()
+        self._batches: queue.Queue[list[_Merged] | None] = queue.Queue(BATCHES_AHEAD)
+        self._encoders = ThreadPoolExecutor(encoders, thread_name_prefix="encoder")
+        self._threads = [
+            threading.Thread(target=target, name=target.__name__, daemon=True)
+            for target in (self._collect, self._score)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, request: ScoreRequest) -> Future[list[float]]:
+        """Queues a request, and returns its future. A future that is cancelled in time is never scored."""
+        self._requests.put(request)
+        return request.future
+
+    def close(self) -> None:
+        """Answers the requests that were submitted, and ends the threads."""
+        self._requests.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._encoders.shutdown()
+
+    def _collect(self) -> None:
+        """The first thread: requests to encoded batches."""
+        is_open = True
+        while is_open:
+            requests, is_open = self._next_requests()
+            merged = _merge(request for request in requests if request.future.set_running_or_notify_cancel())
+            batch = list(chain.from_iterable(self._encoders.map(self._encode, merged)))
+            if batch:
+                self._batches.put(batch)
+        self._batches.put(None)
+
+    def _next_requests(self) -> tuple[list[ScoreRequest], bool]:
+        """The requests of the next window, and whether there may be more; waits for the first one."""
+        requests: list[ScoreRequest] = []
+        deadline = float("inf")
+        while len(requests) < MAX_GROUPS:
+            try:
+                wait_s = None if not requests else max(0.0, deadline - time.monotonic())
+                request = self._requests.get(timeout=wait_s)
+            except queue.Empty:
+                break
+            if request is None:
+                return requests, False
+            if not requests:
+                deadline = time.monotonic() + self.window_s
+            requests.append(request)
+        return requests, True
+
+    def _encode(self, item: _Merged) -> list[_Merged]:
+        """Encodes a group. If that fails, its requests are encoded apart, and those that fail have their answer."""
+        if self._prefixes is not None:
+            item.kept, item.keep = self._prefixes.find(item.key)
+        if item.kept is not None:
+            return [item]
+        try:
+            item.encoded = self.scorer.encode(item.group)
+        except Exception as error:  # noqa: BLE001
+            if len(item.requests) > 1:
+                return list(chain.from_iterable(map(self._encode, item.apart())))
+            item.fail(_answerable(error))
+            return []
+        return [item]
+
+    def _score(self) -> None:
+        """The second thread: encoded batches to answers."""
+        while (batch := self._batches.get()) is not None:
+            fresh: list[_Merged] = []
+            for item in batch:
+                if item.kept is None and item.keep:
+                    item.kept = self._keep(item)
+                if item.kept is None:
+                    fresh.append(item)
+                else:
+                    self._score_kept(item, item.kept)
+            self._score_fresh(fresh)
+
+    def _keep(self, item: _Merged) -> PromptScorer | None:
+        """Keeps the keys and values of a prompt; None if the model cannot."""
+        assert self._prefixes is not None
+        return self._prefixes.add(item.key, item.encoded)
+
+    def _score_kept(self, item: _Merged, prompt: PromptScorer) -> None:
+        try:
+            scores = prompt.score(item.group.responses)
+        except Exception as error:  # noqa: BLE001
+            if len(item.requests) > 1:
+                for alone in item.apart():
+                    self._score_kept(alone, prompt)
+            else:
+                item.fail(_answerable(error))
+        else:
+            item.answer(scores)
+
+    def _score_fresh(self, items: list[_Merged]) -> None:
+        waiting = iter(items)
+        try:
+            for scores_of_groups in self.scorer.score_encoded([item.encoded for item in items], tokens=self.tokens):
+                for scores in scores_of_groups:
+                    next(waiting).answer(scores)
+        except Exception as error:  # noqa: BLE001
+            for item in waiting:
+                item.fail(_answerable(error))
+
+
+def _answerable(error: Exception) -> Exception:
+    """The error for the client. Any other than ours is a fault of the server, which is logged with its traceback.
+
+    Every exception is answered, because one request must not stop the threads that serve all others. After a fault of
+    the GPU its process cannot go on: it ends, and the server starts another one.
+    """
+    if isinstance(error, torch.AcceleratorError):
+        logger.error("the GPU has a fault", exc_info=error)
+        os._exit(1)
+    if not isinstance(error, BaseRewardError):
+        logger.error("a request failed", exc_info=error)
+        return ModelError("the server has an internal error; its log says which")
+    return error

@@ -1,0 +1,61 @@
+"""Our own protocol: POST /score with a prompt, responses and images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi import Request as HTTPRequest
+from pydantic import BaseModel, ConfigDict, Field
+
+from basereward.serve.reward_scale import Scale, scaled
+from basereward.serve.scoring_service import ScoringService
+
+
+class ScoreBody(BaseModel):
+    """The body of `POST /score`.
+
+    >>> ScoreBody(prompt="2 + 2?", responses=["4"]).scale
+    'raw'
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    prompt: str | list[dict[str, Any]] = Field(description="a text, or messages as for chat templates")
+    responses: list[str | dict[str, Any] | list[dict[str, Any]]] = Field(description="responses to the prompt")
+    images: list[str] = Field(default=[], description="data URIs, base64, allowed paths or allowed addresses")
+    scale: Scale = Field(default="raw", description="of the scores")
+    clip: float | None = Field(default=None, gt=0, description="largest absolute value of a score")
+
+
+class ScoreAnswer(BaseModel):
+    """The answer of `POST /score`.
+
+    >>> ScoreAnswer(scores=[1.0], model="run", mean=0.0, std=1.0).scores
+    [1.0]
+    """
+
+    scores: list[float]
+    model: str
+    mean: float | None
+    std: float | None
+
+
+def router(service: ScoringService) -> APIRouter:
+    """The route of the protocol."""
+    routes = APIRouter(tags=["native"])
+    body_schema = {"content": {"application/json": {"schema": ScoreBody.model_json_schema()}}, "required": True}
+
+    @routes.post("/score", openapi_extra={"requestBody": body_schema})
+    async def score(http: HTTPRequest) -> ScoreAnswer:
+        """One score for each response to a prompt; higher is better."""
+        body = await service.read(http, ScoreBody)
+        scores = await service.score(http, body.prompt, body.responses, body.images)
+        statistics = service.pool.info.get("scores", {})
+        return ScoreAnswer(
+            scores=scaled(scores, body.scale, statistics=statistics, clip=body.clip),
+            model=service.model,
+            mean=statistics.get("mean"),
+            std=statistics.get("std"),
+        )
+
+    return routes

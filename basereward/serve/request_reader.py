@@ -1,0 +1,220 @@
+"""Reads the prompt, the responses and the images of a request, within the limits and permissions of the server."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import socket
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import PIL.Image
+
+from basereward.data.images.image_store import ImageError, ImageStore
+from basereward.data.images.open_images import FORMATS, read_image
+from basereward.data.schema.group import Group, Image
+from basereward.data.schema.rows import RowFormat
+from basereward.errors import DataError
+from basereward.inference.judges.http import HTTPClient, TooLarge, TooSlow
+from basereward.serve.settings import ServerSettings
+
+DOWNLOAD_S = 20.0
+"""Seconds that an image may take to arrive."""
+MAX_DOWNLOAD = 32 * 2**20
+"""Bytes of an image from an address."""
+
+
+class _ServedImages(ImageStore):
+    """Paths below the allowed folder, and none without one."""
+
+    def __init__(self, folder: Path | None) -> None:
+        super().__init__(folder, closed=True)
+        self._folder = folder.resolve() if folder is not None else None
+
+    def find(self, name: str | Path) -> Path:
+        """As the base; a link that leads out of the folder is refused too."""
+        if self._folder is None:
+            raise ImageError(
+                "image_outside_root", "image paths are not read here; send the image as a data URI in base64"
+            )
+        path = super().find(name)
+        assert isinstance(path, Path)
+        if not path.resolve().is_relative_to(self._folder):
+            raise ImageError("image_outside_root", f"{name} is not below the folder of images")
+        return path
+
+
+class RequestReader:
+    """Converts requests to groups.
+
+    Args:
+        settings: limits and permissions.
+
+    >>> reader = RequestReader(ServerSettings())
+    >>> reader.group("2 + 2?", ["4", "5"]).responses
+    ('4', '5')
+    >>> reader.group("What is it?", ["A cat."], ["/etc/passwd"])
+    Traceback (most recent call last):
+        ...
+    basereward.data.schema.rejections.RowRejected: request: image paths are not read here; ...
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._images = _ServedImages(settings.images)
+
+    def group(self, prompt: str | Sequence[Any], responses: Sequence[Any], images: Sequence[Any] = ()) -> Group:
+        """Reads one request. It may download images, so it belongs into a thread of its own.
+
+        Args:
+            prompt: a text, or messages as for chat templates or in the form of OpenAI.
+            responses: texts, or messages of the assistant.
+            images: data URIs, base64, paths or addresses, in the order of their places in the prompt.
+
+        Raises:
+            DataError: something is malformed, too large, or not allowed.
+        """
+        self._check_size(prompt, responses)
+        row = {
+            "prompt": self._with_downloads(prompt),
+            "responses": list(responses),
+            "images": [self._downloaded(image) for image in images] or None,
+        }
+        # The server states where images are, so `<image>` in a prompt without images is a word.
+        group = RowFormat(images=self._images, for_training=False).group(
+            row, source="serve", row_id="request", where="request"
+        )
+        if len(group.images) > self._settings.max_images:
+            raise DataError(f"{len(group.images)} images; at most {self._settings.max_images} are allowed")
+        contents = tuple(self._content(image) for image in group.images)
+        return Group(group.id, group.source, group.prompt, group.responses, images=contents)
+
+    def _check_size(self, prompt: str | Sequence[Any], responses: Sequence[Any]) -> None:
+        if not 1 <= len(responses) <= self._settings.max_responses:
+            raise DataError(f"{len(responses)} responses; 1 to {self._settings.max_responses} are allowed")
+        characters = _characters(prompt) + sum(map(_characters, responses))
+        if characters > self._settings.max_characters:
+            raise DataError(f"{characters:,} characters; at most {self._settings.max_characters:,} are allowed")
+
+    def _content(self, image: Image) -> bytes:
+        """The bytes of an image, whose header is looked at; it is decoded by the worker."""
+        content = read_image(image)
+        assert isinstance(content, bytes)
+        try:
+            with PIL.Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+                pixels = opened.width * opened.height
+        except PIL.Image.DecompressionBombError as error:
+            raise DataError(f"an image is too large: {error}") from error
+        except Exception as error:
+            # For a damaged header, Pillow's parsers raise many types.
+            raise DataError("an image is damaged or of no known format") from error
+        if pixels > self._settings.max_image_pixels:
+            raise DataError(f"an image has {pixels:,} pixels; at most {self._settings.max_image_pixels:,} are allowed")
+        return content
+
+    def _with_downloads(self, prompt: str | Sequence[Any]) -> Any:
+        """The prompt, with the content of every image that is an address in a part of a message."""
+        if isinstance(prompt, str):
+            return prompt
+        messages: list[Any] = []
+        for message in prompt:
+            if isinstance(message, Mapping) and isinstance(message.get("content"), list):
+                content = [self._part_with_download(part) for part in message["content"]]
+                messages.append({**message, "content": content})
+            else:
+                messages.append(message)
+        return messages
+
+    def _part_with_download(self, part: Any) -> Any:
+        if not isinstance(part, Mapping):
+            return part
+        read = dict(part)
+        for key in ("image_url", "image", "url"):
+            value = read.get(key)
+            if isinstance(value, Mapping) and isinstance(value.get("url"), str):
+                value = value["url"]
+            if isinstance(value, str) and _is_address(value):
+                read[key] = {"bytes": self._downloaded(value)}
+        return read
+
+    def _downloaded(self, image: Any) -> Any:
+        """The content of an image that is an address; anything else as it is.
+
+        Raises:
+            DataError: the address is not allowed, or the download fails.
+        """
+        if not isinstance(image, str) or not _is_address(image):
+            return image
+        host = urlsplit(image).hostname or ""
+        if host not in self._settings.hosts:
+            allowed = ", ".join(self._settings.hosts) or "none"
+            raise DataError(f"images are not downloaded from {host!r}; allowed hosts: {allowed}. Send a data URI")
+        return download(image)
+
+
+def _is_address(text: str) -> bool:
+    return text[:8].lower().startswith(("http://", "https://"))
+
+
+def _characters(value: Any) -> int:
+    """The characters of all texts in a JSON value."""
+    if isinstance(value, str):
+        return len(value) if value[:5].lower() != "data:" else 0
+    if isinstance(value, Mapping):
+        return sum(map(_characters, value.values()))
+    return sum(map(_characters, value)) if isinstance(value, list | tuple) else 0
+
+
+def prompt_key(group: Group) -> bytes:
+    """A hash of the prompt and its images.
+
+    >>> reader = RequestReader(ServerSettings())
+    >>> prompt_key(reader.group("a", ["b"])) == prompt_key(reader.group("a", ["c"]))
+    True
+    """
+    digest = hashlib.sha256(repr(group.prompt).encode("utf-8", "surrogatepass"))
+    for image in group.images:
+        assert isinstance(image, bytes)
+        digest.update(hashlib.sha256(image).digest())
+    return digest.digest()
+
+
+def public_addresses(host: str) -> list[str]:
+    """The IP addresses of a host name.
+
+    Raises:
+        DataError: there are none, or one of them is of this machine or of a private network.
+
+    >>> public_addresses("localhost")
+    Traceback (most recent call last):
+        ...
+    basereward.errors.DataError: 'localhost' is an address of a private network; nothing is downloaded from there
+    """
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except OSError as error:
+        raise DataError(f"the host {host!r} is not known: {error}") from error
+    for address in found:
+        if not ip_address(address.partition("%")[0]).is_global:
+            raise DataError(f"{host!r} is an address of a private network; nothing is downloaded from there")
+    return sorted(found)
+
+
+def download(address: str) -> bytes:
+    """The content of an image at an address. Redirects are not followed, since they may lead to another host.
+
+    Raises:
+        DataError: the host is not public, or the image does not arrive complete, in time and within the limit.
+    """
+    public_addresses(urlsplit(address).hostname or "")
+    try:
+        reply = HTTPClient(max_bytes=MAX_DOWNLOAD, timeout_s=DOWNLOAD_S).get(address)
+    except (TooLarge, TooSlow, OSError) as error:
+        raise DataError(f"the image {address[:200]} cannot be downloaded: {error}") from error
+    if reply.status != HTTPStatus.OK:
+        raise DataError(f"the image {address[:200]} cannot be downloaded: status {reply.status}")
+    return reply.content
