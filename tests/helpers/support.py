@@ -123,7 +123,7 @@ def encoded_group(
         source=source,
         prefix=ids[:prefix],
         positions=torch.arange(prefix),
-        branches=tuple(ids[prefix:].split(list(branches))),
+        branches=torch.split(ids[prefix:], list(branches)),
         preferences=ranked if preferences is None else preferences,
     )
 
