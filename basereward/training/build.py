@@ -38,7 +38,7 @@ from basereward.model.losses.contracts import build_loss
 from basereward.model.reward_model import RewardModel, build_model
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe import make
-from basereward.recipe.checks.parallel import num_ranks
+from basereward.recipe.checks.parallel import micro_batch_groups, num_ranks
 from basereward.recipe.checks.probing import trained_model
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.recipe.trust import trusting
@@ -301,7 +301,7 @@ def build_data(
         "weights": mixture.weights or None,
         "seed": recipe.seeds.data,
         "groups": batch.groups,
-        "groups_per_forward": batch.groups_per_forward,
+        "groups_per_forward": micro_batch_groups(recipe),
         "steps": trainer.steps,
         "stages": trainer.validations,
         "layout": batch.layout,

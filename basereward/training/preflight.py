@@ -13,6 +13,7 @@ from typing import Any
 
 from basereward.errors import BaseRewardError, DataError, ModelError, RecipeError, RunError, TooManyRowsLost
 from basereward.recipe import Cell, Fault, Recipe, recipe_sha256
+from basereward.recipe.checks.parallel import micro_batch_groups
 from basereward.recipe.fault import fold, format_faults
 from basereward.runs.run_folder import finished_with
 from basereward.training.checks.machine import DISK, Problem, local_facts, machine_problems
@@ -116,7 +117,7 @@ def _model_key(recipe: Recipe) -> str:
     devices = (settings.devices, settings.nodes, settings.strategy, settings.shard)
     trainer = (settings.accelerator, settings.precision, *devices)
     optimizer = (recipe.optimizer.kind, sorted(recipe.optimizer.lr_by_part))
-    batch = (recipe.batch.groups_per_forward, recipe.batch.tokens, recipe.batch.layout)
+    batch = (micro_batch_groups(recipe), recipe.batch.tokens, recipe.batch.layout)
     sections = (recipe.model, recipe.loss, recipe.objective, recipe.data, recipe.probe, recipe.tracking)
     return repr((*sections, *trainer, *optimizer, *batch))
 

@@ -17,6 +17,17 @@ def num_ranks(recipe: Recipe) -> int:
     return recipe.trainer.devices * recipe.trainer.nodes
 
 
+def micro_batch_groups(recipe: Recipe) -> int:
+    """The groups of one forward pass on one device: `batch.groups_per_forward`, or the device's share of a step if that
+    is smaller.
+
+    >>> trainer = dataclasses.replace(Recipe().trainer, devices=32)
+    >>> micro_batch_groups(Recipe()), micro_batch_groups(Recipe(trainer=trainer))
+    (8, 4)
+    """
+    return max(1, min(recipe.batch.groups_per_forward, recipe.batch.groups // num_ranks(recipe)))
+
+
 def batch_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """An optimizer step that is not a whole number of micro-batches on every device.
 
@@ -27,15 +38,19 @@ def batch_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
     >>> trainer = dataclasses.replace(Recipe().trainer, devices=3)
     >>> list(batch_problems(Recipe(trainer=trainer)))
     [('batch.groups', '128 is no multiple of groups_per_forward x trainer.devices = 8 x 3. ...')]
+    >>> trainer = dataclasses.replace(Recipe().trainer, devices=32)
+    >>> list(batch_problems(Recipe(trainer=trainer)))  # four groups on each
+    []
     """
     batch, trainer, ranks = recipe.batch, recipe.trainer, num_ranks(recipe)
     if batch.groups_per_forward <= 0 or ranks <= 0:
         return
     factors = {"trainer.devices": trainer.devices, "trainer.nodes": trainer.nodes}
     several = {name: number for name, number in factors.items() if number > 1}
-    if batch.tokens is None and batch.groups % (batch.groups_per_forward * ranks):
+    in_pass = micro_batch_groups(recipe)
+    if batch.tokens is None and batch.groups % (in_pass * ranks):
         names = " x ".join(["groups_per_forward", *several])
-        numbers = " x ".join(map(str, [batch.groups_per_forward, *several.values()]))
+        numbers = " x ".join(map(str, [in_pass, *several.values()]))
         remedy = ". Change one of them, so that every device has the same number of micro-batches" if several else ""
         yield "batch.groups", f"{batch.groups} is no multiple of {names} = {numbers}{remedy}"
     elif batch.groups < ranks:

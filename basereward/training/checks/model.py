@@ -33,6 +33,7 @@ from basereward.model.saving.folder_checks import check_checkpoint, check_size
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.model.saving.saved_model import kind_of
 from basereward.recipe import Recipe
+from basereward.recipe.checks.parallel import micro_batch_groups
 from basereward.recipe.checks.probing import trained_model
 from basereward.runs.run_folder import runs_root
 from basereward.runs.tracking.mlflow_store import database_of, tracking_uri
@@ -310,7 +311,7 @@ def _largest(recipe: Recipe, encoder: Encoder, measured: Sequence[_Measured]) ->
     rows = sorted(measured, key=lambda row: _tokens(row.size, layout))
     if not rows:
         return PassTokens(tokens=recipe.batch.tokens or 1, pooled=1)
-    number = recipe.batch.groups_per_forward
+    number = micro_batch_groups(recipe)
     if recipe.batch.tokens is not None:
         number = max(1, recipe.batch.tokens // _tokens(rows[-1].size, layout))
     largest = rows[-number:]
