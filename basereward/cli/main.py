@@ -37,7 +37,7 @@ INTERRUPTED = 130
 # 128 + SIGPIPE.
 CLOSED_PIPE = 141
 # Commands that run for minutes or hours log their progress; the others log only warnings.
-LOGS_PROGRESS = ("train", "sweep", "resume")
+LOGS_PROGRESS = ("train", "sweep", "resume", "serve")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
