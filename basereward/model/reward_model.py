@@ -127,7 +127,7 @@ class RewardModel(nn.Module):
         # A judge passes the batch through the backbone several times; the vision tower runs once.
         with_features = self.backbone.vision.with_features(self.backbone.transformer, batch)
         judged = head.judge(self.generator.counting(tally), with_features)
-        check_shape(head, judged, len(batch.rows.ends))
+        check_shape(head, judged, sum(batch.responses))
         return judged
 
     def parts(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
