@@ -140,7 +140,7 @@ def test_other_kinds_of_models(kind: tuple[str, ...], strategy: str, trained: Ru
 
 
 def test_weights_may_stay_whole_between_passes(trained: Runs) -> None:
-    """With `shard: optimizer` passes leave whole weights behind, which checkpoints and the model must not be made of."""
+    """With `shard: optimizer` passes leave whole weights behind, of which no checkpoint and no model may be made."""
     kind = ("trainer.checkpoint_every=1", "trainer.steps=3", "trainer.validations=3")
     assert_equal(trained(2, *kind, FSDP2, "trainer.shard=optimizer"), trained(1, *kind))
 
