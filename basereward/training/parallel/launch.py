@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from torch import distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # of torch's C++ part
 
-from basereward.errors import BaseRewardError, RankError, RecipeError, TrainingError, explain
+from basereward.errors import BaseRewardError, RankError, RecipeError, explain
 from basereward.io.interrupts import popen_with_interrupts_blocked
 from basereward.io.processes import Rank, own_variables, this_rank
 from basereward.recipe.checks.parallel import num_ranks
@@ -93,7 +94,7 @@ def joined(recipe: Recipe, task: Mapping[str, Any], *, device: torch.device) -> 
         if device.type == "cuda":
             torch.cuda.set_device(this_rank().local)
         _meet(recipe, task, device, link=link, stack=stack)
-        stack.callback(_leave)
+        stack.push(_leave)
         with _failing_together(link):
             yield link
 
@@ -267,9 +268,12 @@ def _description(error: BaseException) -> str:
     return "it was interrupted"
 
 
-def _leave() -> None:
+def _leave(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
     """Leave the processes, so that this one can join others later."""
-    # Errors of the others have been reported already, and a process that is gone cannot be left in order.
-    with contextlib.suppress(RuntimeError, TrainingError):
+    # On a GPU this could wait for work that a process which is gone will never do. This one ends soon.
+    if isinstance(error, RankError) and torch.cuda.is_available():
+        return
+    # Errors of the others have been reported already.
+    with contextlib.suppress(RuntimeError):
         if distributed.is_initialized():
             distributed.destroy_process_group()

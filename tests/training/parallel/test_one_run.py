@@ -135,8 +135,14 @@ def test_two_ranks_equal_one(kind: tuple[str, ...], strategy: str, trained: Runs
     ids=["critic-ddp", "critic-fsdp2", "judge-fsdp2", "probe-ddp", "qlora-ddp", "text-ddp", "text-fsdp2"],
 )
 def test_other_kinds_of_models(kind: tuple[str, ...], strategy: str, trained: Runs) -> None:
-    """Heads that generate texts in training and in validation, probes, and 4-bit backbones."""
+    """Heads that generate texts in training and in validation, probes, 4-bit backbones, and no pictures at all."""
     assert_equal(trained(2, *kind, strategy), trained(1, *kind))
+
+
+def test_weights_may_stay_whole_between_passes(trained: Runs) -> None:
+    """With `shard: optimizer` passes leave whole weights behind, of which no checkpoint and no model may be made."""
+    kind = ("trainer.checkpoint_every=1", "trainer.steps=3", "trainer.validations=3")
+    assert_equal(trained(2, *kind, FSDP2, "trainer.shard=optimizer"), trained(1, *kind))
 
 
 def test_streamed_rows_are_divided_and_counted_once(root: Path, trained: Runs) -> None:
