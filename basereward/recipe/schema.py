@@ -45,7 +45,9 @@ class BackboneRecipe:
     freeze: list[str] = field(default_factory=list)  # among vision, merger, language
     gradient_checkpointing: bool = False  # recompute activations in the backward pass instead of storing them
     checkpoint_layers: int | None = None  # first layers of the language model that do so; null: all
-    kernels: Literal["none", "liger"] = "none"  # liger: fused norms, SwiGLU and rotary positions; NVIDIA GPUs only
+    kernels: Literal["auto", "none", "liger"] = (
+        "auto"  # fused norms, SwiGLU and rotary positions on NVIDIA GPUs; auto: if installed
+    )
     trust_remote_code: bool = False
 
 

@@ -307,7 +307,7 @@ def efficiency_problems(recipe: Recipe) -> Problems:
         yield "optimizer.kind", f"{message}. Allowed there: adamw, adamw_8bit."
     if backbone.kernels == "liger":
         message = f"'liger' needs an NVIDIA GPU, and trainer.accelerator is {accelerator}"
-        yield "model.backbone.kernels", f"{message}. Allowed there: none."
+        yield "model.backbone.kernels", f"{message}. Allowed there: auto, none."
 
 
 def monitor_problems(recipe: Recipe) -> Problems:

@@ -26,6 +26,7 @@ from basereward.model.backbone import load_config, quiet_transformers
 from basereward.model.cost.memory import Memory, PassTokens
 from basereward.model.cost.meta_model import outline
 from basereward.model.families.processing import recipe_encoder
+from basereward.model.families.registry import find_family
 from basereward.model.losses.contracts import build_loss
 from basereward.model.pooling import Pooling
 from basereward.model.reward_model import RewardModel, check_head_size
@@ -357,9 +358,9 @@ def _check_trained(recipe: Recipe, model: RewardModel) -> None:
     if own := list(objective.named_parameters()):
         parts["loss"] = own
     check_parts(parts, recipe.optimizer.lr_by_part)
-    config = model.backbone.transformer.config
     if recipe.model.backbone.kernels == "liger":
-        check_liger(config.model_type)
+        config = model.backbone.transformer.config
+        check_liger(find_family(config).decoder_type(config))
 
 
 def _compare_memory(held: Memory, device: torch.device, found: ModelFindings) -> None:
