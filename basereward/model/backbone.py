@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from peft import PeftModel
@@ -28,6 +28,7 @@ from basereward.data.batching.tree_batch import PADDING, Layout, TreeBatch
 from basereward.errors import ModelError
 from basereward.io.limits import read_json_object
 from basereward.io.names import folder_fault
+from basereward.model.attention.cast_once import cast_inputs_once
 from basereward.model.attention.gradient_checkpointing import enable_gradient_checkpointing
 from basereward.model.attention.kernels import Kernels, find_kernels, use_kernels
 from basereward.model.attention.last_layer import LastLayer
@@ -211,7 +212,7 @@ def load_backbone(
     dtype: torch.dtype = torch.float32,
     quantization: Quantization | None = None,
     gradient_checkpointing: bool = False,
-    checkpoint_layers: int | None = None,
+    checkpoint_layers: int | Literal["auto"] | None = None,
     kernels: Kernels = "none",
     trust_remote_code: bool = False,
     complete: bool = False,
@@ -289,6 +290,7 @@ def _load_transformer(
         model, loading = AutoModel.from_pretrained(path, **source, **options)
     _check_weights(path, loading, complete=complete)
     find_family(config).prepare(model)
+    cast_inputs_once(model)
     if quantization is not None:
         # transformers leaves the weights that are not quantised trainable; only adapters and the head are trained.
         model.requires_grad_(False)

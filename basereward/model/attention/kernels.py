@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from basereward.errors import ModelError, unknown
+from basereward.model.attention.rms_norm import rms_norm
 from basereward.model.families.parts import decoder_layers
 from basereward.model.families.registry import liger_types
 
@@ -26,14 +27,15 @@ class FusedKernels(NamedTuple):
 
     Attributes:
         norm: states, weight and epsilon to normalised states.
-        swiglu: gate and up to `silu(gate) * up`.
-        rotary: queries, keys, cosines and sines to rotated queries and keys; heads before tokens.
+        swiglu: gate and up to `silu(gate) * up`; None: the layer's own operations.
+        rotary: queries, keys, cosines and sines to rotated queries and keys; heads before tokens; None: the layer's own
+            operations.
         devices: types of devices on which they run; elsewhere a layer calls its own operations.
     """
 
     norm: Callable[[Tensor, Tensor, float], Tensor]
-    swiglu: Callable[[Tensor, Tensor], Tensor]
-    rotary: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    swiglu: Callable[[Tensor, Tensor], Tensor] | None
+    rotary: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None
     devices: tuple[str, ...]
 
     def fuse(self, states: Tensor) -> bool:
@@ -77,23 +79,23 @@ def find_kernels(kernels: Kernels, *, family: str) -> FusedKernels | None:
     """The fused kernels that a setting asks for; None: layers call their own operations.
 
     Args:
-        kernels: `auto` takes Liger's where they can run.
+        kernels: `auto` takes Liger's where they can run, and elsewhere the norm of `rms_norm` on the CPU.
         family: `model_type` of the decoder layers.
 
     Raises:
         ModelError: `liger`, and they cannot run.
 
-    >>> find_kernels("none", family="llama") is None
-    True
+    >>> find_kernels("none", family="llama") is None, find_kernels("auto", family="bloom") is None
+    (True, True)
     """
-    if kernels == "none":
+    if kernels == "none" or (kernels == "auto" and family not in liger_types()):
         return None
     try:
         check_liger(family)
     except ModelError:
         if kernels == "liger":
             raise
-        return None
+        return FusedKernels(rms_norm, swiglu=None, rotary=None, devices=("cpu",))
     return load_liger()
 
 
@@ -127,16 +129,16 @@ def use_kernels(transformer: PreTrainedModel, kernels: FusedKernels) -> None:
         return kernels.norm(states, self.weight, self.variance_epsilon)
 
     def feed_forward(self: Any, states: Tensor) -> Any:
-        if not kernels.fuse(states):
+        if kernels.swiglu is None or not kernels.fuse(states):
             return type(self).forward(self, states)
         return self.down_proj(kernels.swiglu(self.gate_proj(states), self.up_proj(states)))
 
     for module in transformer.modules():
         if is_rms_norm(module):
             _bind(module, norm)
-        elif is_swiglu(module):
+        elif is_swiglu(module) and kernels.swiglu is not None:
             _bind(module, feed_forward)
-    for layer in decoder_layers(transformer):
+    for layer in decoder_layers(transformer) if kernels.rotary is not None else ():
         _replace_rotary(layer.self_attn, kernels)
 
 
@@ -146,7 +148,7 @@ def _replace_rotary(attention: Any, kernels: FusedKernels) -> None:
     own_rotary = attend.__globals__[ROTARY]
 
     def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> Any:
-        if not kernels.fuse(query):
+        if kernels.rotary is None or not kernels.fuse(query):
             return own_rotary(query, key, cos, sin)
         return kernels.rotary(query, key, cos, sin)
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from basereward import build, load_recipe
 from basereward.data.batching.collate import collate
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.errors import ModelError
 from basereward.model.attention.kernels import FusedKernels, find_kernels, is_rms_norm, is_swiglu, use_kernels
+from basereward.model.attention.rms_norm import rms_norm
 from basereward.model.backbone import Backbone, load_backbone
 from basereward.model.families.processing import load_encoder
 from basereward.model.families.registry import liger_types
@@ -134,10 +136,35 @@ def test_kernels_of_another_device_change_nothing(folder_of: FolderOf, pictures:
     assert not written_out.calls
 
 
-def test_auto_takes_kernels_only_where_they_run() -> None:
-    """Without a GPU or the package `auto` takes none, and for a family without kernels nowhere."""
-    assert (find_kernels("auto", family="llama") is not None) is (INSTALLED and ON_GPU)
+def test_auto_takes_kernels_that_run_here() -> None:
+    """On a GPU with the package Liger's, elsewhere the norm alone on the CPU; none for a family without kernels."""
+    kernels = find_kernels("auto", family="llama")
+    assert kernels is not None
+    assert (kernels.rotary is not None) is (INSTALLED and ON_GPU)
+    assert kernels.devices == (("cuda",) if INSTALLED and ON_GPU else ("cpu",))
     assert find_kernels("auto", family="bloom") is None
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("bfloat16", "bfloat16"), ("bfloat16", "float32")])
+def test_norm_equals_the_formula_of_transformers(dtypes: tuple[str, str]) -> None:
+    """Values and both gradients of the norm are those of the family's own class, in float32 to 1e-6."""
+    states_dtype, weight_dtype = (getattr(torch, name) for name in dtypes)
+    generator = torch.Generator().manual_seed(0)
+    own = LlamaRMSNorm(48, eps=1e-6)
+    own.weight.data = torch.randn(48, generator=generator).to(weight_dtype)
+    states = torch.randn(2, 7, 48, generator=generator).to(states_dtype).requires_grad_()
+    upstream = torch.randn(2, 7, 48, generator=generator)
+    results = []
+    for function in (own, lambda states: rms_norm(states, own.weight, 1e-6)):
+        states.grad = own.weight.grad = None
+        output = function(states)
+        (output * upstream.to(output.dtype)).sum().backward()
+        results.append((output.detach(), states.grad, own.weight.grad))
+    tolerance = 1e-6 if states_dtype == torch.float32 else 0.02
+    for actual, expected in zip(*reversed(results), strict=True):
+        assert actual is not None
+        assert expected is not None
+        torch.testing.assert_close(actual, expected, rtol=10 * tolerance, atol=tolerance * float(expected.abs().max()))
 
 
 @pytest.mark.gpu
