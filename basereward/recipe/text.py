@@ -98,9 +98,11 @@ def recipe_sha256(recipe: Recipe) -> str:
     """
     # Changing this line changes the identity of every recipe, and a sweep would train all finished cells again.
     content = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in NOT_CONTENT}
-    # A key that was added after recipes had been hashed counts only when it is set: older runs keep their identity.
+    # Keys that were added after recipes had been hashed count only when they are set: older runs keep their identity.
     if content["objective"] is None:
         del content["objective"]
+    if content["optimizer"]["bfloat16"] == "nearest":
+        del content["optimizer"]["bfloat16"]
     backbone = content["model"]["backbone"]
     # The earlier default. Fused kernels change the rounding on a GPU, where no bits are promised.
     if backbone["kernels"] == "auto":

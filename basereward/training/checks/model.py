@@ -366,7 +366,7 @@ def _check_trained(recipe: Recipe, model: RewardModel) -> None:
 def _compare_memory(held: Memory, device: torch.device, found: ModelFindings) -> None:
     """Compare the memory of a run with that of the device: what is counted must fit, what is estimated may not."""
     available = device_memory(device)
-    counted = held.weights + held.gradients + held.moments
+    counted = held.weights + held.gradients + held.moments + held.masters
     found.facts["memory"] = {"counted": counted, "peak": held.peak, "available": available}
     remedy = (
         "Train adapters (model.lora.rank=64), quantize (model.backbone.quantization=nf4), freeze parts, or take a "
@@ -397,7 +397,7 @@ def disk_needs(recipe: Recipe, held: Memory, model: RewardModel) -> dict[str, in
         held: its memory.
         model: without weights.
     """
-    best, last = held.gradients, held.gradients + held.moments
+    best, last = held.gradients, held.gradients + held.moments + held.masters
     lora = recipe.model.lora
     whole = kind_of(model) == "full" or (lora is not None and lora.merge)
     saved = held.weights if whole else best

@@ -16,15 +16,14 @@ from basereward.model.families.parts import PARTS, part_of
 from basereward.model.pooling import Pooling
 from basereward.model.reward_model import RewardModel
 from basereward.recipe.schema import Recipe
+from basereward.training.cost.checkpointing import SAMPLED, SEARCHED
+from basereward.training.cost.largest_pass import largest_pass
 from basereward.training.cost.run_memory import device_memory, run_memory
-from basereward.training.cost.workload import largest_pass
 
 if TYPE_CHECKING:
     from basereward.training.build import PreparedRun
 
 GIB = 2**30
-SAMPLED, SEARCHED = 4, 128
-"""Groups of a source that are encoded, and forward passes that are searched, for the count of memory: some 0.1 s."""
 
 
 def describe_run(recipe: Recipe, prepared: PreparedRun) -> Iterator[str]:
@@ -132,6 +131,8 @@ def describe_memory(counted: Memory, *, available: int, probe: bool = False) -> 
     'memory by count: 5.0 GiB of 4.0 GiB (weights 4.0 GiB, gradients 0 MiB, moments 0 MiB, activations 1.0 GiB): ...'
     """
     parts = {"weights": counted.weights, "gradients": counted.gradients, "moments": counted.moments}
+    if counted.masters:
+        parts["master copies"] = counted.masters
     parts["activations"] = counted.activations + counted.copies
     listed = ", ".join(f"{name} {format_size(size)}" for name, size in parts.items())
     text = f"memory by count: {format_size(counted.peak)} of {format_size(available)} ({listed})"
