@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -409,13 +410,18 @@ DROPOUT = (
 )
 
 
+ROUNDED = ("model.backbone.dtype=bfloat16", "model.head.dropout=0.2", "optimizer.bfloat16=stochastic")
+
+
 @pytest.mark.parametrize(
-    ("kill_at", "pooling"), [(2, "mean"), (5, "last")], ids=["between-checkpoints", "after-a-validation"]
+    ("kill_at", "options"),
+    [(2, [*DROPOUT, "model.pooling=mean"]), (5, DROPOUT), (5, ROUNDED)],
+    ids=["between-checkpoints", "after-a-validation", "stochastic-rounding"],
 )
-def test_law_8_killed_and_resumed_equals_uninterrupted(kill_at: int, pooling: str) -> None:
+def test_law_8_killed_and_resumed_equals_uninterrupted(kill_at: int, options: Sequence[str]) -> None:
     """A run that is killed with SIGKILL and resumed ends with the bits of an uninterrupted run, with dropout and
-    accumulation."""
-    overrides = [*SMALL, *DROPOUT, "trainer.checkpoint_every=1", f"model.pooling={pooling}"]
+    accumulation, and with weights in bfloat16 that are rounded at random."""
+    overrides = [*SMALL, *options, "trainer.checkpoint_every=1"]
     uninterrupted = train(load_recipe("basereward", overrides=overrides))
     run_id = killed_run(overrides, at_step=kill_at)
     assert train_in_process("basereward", overrides, resume=run_id) == 0

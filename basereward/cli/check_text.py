@@ -100,7 +100,18 @@ def format_cost(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
     gpus = list(cells[0]["cost"]["gpus"])
     work_head = ("cell", "steps", "tokens a step", "tokens", "work a step", "work", *(f"{name} hours" for name in gpus))
     yield from (*format_table(work_head, [_work_row(cell) for cell in cells]), "")
-    memory_head = ("cell", "trained", "weights", "gradients", "moments", "copies", "activations", "peak GiB", "fits")
+    memory_head = (
+        "cell",
+        "trained",
+        "weights",
+        "gradients",
+        "moments",
+        "masters",
+        "copies",
+        "activations",
+        "peak GiB",
+        "fits",
+    )
     yield from (*format_table(memory_head, [_memory_row(cell) for cell in cells]), "")
     # Precision and utilisation are the same for all cells, so the first cell describes all of them.
     first = cells[0]["cost"]
@@ -124,7 +135,7 @@ def _work_row(cell: dict[str, Any]) -> tuple[str, ...]:
 
 def _memory_row(cell: dict[str, Any]) -> tuple[str, ...]:
     cost = cell["cost"]
-    kinds = ("weights", "gradients", "moments", "copies", "activations", "peak")
+    kinds = ("weights", "gradients", "moments", "masters", "copies", "activations", "peak")
     sizes = [f"{cost['bytes'][kind] / GIB:.3g}" for kind in kinds]
     fitting = [name for name, gpu in cost["gpus"].items() if gpu["fits"]]
     return (cell["name"], f"{cost['parameters']['trained']:,}", *sizes, ", ".join(fitting) or "none")

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from peft import PeftModel
@@ -28,8 +28,9 @@ from basereward.data.batching.tree_batch import PADDING, Layout, TreeBatch
 from basereward.errors import ModelError
 from basereward.io.limits import read_json_object
 from basereward.io.names import folder_fault
+from basereward.model.attention.cast_once import cast_inputs_once
 from basereward.model.attention.gradient_checkpointing import enable_gradient_checkpointing
-from basereward.model.attention.kernels import Kernels, check_liger, use_liger
+from basereward.model.attention.kernels import Kernels, find_kernels, use_kernels
 from basereward.model.attention.last_layer import LastLayer
 from basereward.model.attention.layout_check import find_tree_fault
 from basereward.model.attention.tree_attention import (
@@ -225,7 +226,7 @@ def load_backbone(
     dtype: torch.dtype = torch.float32,
     quantization: Quantization | None = None,
     gradient_checkpointing: bool = False,
-    checkpoint_layers: int | None = None,
+    checkpoint_layers: int | Literal["auto"] | None = None,
     kernels: Kernels = "none",
     trust_remote_code: bool = False,
     complete: bool = False,
@@ -238,7 +239,7 @@ def load_backbone(
         dtype: of the weights that are not quantised.
         quantization: of the language model.
         gradient_checkpointing, checkpoint_layers: see `enable_gradient_checkpointing`.
-        kernels: `liger` for fused kernels; see `use_liger`.
+        kernels: whether fused kernels replace operations on a GPU; see `find_kernels`.
         trust_remote_code: whether code of the checkpoint may run; it also needs the caller's `trusting` block.
         complete: the folder must hold exactly the weights of this transformer, as the folders that we save do.
 
@@ -254,14 +255,13 @@ def load_backbone(
         # Before anything is allocated: the sizes in config.json may be hostile.
         check_size(config, check_checkpoint(path, revision=revision), path=path)
     identity = _identity(path, revision=revision, dtype=dtype, quantization=quantization, hashed=not complete)
-    if kernels == "liger":
-        check_liger(find_family(config).decoder_type(config))
+    fused = find_kernels(kernels, family=find_family(config).decoder_type(config))
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     model = _load_transformer(path, config, dtype=dtype, quantization=quantization, complete=complete, source=source)
     if gradient_checkpointing:
         enable_gradient_checkpointing(model, layers=checkpoint_layers)
-    if kernels == "liger":
-        use_liger(model)
+    if fused is not None:
+        use_kernels(model, fused)
     origin = replace(identity, fingerprint=fingerprint(model))
     # The check runs the backbone, so it needs a `Backbone` whose `tree_fault` is not yet known.
     try:
@@ -313,6 +313,7 @@ def _load_transformer(
         model, loading = AutoModel.from_pretrained(path, **source, **options)
     _check_weights(path, loading, complete=complete)
     find_family(config).prepare(model)
+    cast_inputs_once(model)
     if quantization is not None:
         # transformers leaves the weights that are not quantised trainable; only adapters and the head are trained.
         model.requires_grad_(False)

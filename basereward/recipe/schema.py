@@ -44,8 +44,12 @@ class BackboneRecipe:
     quantization: Literal["nf4", "int8"] | None = None  # 4-bit or 8-bit weights by bitsandbytes; they are frozen
     freeze: list[str] = field(default_factory=list)  # among vision, merger, language
     gradient_checkpointing: bool = False  # recompute activations in the backward pass instead of storing them
-    checkpoint_layers: int | None = None  # first layers of the language model that do so; null: all
-    kernels: Literal["none", "liger"] = "none"  # liger: fused norms, SwiGLU and rotary positions; NVIDIA GPUs only
+    checkpoint_layers: int | Literal["auto"] | None = (
+        None  # first layers of the language model that do so; null: all; auto: as few as the memory allows, by count
+    )
+    kernels: Literal["auto", "none", "liger"] = (
+        "auto"  # liger: fused norms, SwiGLU and rotary positions on NVIDIA GPUs; auto: if installed, else a faster norm
+    )
     trust_remote_code: bool = False
 
 
@@ -188,6 +192,9 @@ class OptimizerRecipe:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
     kind: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = "adamw"  # paged: NVIDIA GPUs only
+    bfloat16: Literal["nearest", "master", "stochastic"] = (
+        "nearest"  # rounding of trained bfloat16 weights; master keeps float32 copies of them
+    )
 
 
 @dataclass(frozen=True)
@@ -228,7 +235,7 @@ class TrainerRecipe:
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     clip: float = 1.0  # largest norm of the gradient; 0: no clipping
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
-    deterministic: bool = True
+    deterministic: bool = True  # same bits on the CPU; a GPU promises none: flash attention and others only warn there
     compile: bool = False  # torch.compile of the language model's layers; the first steps take minutes longer
     validations: int = 4  # number of validations, evenly spread; each writes a checkpoint
     checkpoint_every: int | None = None  # optimizer steps between further checkpoints

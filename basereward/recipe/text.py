@@ -102,7 +102,7 @@ def recipe_sha256(recipe: Recipe) -> str:
     """
     # Changing this line changes the identity of every recipe, and a sweep would train all finished cells again.
     content = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in NOT_CONTENT}
-    # A key that was added after recipes had been hashed counts only when it is set: older runs keep their identity.
+    # Keys that were added after recipes had been hashed count only when they are set: older runs keep their identity.
     if content["objective"] is None:
         del content["objective"]
     trainer = content["trainer"]
@@ -111,4 +111,10 @@ def recipe_sha256(recipe: Recipe) -> str:
     for key, default in LATER_KEYS_OF_TRAINER.items():
         if trainer[key] == default:
             del trainer[key]
+    if content["optimizer"]["bfloat16"] == "nearest":
+        del content["optimizer"]["bfloat16"]
+    backbone = content["model"]["backbone"]
+    # The earlier default. Fused kernels change the rounding on a GPU, where no bits are promised.
+    if backbone["kernels"] == "auto":
+        backbone["kernels"] = "none"
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -49,6 +49,8 @@ from basereward.training.callbacks.progress import RunProgress, RunWork
 from basereward.training.callbacks.recorder import Recorder, RunDetails
 from basereward.training.callbacks.step_timer import StepTimer
 from basereward.training.checks.rows import rejections_file
+from basereward.training.cost.checkpointing import checkpoint_automatically
+from basereward.training.cost.run_memory import device_memory
 from basereward.training.module import RewardModule
 from basereward.training.objectives.contracts import build_objective, objective_unit
 from basereward.training.parallel.collectives import first_on_machine, is_first
@@ -58,6 +60,8 @@ from basereward.training.preflight import check_ready, check_validation
 from basereward.training.probe import ProbeStates
 from basereward.training.probe_cache import ProbeCache
 from basereward.training.run_identity import IdentityInCheckpoint, RunIdentity, check_encoder
+
+log = logging.getLogger(__name__)
 
 
 class PreparedRun(NamedTuple):
@@ -199,8 +203,7 @@ def prepare_run(
         recipe, data=data, run=folder, recorder=recorder, callbacks=callbacks, own=own or TrainerSettings()
     )
     # After the trainer is built, because only the trainer knows the device.
-    if recipe.data.encoding.feature_cache is not None:
-        _use_feature_cache(recipe, model=module.model, data=data, device=trainer.strategy.root_device)
+    _fit_to_device(recipe, module.model, data, device=trainer.strategy.root_device)
     if recipe.probe:
         probe_cache.keep(recipe, data=data, backbone=module.model.backbone)
     return PreparedRun(module, data, trainer, folder, recorder)
@@ -250,6 +253,14 @@ def build_module(
         log_every=recipe.trainer.log_every if recipe.probe else 1,
     )
     return module, data
+
+
+def _fit_to_device(recipe: Recipe, model: RewardModel, data: PreferenceData, *, device: torch.device) -> None:
+    """Apply the settings of a recipe that depend on the device of the run."""
+    if recipe.data.encoding.feature_cache is not None:
+        _use_feature_cache(recipe, model=model, data=data, device=device)
+    if recipe.model.backbone.checkpoint_layers == "auto":
+        log.info("%s", checkpoint_automatically(recipe, model, data, available=device_memory(device)))
 
 
 def _use_feature_cache(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: torch.device) -> None:
@@ -463,7 +474,8 @@ def _callbacks(
 def deterministic(accelerator: str) -> bool | Literal["warn"]:
     """Return the value of Lightning's `deterministic`: exact on the CPU.
 
-    On a GPU some operations have no deterministic form; they run and log a warning.
+    On a GPU some operations have no deterministic form, and flash attention has a faster one that torch takes unless it
+    may raise errors; they run and log a warning. So a run on a GPU does not promise equal bits.
 
     Args:
         accelerator: of the recipe.

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from pytorch_lightning import Trainer
+
 from basereward.data.loading import loader_faults
 from basereward.data.module import PreferenceData
 from basereward.errors import BaseRewardError, RunError, TrainingError
@@ -231,6 +234,8 @@ def _fit_and_test(prepared: PreparedRun) -> dict[str, Any]:
         return {}
     try:
         with phase("recording the model"):
+            if merges(recorder.recipe):
+                release_weights(module, trainer)
             return _publish(recorder, data, run=run, seconds=seconds)
     # Lightning reports only errors of the two calls above to its callbacks.
     except BaseException as error:
@@ -240,9 +245,32 @@ def _fit_and_test(prepared: PreparedRun) -> dict[str, Any]:
         raise
 
 
+def merges(recipe: Recipe) -> bool:
+    """Whether a run saves merged weights instead of its adapters.
+
+    >>> merges(Recipe())
+    False
+    """
+    return recipe.model.lora is not None and recipe.model.lora.merge
+
+
+def release_weights(module: torch.nn.Module, trainer: Trainer) -> None:
+    """Free the weights of a model that is saved, with the states of its optimizers: merging loads it a second time.
+
+    Args:
+        module: of the run; it cannot be used any more.
+        trainer: of the run.
+    """
+    for optimizer in trainer.optimizers:
+        optimizer.state.clear()
+    for parameter in module.parameters():
+        parameter.grad = None
+        parameter.data = parameter.data.new_empty(0)
+
+
 def _publish(recorder: Recorder, data: PreferenceData, *, run: RunFolder, seconds: float) -> dict[str, Any]:
     """Merge the adapters if the recipe says so, record the model, and write the result."""
-    if recorder.recipe.model.lora is not None and recorder.recipe.model.lora.merge:
+    if merges(recorder.recipe):
         load_scorer(run.model, device="cpu").merged().save(run.model)
     result = {
         "run_id": run.run_id,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
@@ -145,3 +147,35 @@ def test_dropout_acts_in_training_only(folder_of: FolderOf) -> None:
         assert torch.equal(backbone(batch), backbone(batch))
         backbone.train()
         assert not torch.equal(backbone(batch), backbone(batch))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_layers_with_adapters_equal_those_of_peft(dropout: float, folder_of: FolderOf) -> None:
+    """One product that adds in place gives the values and gradients of peft's own `forward`, with the same dropout, and
+    a layer whose adapters are disabled is the layer alone."""
+    model = add_lora(load_backbone(folder_of("qwen2")).transformer, rank=4, alpha=12.0, dropout=dropout).train()
+    layers = [module for module in model.modules() if isinstance(module, LoraLinear)]
+    assert len(layers) == 2 * 7
+    torch.manual_seed(0)
+    for layer in layers:
+        torch.nn.init.normal_(layer.lora_B["default"].weight)
+        states = torch.randn(2, 5, layer.in_features)
+        upstream = torch.randn(2, 5, layer.out_features)
+        results = []
+        for forward in (layer, partial(LoraLinear.forward, layer)):
+            own = states.clone().requires_grad_()
+            torch.manual_seed(1)
+            output = forward(own)
+            (output * upstream).sum().backward()
+            results.append([output.detach(), own.grad, *(factor.weight.grad for factor in factors(layer))])
+            for factor in factors(layer):
+                factor.weight.grad = None
+        for actual, expected in zip(*results, strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+        with model.disable_adapter():
+            assert torch.equal(layer(states), layer.base_layer(states))
+
+
+def factors(layer: LoraLinear) -> tuple[torch.nn.Linear, torch.nn.Linear]:
+    """Return the two factors of the adapter of a layer."""
+    return layer.lora_A["default"], layer.lora_B["default"]

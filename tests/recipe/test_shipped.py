@@ -15,7 +15,11 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments"
 TABLES = FOLDER / "published"  # numbers of papers, nothing to run
 FILES = sorted(file for file in FOLDER.rglob("*.yaml") if TABLES not in file.parents)
-PROFILES = {"tiny": [], "qwen2_5_vl_3b": ["data.sources.pairs.path=x"], "qwen2_5_vl_7b": ["data.sources.pairs.path=x"]}
+PAIRS = ["data.sources.pairs.path=x"]
+PROFILES = {
+    "tiny": [],
+    **dict.fromkeys(["qwen2_5_vl_3b", "qwen2_5_vl_7b", "qwen2_5_vl_7b_lora", "qwen2_5_vl_7b_qlora"], PAIRS),
+}
 OWN_DATA = ("single_source", "text_ratio", "text_only", "ensembles")  # their data are the paper's sets
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -12,18 +12,19 @@ from basereward.errors import ModelError
 from basereward.model.families.parts import decoder_layers
 
 
-def enable_gradient_checkpointing(transformer: PreTrainedModel, *, layers: int | None = None) -> None:
+def enable_gradient_checkpointing(transformer: PreTrainedModel, *, layers: int | Literal["auto"] | None = None) -> None:
     """Makes layers store only their inputs in training; the gradients are bitwise the same.
 
     Args:
         transformer: its vision tower, if any, checkpoints every layer.
-        layers: number of layers of the language model that do so, from the first; None: all.
+        layers: number of layers of the language model that do so, from the first; None: all; `auto`: all, until
+            `checkpoint_first_layers` chooses their number.
 
     Raises:
         ModelError: the language model has fewer layers, or its family checkpoints all layers or none.
     """
     decoder = decoder_layers(transformer)
-    if layers is not None and layers > len(decoder):
+    if isinstance(layers, int) and layers > len(decoder):
         raise ModelError(f"model.backbone.checkpoint_layers is {layers}; the language model has {len(decoder)} layers")
     if layers is not None and not all(isinstance(layer, GradientCheckpointingLayer) for layer in decoder):
         raise ModelError(
@@ -38,8 +39,19 @@ def enable_gradient_checkpointing(transformer: PreTrainedModel, *, layers: int |
     enable({"use_reentrant": False})
     need_no_input_gradients(transformer)
     # transformers enables all layers at once, so those after the first `layers` are turned off again.
-    for layer in decoder[layers:] if layers is not None else ():
-        layer.gradient_checkpointing = False
+    if isinstance(layers, int):
+        checkpoint_first_layers(transformer, layers)
+
+
+def checkpoint_first_layers(transformer: nn.Module, layers: int) -> None:
+    """Lets the first layers of the language model store only their inputs, and the others all activations.
+
+    Args:
+        transformer: after `enable_gradient_checkpointing`.
+        layers: their number.
+    """
+    for index, layer in enumerate(decoder_layers(transformer)):
+        layer.gradient_checkpointing = index < layers
 
 
 def need_no_input_gradients(transformer: nn.Module) -> None:

@@ -6,8 +6,9 @@ the allocator needs some more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import torch
 
@@ -33,6 +34,7 @@ class Memory:
         moments: of the optimizer.
         copies: of weights that autocast has cast.
         activations: stored for the backward pass, and temporary ones.
+        masters: float32 copies of trained weights in bfloat16.
 
     >>> Memory(weights=4, gradients=1, moments=2, copies=0, activations=3).peak
     10
@@ -43,6 +45,7 @@ class Memory:
     moments: int
     copies: int
     activations: int
+    masters: int = 0
 
     @property
     def peak(self) -> int:
@@ -76,6 +79,8 @@ def memory(
     quantization: Quantization | None = None,
     eight_bit: bool = False,
     dropout: bool = False,
+    bfloat16: Literal["nearest", "master", "stochastic"] = "nearest",
+    checkpointed: int | None = None,
 ) -> Memory:
     """Estimates the memory of training a model, in bytes.
 
@@ -86,23 +91,46 @@ def memory(
         quantization: of the language model; a model on the meta device does not show it.
         eight_bit: the optimizer's moments have 8 bits.
         dropout: whether the adapters have dropout.
+        bfloat16: how trained weights in bfloat16 are updated; see `OptimizerRecipe`.
+        checkpointed: number of layers of the language model that store only their inputs; None: as the model has it.
 
     Raises:
         ModelError: the backbone has layers that are not known.
     """
-    layers = layers_of(model)
+    layers = _with_checkpoints(layers_of(model), checkpointed)
     trained = [p for p in model.parameters() if p.requires_grad]
-    # AdamW has two moments for every trained value, each in the precision of the weight or in 8 bits.
-    of_moments = [(1 if eight_bit and p.numel() >= MIN_8BIT_SIZE else p.element_size()) * p.numel() for p in trained]
     stores = _Stores(mixed=mixed, weights=model.backbone.transformer.dtype, dropout=dropout)
     return Memory(
         weights=round(sum(_weights(model, quantization))),
         gradients=sum(p.numel() * p.element_size() for p in trained),
-        moments=2 * sum(of_moments),
+        moments=sum(_moments(p, eight_bit=eight_bit, in_float32=bfloat16 != "nearest") for p in trained),
         # Weights in bfloat16 need no cast.
         copies=_copies(layers) if mixed and stores.stream == 4 else 0,
         activations=_activations(layers, size, stores),
+        masters=_masters(trained) if bfloat16 == "master" else 0,
     )
+
+
+def _with_checkpoints(layers: CountedLayers, checkpointed: int | None) -> CountedLayers:
+    """The layers, of which the first ones of the language model store only their inputs; None: as they are."""
+    if checkpointed is None:
+        return layers
+    blocks = []
+    for index, block in enumerate(layers.blocks):
+        blocks.append(replace(block, checkpointed=index < checkpointed))
+    return replace(layers, blocks=tuple(blocks))
+
+
+def _moments(weight: torch.nn.Parameter, *, eight_bit: bool, in_float32: bool) -> int:
+    """The bytes of the two moments of a trained weight: in 8 bits, in float32, or in its own precision."""
+    if eight_bit and weight.numel() >= MIN_8BIT_SIZE:
+        return 2 * weight.numel()
+    return 2 * weight.numel() * (4 if in_float32 else weight.element_size())
+
+
+def _masters(trained: Sequence[torch.nn.Parameter]) -> int:
+    """The bytes of float32 copies of trained weights in lower precision."""
+    return sum(4 * weight.numel() for weight in trained if weight.element_size() < 4)
 
 
 def _weights(model: RewardModel, quantization: Quantization | None) -> Iterator[float]:
@@ -214,12 +242,9 @@ class _Stores:
         return 2 * block.stages[0][0].inputs * (4 + self.stream * block.others_trained)
 
     def _inputs(self, stage: tuple[LinearLayer, ...]) -> int:
-        """Bytes that layers with one input store of it; each stores a copy if it is cast or has dropout."""
+        """Bytes that layers with one input store of it; with dropout each adapter stores its own, and a mask."""
         width = stage[0].inputs
         adapted = sum(bool(layer.adapters) for layer in stage)
         if not adapted:
-            return self.product * width * (len(stage) if self.mixed else 1) if stage[0].trained else 0
-        # Adapters are in float32 whatever the precision of the weights.
-        size = 2 if self.mixed else 4
-        apart = self.dropout or self.mixed or self.stream != size
-        return width * (size * (adapted if apart else 1) + self.dropout * adapted)
+            return self.product * width if stage[0].trained else 0
+        return width * (self.product * (adapted if self.dropout else 1) + self.dropout * adapted)

@@ -13,6 +13,7 @@ processor/           tokenizer, chat template and image processor, if there is n
 from __future__ import annotations
 
 import fnmatch
+import logging
 import math
 import os
 import shutil
@@ -38,6 +39,7 @@ from basereward.model.backbone import Backbone, load_backbone, quiet_transformer
 from basereward.model.families.lm_head import WEIGHT, LanguageHead, load_language_head
 from basereward.model.families.processing import recipe_encoder
 from basereward.model.heads.contracts import GenerativeHead, is_generative
+from basereward.model.lora import prepare_adapters
 from basereward.model.meta_device import build_on_meta_device
 from basereward.model.pooling import Pooling
 from basereward.model.reward_model import RewardModel
@@ -55,6 +57,8 @@ from basereward.model.saving.folder_checks import (
 from basereward.model.saving.identity import BackboneIdentity, checkpoint_identity, read_identity
 from basereward.recipe import make, recipe_from_yaml, recipe_yaml
 from basereward.recipe.schema import Recipe
+
+logger = logging.getLogger(__name__)
 
 HEAD = "head.safetensors"
 LANGUAGE = "language.safetensors"
@@ -275,6 +279,8 @@ def load_reward_model(folder: Path, *, dtype: str | None = None) -> tuple[Reward
         quantization=origin["quantization"],
         trust_remote_code=recipe.model.backbone.trust_remote_code,
         complete=card["kind"] == "full",
+        # A recipe of an earlier version has `none`. A model that was trained with Liger opens on other machines too.
+        kernels="none" if recipe.model.backbone.kernels == "none" else "auto",
     )
     _check_same(folder, card, backbone.origin)
     # After the check: the hashes in the card are those of the weights as they were trained.
@@ -331,6 +337,10 @@ def _check_same(folder: Path, card: Mapping[str, Any], origin: BackboneIdentity)
         # Models of earlier versions have no hashes.
         known = card["backbone"]["fingerprint"]
         faults = [] if known in (None, origin.fingerprint) else ["its weights differ"]
+        # A hash of packed bytes: a CPU and a GPU may round a weight to different codes.
+        if faults and card["backbone"]["quantization"] is not None:
+            logger.warning("'%s' may have been trained on another backbone or device: packed weights differ", folder)
+            faults = []
     if faults:
         raise ModelError(
             f"the backbone at '{origin.path}' is not the one that '{folder}' was trained on: {'; '.join(faults)}. "
@@ -432,6 +442,7 @@ def _load_adapter(transformer: Any, folder: Path) -> PeftModel:
     """
     with quiet_transformers(), explained(folder):
         model = PeftModel.from_pretrained(transformer, str(folder))
+    prepare_adapters(model)
     # peft ignores keys that do not fit, so the weights are loaded once more and compared. With the default "auto" for
     # embeddings it would ask the hub for the name of a backbone that the folder gives.
     load_exactly(get_peft_model_state_dict(model, save_embedding_layers=False), folder / "adapter_model.safetensors")

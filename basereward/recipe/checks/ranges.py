@@ -292,6 +292,7 @@ def efficiency_problems(recipe: Recipe) -> Problems:
     if backbone.checkpoint_layers is not None and not backbone.gradient_checkpointing:
         message = "has no effect without gradient_checkpointing; set model.backbone.gradient_checkpointing=true"
         yield "model.backbone.checkpoint_layers", message
+    yield from _bfloat16_problems(recipe)
     if recipe.data.prefetch is not None and not recipe.data.workers:
         yield "data.prefetch", "has no effect without worker processes; set data.workers above 0"
     if accelerator not in ("cpu", "mps"):
@@ -301,7 +302,25 @@ def efficiency_problems(recipe: Recipe) -> Problems:
         yield "optimizer.kind", f"{message}. Allowed there: adamw, adamw_8bit."
     if backbone.kernels == "liger":
         message = f"'liger' needs an NVIDIA GPU, and trainer.accelerator is {accelerator}"
-        yield "model.backbone.kernels", f"{message}. Allowed there: none."
+        yield "model.backbone.kernels", f"{message}. Allowed there: auto, none."
+
+
+def _bfloat16_problems(recipe: Recipe) -> Problems:
+    """An update of weights in bfloat16 where none is trained, or with an optimizer that does not have it."""
+    update, backbone = recipe.optimizer.bfloat16, recipe.model.backbone
+    if update == "nearest":
+        return
+    if recipe.optimizer.kind != "adamw":
+        message = f"'{update}' needs optimizer.kind=adamw; {recipe.optimizer.kind} given"
+        yield "optimizer.bfloat16", f"{message}. Allowed with it: nearest."
+    reason = None
+    if recipe.probe or recipe.model.lora is not None or backbone.quantization is not None:
+        reason = "the weights of the backbone are frozen, and adapters and head are in float32"
+    elif backbone.dtype != "bfloat16":
+        reason = f"model.backbone.dtype is {backbone.dtype}"
+    if reason is not None:
+        message = f"'{update}' has no effect: {reason}. Set it to nearest, or train a backbone in bfloat16"
+        yield "optimizer.bfloat16", message
 
 
 def monitor_problems(recipe: Recipe) -> Problems:
@@ -395,7 +414,8 @@ def _numbers_at(recipe: Recipe, key: str) -> Iterator[tuple[str, float]]:
     elif isinstance(value, list):
         for number in value:
             yield key, number
-    elif value is not None:
+    # Some keys take a word in place of a number.
+    elif value is not None and not isinstance(value, str):
         yield key, value
 
 

@@ -26,6 +26,7 @@ from basereward.model.backbone import load_config, quiet_transformers
 from basereward.model.cost.memory import Memory, PassTokens
 from basereward.model.cost.meta_model import outline
 from basereward.model.families.processing import recipe_encoder
+from basereward.model.families.registry import find_family
 from basereward.model.losses.contracts import build_loss
 from basereward.model.pooling import Pooling
 from basereward.model.reward_model import RewardModel, check_head_size
@@ -367,15 +368,15 @@ def _check_trained(recipe: Recipe, model: RewardModel) -> None:
     if own := list(objective.named_parameters()):
         parts["loss"] = own
     check_parts(parts, recipe.optimizer.lr_by_part)
-    config = model.backbone.transformer.config
     if recipe.model.backbone.kernels == "liger":
-        check_liger(config.model_type)
+        config = model.backbone.transformer.config
+        check_liger(find_family(config).decoder_type(config))
 
 
 def _compare_memory(held: Memory, device: torch.device, found: ModelFindings) -> None:
     """Compare the memory of a run with that of the device: what is counted must fit, what is estimated may not."""
     available = device_memory(device)
-    counted = held.weights + held.gradients + held.moments
+    counted = held.weights + held.gradients + held.moments + held.masters
     found.facts["memory"] = {"counted": counted, "peak": held.peak, "available": available}
     remedy = (
         "Train adapters (model.lora.rank=64), quantize (model.backbone.quantization=nf4), freeze parts, or take a "
@@ -406,7 +407,7 @@ def disk_needs(recipe: Recipe, held: Memory, model: RewardModel) -> dict[str, in
         held: its memory.
         model: without weights.
     """
-    best, last = held.gradients, held.gradients + held.moments
+    best, last = held.gradients, held.gradients + held.moments + held.masters
     lora = recipe.model.lora
     whole = kind_of(model) == "full" or (lora is not None and lora.merge)
     saved = held.weights if whole else best

@@ -20,8 +20,9 @@ from basereward.recipe.checks.probing import trained_model
 from basereward.recipe.load import Cell
 from basereward.recipe.schema import Recipe
 from basereward.training.cost.gpu_specs import GPUS, UTILISATION
+from basereward.training.cost.largest_pass import SourceLoad
 from basereward.training.cost.run_memory import run_memory
-from basereward.training.cost.workload import SourceLoad, Workload, workload
+from basereward.training.cost.workload import Workload, workload
 
 
 def costs(

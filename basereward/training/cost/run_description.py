@@ -17,15 +17,14 @@ from basereward.model.pooling import Pooling
 from basereward.model.reward_model import RewardModel
 from basereward.recipe.checks.parallel import num_ranks
 from basereward.recipe.schema import Recipe
+from basereward.training.cost.checkpointing import SAMPLED, SEARCHED
+from basereward.training.cost.largest_pass import largest_pass
 from basereward.training.cost.run_memory import device_memory, device_share, run_memory
-from basereward.training.cost.workload import largest_pass
 
 if TYPE_CHECKING:
     from basereward.training.build import PreparedRun
 
 GIB = 2**30
-SAMPLED, SEARCHED = 4, 128
-"""Groups of a source that are encoded, and forward passes that are searched, for the count of memory: some 0.1 s."""
 
 
 def describe_run(recipe: Recipe, prepared: PreparedRun) -> Iterator[str]:
@@ -137,6 +136,8 @@ def describe_memory(counted: Memory, *, available: int, probe: bool = False) -> 
     'memory by count: 5 GiB of 4 GiB (weights 4 GiB, gradients 0 bytes, moments 0 bytes, activations 1 GiB): ...'
     """
     parts = {"weights": counted.weights, "gradients": counted.gradients, "moments": counted.moments}
+    if counted.masters:
+        parts["master copies"] = counted.masters
     parts["activations"] = counted.activations + counted.copies
     listed = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items())
     text = f"memory by count: {format_bytes(counted.peak)} of {format_bytes(available)} ({listed})"

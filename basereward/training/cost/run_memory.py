@@ -17,13 +17,14 @@ CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/
 """The memory that a container may use, for both versions of control groups."""
 
 
-def run_memory(recipe: Recipe, model: RewardModel, largest: PassTokens) -> Memory:
+def run_memory(recipe: Recipe, model: RewardModel, largest: PassTokens, *, checkpointed: int | None = None) -> Memory:
     """Count the memory of a training.
 
     Args:
         recipe: of the run.
         model: with or without weights.
         largest: the size of the largest forward pass.
+        checkpointed: number of layers of the language model that store only their inputs; None: as the model has it.
     """
     lora = recipe.model.lora
     return memory(
@@ -33,6 +34,8 @@ def run_memory(recipe: Recipe, model: RewardModel, largest: PassTokens) -> Memor
         quantization=recipe.model.backbone.quantization,
         eight_bit=recipe.optimizer.kind.endswith("8bit"),
         dropout=lora is not None and lora.dropout > 0,
+        bfloat16=recipe.optimizer.bfloat16,
+        checkpointed=checkpointed,
     )
 
 

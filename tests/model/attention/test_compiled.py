@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo import config as dynamo_config
 from torch._dynamo.utils import counters
 
 from basereward.data.batching.collate import collate
@@ -24,9 +25,9 @@ pytestmark = pytest.mark.slow
 FolderOf = Callable[[str], Path]
 
 
-def adapted(path: Path) -> Backbone:
-    """Return a backbone in training mode with gradient checkpointing and non-zero adapters."""
-    backbone = load_backbone(path, gradient_checkpointing=True)
+def adapted(path: Path, *, gradient_checkpointing: bool = True) -> Backbone:
+    """Return a backbone in training mode with non-zero adapters."""
+    backbone = load_backbone(path, gradient_checkpointing=gradient_checkpointing)
     backbone.model = add_lora(backbone.transformer, rank=4, alpha=8.0)
     torch.manual_seed(1)
     for name, parameter in backbone.named_parameters():
@@ -67,3 +68,33 @@ def test_compiled_layers_give_the_same_states_and_gradients(folder_of: FolderOf)
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[0] > 0
     assert graphs[-1] == graphs[0], "layers were recompiled for other trees"
+
+
+@pytest.mark.parametrize("recomputed", [False, True], ids=["stored", "recomputed"])
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_no_layer_is_compiled_again_after_the_first_batches(
+    recomputed: bool, folder_of: FolderOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After two batches of a training, batches of one to four groups with other lengths, with and without pictures, in
+    mixed precision and in evaluation, are an error if torch would compile a layer again. States stay those of layers
+    without compilation."""
+    path = folder_of("qwen2_5_vl")
+    plain, compiled = (adapted(path, gradient_checkpointing=recomputed) for _ in range(2))
+    compile_layers(compiled.transformer)
+    text, pictures = mixed_groups(vision=False), mixed_groups(vision=True)[3:]
+
+    def states(row_groups: Sequence[Group], *, training: bool = True) -> None:
+        row = tree_row(path, row_groups)
+        with torch.set_grad_enabled(training), torch.autocast("cpu", torch.bfloat16):
+            expected, actual = (backbone.train(training)(row) for backbone in (plain, compiled))
+        torch.testing.assert_close(actual, expected, rtol=0.05, atol=0.05)
+        if training:
+            actual.float().square().sum().backward()
+
+    for warm_up in (text[:2], pictures):
+        states(warm_up)
+        states(warm_up, training=False)
+    monkeypatch.setattr(dynamo_config, "error_on_recompile", True)
+    for row_groups in (text, text[2:], pictures[1:], [*text, *pictures], [*pictures, *pictures[:1]], text[1:]):
+        states(row_groups)
+        states(row_groups, training=False)

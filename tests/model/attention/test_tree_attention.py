@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from transformers.masking_utils import (
     sliding_window_overlay,
 )
 
+from basereward.data.batching.tree_batch import TreeBatch
 from basereward.errors import ModelError
 from basereward.model.attention import tree_attention as tree_attention_module
 from basereward.model.attention.tree_attention import (
@@ -39,8 +41,10 @@ from basereward.model.attention.tree_attention import (
     tree_mask,
     tree_masks,
 )
+from basereward.model.backbone import load_backbone
 from basereward.model.pooling import Pooling
 from basereward.recipe.schema import PoolingName
+from tests.helpers.support import gradients
 
 HEADS, KEY_HEADS, WIDTH = 4, 2, 8
 Trees = Sequence[tuple[int, ...]]
@@ -110,8 +114,8 @@ CASES: dict[str, Trees] = {
 @pytest.mark.parametrize("trees", CASES.values(), ids=CASES.keys())
 def test_attention_equals_the_reference(trees: Trees, in_pieces: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs and gradients equal those of the reference, in two calls for the row and in pieces."""
-    if in_pieces:
-        monkeypatch.setattr(tree_attention_module, "is_available", lambda query, value: False)
+    if not in_pieces:
+        monkeypatch.setattr(tree_attention_module, "CASCADE_DEVICES", ("cpu",))
     torch.manual_seed(0)
     length = sum(map(sum, trees))
     states = [torch.randn(1, heads, length, WIDTH, requires_grad=True) for heads in (HEADS, KEY_HEADS, KEY_HEADS)]
@@ -278,3 +282,33 @@ def test_attention_is_registered_with_transformers() -> None:
     # The registered function is wrapped so that torch.compile does not trace into it.
     assert inspect.unwrap(registered) is tree_attention
     assert TREE_ATTENTION in AttentionMaskInterface()
+
+
+@pytest.mark.parametrize("pooling", ["last", "last_text", "mean"])
+def test_model_has_equal_states_in_two_calls_and_in_pieces(
+    pooling: PoolingName, folder_of: Callable[[str], Path], pictures: TreeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pooled states and all gradients of a model are equal, with the last layer restricted to what is pooled."""
+    backbone = load_backbone(folder_of("qwen2_5_vl")).train()
+    results = []
+    for devices in ((), ("cpu",)):
+        monkeypatch.setattr(tree_attention_module, "CASCADE_DEVICES", devices)
+        states = backbone(pictures, pooling=Pooling(pooling))
+        states.square().sum().backward()
+        results.append((states.detach(), gradients(backbone)))
+    (expected, expected_gradients), (actual, actual_gradients) = results
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    for name, gradient in actual_gradients.items():
+        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_branches_behind_a_cached_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The branches of a tree attend to a prefix whose keys and values are in a cache, equally in both ways."""
+    torch.manual_seed(0)
+    plan = TreePlan([(6, 3, 2)], device="cpu", cached=True)
+    states = [torch.randn(1, heads, size, WIDTH) for heads, size in ((HEADS, 5), (KEY_HEADS, 11), (KEY_HEADS, 11))]
+    outputs = []
+    for devices in ((), ("cpu",)):
+        monkeypatch.setattr(tree_attention_module, "CASCADE_DEVICES", devices)
+        outputs.append(tree_attention(nn.Module(), *states, attention_mask=LayerMask(NO_LIMIT, plan), scaling=0.3)[0])
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-5, atol=1e-5)

@@ -17,6 +17,7 @@ from basereward.model.families.parts import freeze, part_of
 from basereward.model.families.processing import load_encoder
 from basereward.model.families.vision import VisionOutput, features_of_nothing, keep_features
 from tests.helpers.support import VISION, gradients, mixed_groups
+from tests.helpers.sync_counter import SyncCounter
 
 FolderOf = Callable[[str], Path]
 
@@ -45,6 +46,20 @@ def test_frozen_and_trained_towers_give_equal_features(family: str, folder_of: F
 def _all_features(output: VisionOutput) -> list[Tensor]:
     """Return the features of every image in every layer."""
     return [*output.pooler_output, *(states for level in output.deepstack_features for states in level)]
+
+
+@pytest.mark.parametrize("family", VISION)
+def test_pass_with_pictures_waits_for_no_number(family: str, folder_of: FolderOf) -> None:
+    """No operator of a pass over tree rows reads numbers on the host or has a result whose size depends on them, with
+    several pictures and states of deeper layers."""
+    path = folder_of(family)
+    encoder, backbone = load_encoder(path), load_with_frozen_tower(path).train()
+    groups = [encoder(group) for group in mixed_groups(vision=True)]
+    batch = collate(groups, layout="tree", pad_id=encoder.pad_id)
+    with SyncCounter() as counter:
+        backbone(batch).square().sum().backward()
+    # The interpolation of Qwen3-VL's learned positions reads a size of grids that are on the host anyway.
+    assert dict(counter.counts) == ({"_local_scalar_dense": 1} if family == "qwen3_vl" else {})
 
 
 @pytest.mark.parametrize("family", VISION)

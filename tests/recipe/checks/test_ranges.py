@@ -155,7 +155,7 @@ def test_source_names_with_the_same_metric_name_are_a_problem(name: str, other_n
         (
             {"model__backbone__kernels": "liger", "trainer__accelerator": "mps"},
             "model.backbone.kernels",
-            "'liger' needs an NVIDIA GPU, and trainer.accelerator is mps. Allowed there: none.",
+            "'liger' needs an NVIDIA GPU, and trainer.accelerator is mps. Allowed there: auto, none.",
         ),
     ],
 )

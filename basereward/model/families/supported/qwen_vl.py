@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,10 @@ MAX_STEPS = {"patch_size": 64, "merge_size": 8, "temporal_patch_size": 8}
 """Largest steps in which an image is cut. Real ones are 14 or 16, 2 and 2; padding to a huge step fills the memory."""
 SMALL_PIXELS = 2**22
 """A processor that enlarges every image to more pixels than this is not tried when it is loaded."""
+
+
+DEEPER = "deeper_states"
+"""Keyword by which a Qwen3-VL passes to its language model the visual tokens and their states of deeper layers."""
 
 
 class VisionPositions:
@@ -112,8 +117,11 @@ class QwenVL(VisionFamily):
         }
 
     def prepare(self, model: PreTrainedModel) -> None:
-        """Lets the vision tower attend to all windows of all images in one call."""
+        """Lets the vision tower attend to all windows of all images in one call, and places deeper states by index."""
         register_segment_attention()
+        language: Any = model.get_submodule("language_model")
+        if hasattr(language, "_deepstack_process"):
+            _place_deeper_states_by_index(language)
         tower: Any = model.get_submodule("visual")
         # A configuration of the tower's own. In that of the model, transformers would look for a package or a kernel of
         # this name whenever it makes another model of it, as its name contains "flash".
@@ -136,15 +144,47 @@ class QwenVL(VisionFamily):
     def inputs_with_images(
         self, transformer: PreTrainedModel, input_ids: Tensor, output: VisionOutput, tokens: Tensor
     ) -> dict[str, Any]:
-        """Embeddings; for Qwen3-VL the features, since its forward pass alone adds those of deeper layers."""
+        """Embeddings; for Qwen3-VL also the states that its language model adds in deeper layers."""
+        inputs = super().inputs_with_images(transformer, input_ids, output, tokens)
         if output.deepstack_features:
-            return {"mm_encoder_outputs": {"image": output}}
-        return super().inputs_with_images(transformer, input_ids, output, tokens)
+            inputs[DEEPER] = (tokens, [torch.cat(of_images) for of_images in output.deepstack_features])
+        return inputs
 
     def smallest_image(self, vision_config: Any) -> tuple[int, int]:
         """The patches of one merged token."""
         numbers = vision_config.in_channels * vision_config.temporal_patch_size * vision_config.patch_size**2
         return vision_config.spatial_merge_size, numbers
+
+
+def _place_deeper_states_by_index(language: Any) -> None:
+    """Lets the language model of a Qwen3-VL add deeper visual states at indices that the host knows.
+
+    transformers selects the tokens by a mask, for which a GPU waits at each of these layers. Its `forward` has no
+    argument for indices, so they take the place of the mask, and the method that reads it is replaced on this object.
+    """
+    # The family prepares a model again after each change of its attention.
+    if "_deepstack_process" in vars(language):
+        return
+    language._deepstack_process = MethodType(_add_deeper_states, language)
+    language.register_forward_pre_hook(_pass_deeper_states, with_kwargs=True)
+
+
+def _pass_deeper_states(
+    language: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Give the language model the indices and states of `DEEPER`, if the call has them."""
+    tokens, states = kwargs.pop(DEEPER, (None, None))
+    if tokens is not None:
+        kwargs |= {"visual_pos_masks": tokens, "deepstack_visual_embeds": states}
+    return inputs, kwargs
+
+
+def _add_deeper_states(language: Any, hidden: Tensor, tokens: Tensor, states: Tensor) -> Tensor:
+    """Add `states` `(V, D)` at V `tokens` among the flattened `(R * T)` of `hidden` `(R, T, D)`."""
+    if tokens.dtype == torch.bool:  # a call of transformers' own, with a mask
+        placed: Tensor = type(language)._deepstack_process(language, hidden, tokens, states)
+        return placed
+    return hidden.flatten(0, 1).index_add(0, tokens, states.to(hidden.dtype)).view_as(hidden)
 
 
 def tower_inputs(tower: Any, grids: Sequence[Grid], *, device: torch.device) -> dict[str, Any]:
