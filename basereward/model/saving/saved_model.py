@@ -322,13 +322,7 @@ def _check_same(folder: Path, card: Mapping[str, Any], origin: BackboneIdentity)
         ModelError: they differ; the message names each part with its old and its new hash.
     """
     if card["kind"] == "full":
-        # Models of earlier versions have no hashes of the backbone in their folder.
-        own = card["backbone"].get("hashes")
-        if own and (faults := hash_differences(own, _own_hashes(folder))):
-            raise ModelError(
-                f"'{folder / 'backbone'}' is not what was saved with '{folder / CARD}': {'; '.join(faults)}. Copy the "
-                "complete folder again, or train again."
-            )
+        _check_own_backbone(folder, card)
         return
     before = read_identity(card["identity"], where=f"'{folder / CARD}'") if card.get("identity") else None
     if before is not None and before.hashes.get("weights"):
@@ -345,6 +339,21 @@ def _check_same(folder: Path, card: Mapping[str, Any], origin: BackboneIdentity)
         raise ModelError(
             f"the backbone at '{origin.path}' is not the one that '{folder}' was trained on: {'; '.join(faults)}. "
             "Restore the old backbone, or train again."
+        )
+
+
+def _check_own_backbone(folder: Path, card: Mapping[str, Any]) -> None:
+    """Compares the backbone in the folder of a full model with its card.
+
+    Raises:
+        ModelError: they differ.
+    """
+    # Models of earlier versions have no hashes of the backbone in their folder.
+    own = card["backbone"].get("hashes")
+    if own and (faults := hash_differences(own, _own_hashes(folder))):
+        raise ModelError(
+            f"'{folder / 'backbone'}' is not what was saved with '{folder / CARD}': {'; '.join(faults)}. Copy the "
+            "complete folder again, or train again."
         )
 
 
