@@ -13,8 +13,9 @@ import time
 COMMANDS = (
     "--help", "--version", "trian", "train basereward --profle tiny", "ls heads", "ls runs", "completion bash",
     "check basereward", "data basereward", "audit basereward", "train basereward", "sweep head_depth", "resume RUN",
-    "score RUN rows.jsonl", "eval RUN --benchmark rm_bench", "ensemble RUN OTHER", "report head_depth", "look digits",
-    "annotate digits --model m --endpoint local --out out.jsonl", "convert pairs.jsonl --out out.jsonl", "schema",
+    "score RUN rows.jsonl", "serve RUN", "eval RUN --benchmark rm_bench", "ensemble RUN OTHER", "report head_depth",
+    "look digits", "annotate digits --model m --endpoint local --out out.jsonl",
+    "convert pairs.jsonl --out out.jsonl", "schema",
 )  # fmt: skip
 """Command lines, with a typing error in two of them."""
 LIMIT_S, IMMEDIATE_LIMIT_S = 2.0, 0.3

@@ -53,14 +53,16 @@ ARGUMENTS = {
     "sweep": ["head_depth"],
     "resume": ["RUN"],
     "score": ["RUN", "rows.jsonl"],
+    "serve": ["RUN"],
     "eval": ["RUN", "--benchmark", "rm_bench"],
     "annotate": ["digits", "--model", "m", "--endpoint", "local", "--out", "out.jsonl"],
     "ensemble": ["RUN", "OTHER"],
     "report": ["head_depth"],
     "look": ["digits"],
     "convert": ["pairs.jsonl", "--out", "rows.jsonl"],
+    "schema": ["source"],
 }
-IMMEDIATE = {"new", "ls", "schema", "completion"}
+IMMEDIATE = {"new", "ls", "completion"}
 """Commands whose result is there at once."""
 
 

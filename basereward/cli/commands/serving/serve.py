@@ -141,7 +141,7 @@ COMMAND = Command(
     activity="serve: {model} at http://{host}:{port}",
     examples=(
         "basereward serve runs/my_run/model",
-        "BASEREWARD_SERVER_KEY=... basereward serve runs/my_run/model --host 0.0.0.0 --images /data/images",
+        "basereward serve runs/my_run/model --port 9000 --devices cuda:0,cuda:1 --dtype bfloat16",
     ),
     add_arguments=add_arguments,
     check_arguments=check_arguments,
