@@ -60,7 +60,7 @@ ARGUMENTS = {
     "report": ["head_depth"],
     "look": ["digits"],
     "convert": ["pairs.jsonl", "--out", "rows.jsonl"],
-    "schema": ["source"],
+    "schema": ["experiment"],
 }
 IMMEDIATE = {"new", "ls", "completion"}
 """Commands whose result is there at once."""
