@@ -171,6 +171,7 @@ def memory(model: Path, *, number: int, clients: int) -> dict[str, float]:
 def resident_mib(pid: int) -> float:
     """Resident memory of a process and its children in MiB.
 
+    >>> import os
     >>> resident_mib(os.getpid()) > 0
     True
     """
