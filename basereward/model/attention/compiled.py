@@ -9,19 +9,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from basereward.model.attention.last_layer import restricted_layer
 from basereward.model.families.parts import decoder_layers
 
 
 def compile_layers(transformer: nn.Module) -> None:
-    """Compiles every decoder layer in place; the names of weights do not change.
+    """Compiles decoder layers in place; the names of weights do not change.
 
     One compiled function serves all layers and all lengths of rows. Attention over tree rows is excluded; see
-    `register_tree_attention`.
+    `register_tree_attention`. So is the last layer where it is restricted to pooled tokens: it computes little, and
+    would be compiled again for other numbers of pooled tokens, such as a single one.
 
     Args:
         transformer: with its adapters, if any.
     """
-    for layer in decoder_layers(transformer):
+    restricted = restricted_layer(transformer)
+    for index, layer in enumerate(decoder_layers(transformer)):
+        if index == restricted:
+            continue
         class_forward: Any = type(layer).forward
         # transformers wraps `forward` in decorators that are not compiled; the function itself is in `__wrapped__`.
         # `dynamic` avoids a new compilation for every length of a row.

@@ -83,6 +83,16 @@ class LastLayer:
         return layers - 1 if modules else None
 
 
+def restricted_layer(transformer: nn.Module) -> int | None:
+    """The index of the layer that `LastLayer` restricts; None if it cannot be restricted.
+
+    >>> restricted_layer(nn.Linear(2, 2)) is None
+    True
+    """
+    layers, _, modules = _last(transformer)
+    return layers - 1 if modules else None
+
+
 def _begin(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Reads the plan of the pass when the attention of the last layer is called."""
     rows = kwargs.get("rows")
