@@ -65,6 +65,7 @@ def to_parts(module: nn.Module) -> None:
 def own_part(weight: Tensor) -> Tensor:
     """The part of a weight that this process holds; a weight that is not divided is whole.
 
+    >>> import torch
     >>> own_part(torch.ones(2)).tolist()
     [1.0, 1.0]
     """
@@ -74,6 +75,7 @@ def own_part(weight: Tensor) -> Tensor:
 def whole(weight: Tensor) -> Tensor:
     """A weight with the parts of all processes, which must all call this.
 
+    >>> import torch
     >>> whole(torch.ones(2)).tolist()
     [1.0, 1.0]
     """
@@ -87,6 +89,7 @@ def divided_like(weight: Tensor, given: Tensor) -> Tensor:
         weight: divided or not.
         given: whole, the same on all processes; or divided already.
 
+    >>> import torch
     >>> divided_like(torch.ones(2), torch.zeros(2)).tolist()
     [0.0, 0.0]
     """

@@ -10,6 +10,7 @@ from basereward.recipe.schema import Recipe
 def num_ranks(recipe: Recipe) -> int:
     """The number of processes that train a recipe together.
 
+    >>> import dataclasses
     >>> trainer = dataclasses.replace(Recipe().trainer, devices=4, nodes=2)
     >>> num_ranks(Recipe(trainer=trainer))
     8
@@ -22,6 +23,7 @@ def batch_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
     With a token budget their number is free, and every device needs at least one group.
 
+    >>> import dataclasses
     >>> list(batch_problems(Recipe(batch=dataclasses.replace(Recipe().batch, groups=12))))
     [('batch.groups', '12 is no multiple of groups_per_forward = 8')]
     >>> trainer = dataclasses.replace(Recipe().trainer, devices=3)
@@ -45,6 +47,7 @@ def batch_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
 def strategy_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Options that cannot be combined with a model whose state is divided among devices.
 
+    >>> import dataclasses
     >>> backbone = dataclasses.replace(Recipe().model.backbone, quantization="nf4")
     >>> model = dataclasses.replace(Recipe().model, backbone=backbone)
     >>> trainer = dataclasses.replace(Recipe().trainer, strategy="fsdp2", devices=2)
