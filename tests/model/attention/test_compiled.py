@@ -73,9 +73,7 @@ def test_compiled_layers_give_the_same_states_and_gradients(folder_of: FolderOf)
 
 @pytest.mark.parametrize("recomputed", [False, True], ids=["stored", "recomputed"])
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
-def test_no_layer_is_compiled_again_after_the_first_batches(
-    recomputed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_layer_is_compiled_again_after_the_first_batches(recomputed: bool, tmp_path: Path) -> None:
     """After two batches of a training, batches of one to four groups with other lengths, with and without pictures, in
     mixed precision and in evaluation, are an error if torch would compile a layer again. States stay those of layers
     without compilation."""
@@ -97,7 +95,7 @@ def test_no_layer_is_compiled_again_after_the_first_batches(
     for warm_up in (text[:2], pictures):
         states(warm_up)
         states(warm_up, training=False)
-    monkeypatch.setattr(dynamo_config, "error_on_recompile", True)
-    for row_groups in (text, text[2:], pictures[1:], [*text, *pictures], [*pictures, *pictures[:1]], text[1:]):
-        states(row_groups)
-        states(row_groups, training=False)
+    with dynamo_config.patch(error_on_recompile=True):
+        for row_groups in (text, text[2:], pictures[1:], [*text, *pictures], [*pictures, *pictures[:1]], text[1:]):
+            states(row_groups)
+            states(row_groups, training=False)

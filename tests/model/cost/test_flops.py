@@ -34,7 +34,7 @@ GENERATIVE_HEADS: dict[str, dict[str, Any]] = {
     "critic": {"prompt": "critique_brief"},
     "generative": {"prompt": "pairwise_brief"},
 }
-LINEAR = ("mm", "addmm", "convolution", "convolution_backward")
+LINEAR = ("mm", "addmm", "addmm_", "convolution", "convolution_backward")
 # The trained parts of a model: all weights, one part, or adapters.
 TRAINED_PARTS: dict[str, dict[str, Any]] = {
     "all": {},
@@ -65,9 +65,18 @@ def batch_of(path: Path, *, layout: Layout = "tree", vision: bool = True) -> Tre
     return collate([encoder(item) for item in mixed_groups(vision=vision)], layout=layout, pad_id=encoder.pad_id)
 
 
+def flop_counter() -> FlopCounterMode:
+    """Return torch's counter; it does not know the products that adapters add in place."""
+
+    def add_product(states: Any, left: Any, right: Any, out_shape: Any = None, **options: Any) -> int:
+        return int(2 * left[0] * left[1] * right[1])
+
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: add_product})
+
+
 def count_with_torch(model: RewardModel, batch: TreeBatch) -> int:
     """Return the operations of linear layers that torch counts in a step."""
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         torch.autograd.backward(model(batch).sum())
     counts = {str(name).removeprefix("aten."): flops for name, flops in counter.get_flop_counts()["Global"].items()}
     # bmm computes rotary positions; torch does not count attention on the CPU.
@@ -174,7 +183,7 @@ def test_language_targets_are_counted_exactly(head: str, family: str, trained: s
     ]
     encoded = [encoder(item, with_targets=True) for item in groups]
     batch = collate(encoded, layout="tree", pad_id=encoder.pad_id)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with flop_counter() as counter, sdpa_kernel(SDPBackend.MATH):
         outputs = critic_outputs(model, batch)
         assert outputs.language is not None
         total = sum(outputs.scores, outputs.language).sum()
@@ -224,7 +233,7 @@ def test_vision_attention_equals_the_count_of_torch(family: str, folder_of: Fold
     for _, tower in towers(model.backbone.transformer):
         if hasattr(tower, "config"):
             tower.config._attn_implementation = "sdpa"
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with flop_counter() as counter, sdpa_kernel(SDPBackend.MATH):
         states = encode(model.backbone.transformer, batch.images.pixels.values, batch.images.grids)
         torch.autograd.backward(torch.cat(states, dim=1).sum())
     counted = counter.get_flop_counts()["Global"][torch.ops.aten.bmm]
