@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.repocard import metadata_load
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from basereward.inference.export.exportable import ExportForm
 from basereward.inference.scorer import Scorer
@@ -127,14 +127,7 @@ def is_hub_id(text: str) -> bool:
 
 def _base_license(scorer: Scorer) -> str | None:
     """The licence in the card of the backbone, if the card is on this machine; nothing is downloaded."""
-    backbone = scorer.recipe.model.backbone
-    # A backbone whose weights were trained lies in the model itself, and the recipe says where it came from.
-    path = backbone.path or scorer.model.backbone.origin.path
-    local = Path(path, "README.md")
-    file = local if local.is_file() else None
-    if file is None and is_hub_id(path):
-        cached = try_to_load_from_cache(path, "README.md", revision=backbone.revision)
-        file = Path(cached) if isinstance(cached, str) else None
+    file = _base_readme(scorer)
     try:
         metadata = metadata_load(file) if file is not None else None
     except (OSError, ValueError):
@@ -142,6 +135,18 @@ def _base_license(scorer: Scorer) -> str | None:
         return None
     name = (metadata or {}).get("license")
     return name if isinstance(name, str) and LICENSE.fullmatch(name) else None
+
+
+def _base_readme(scorer: Scorer) -> Path | None:
+    """The card of the backbone in its folder or in the hub's cache."""
+    backbone = scorer.recipe.model.backbone
+    # A backbone whose weights were trained lies in the model itself, and the recipe says where it came from.
+    path = backbone.path or scorer.model.backbone.origin.path
+    if os.path.isdir(path):
+        file = Path(path, "README.md")
+        return file if file.is_file() else None
+    cached = try_to_load_from_cache(path, "README.md", revision=backbone.revision) if is_hub_id(path) else None
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def _eval_result(result: BenchmarkResult) -> EvalResult:

@@ -63,7 +63,7 @@ class BaseRewardForSequenceClassification(PreTrainedModel):
         self.num_labels = 1
         self.model = AutoModel.from_config(config)
         self.head = ScoreLayers(**config.reward_head)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **inputs: Any
@@ -93,5 +93,4 @@ class BaseRewardForSequenceClassification(PreTrainedModel):
         pooled = hidden[torch.arange(rows, device=hidden.device), last]
         with torch.autocast(hidden.device.type, enabled=False):
             scores: Tensor = self.head(pooled.float())
-        # The class declares its fields as float tensors.
-        return SequenceClassifierOutput(logits=scores)  # type: ignore[arg-type]
+        return SequenceClassifierOutput(logits=scores)

@@ -5,7 +5,7 @@
 | linear | `score.weight`, in a class of transformers for sequence classification | Skywork-Reward |
 | side file | `v_head.summary` in `value_head.safetensors`, beside a whole language model | Skywork-VL-Reward |
 | two layers | `score.0`, ReLU, `score.2`, in code of the checkpoint | Qwen2.5-Math-RM |
-| our own | `head.layers`, with `reward_head` in config.json | `basereward export` |
+| our own | `head.layers`, with `reward_head` in config.json | `basereward export` of text backbones |
 """
 
 from __future__ import annotations
@@ -64,6 +64,12 @@ def published_head(path: str | Path, *, revision: str | None = None) -> Publishe
         return _side_head(load_finite(side), where=side)
     weights = _weights_below(path, ("score.", "head."), revision=revision)
     if isinstance(config.get("reward_head"), dict):
+        if "vision_config" in config:
+            # transformers finds the vision tower of such a backbone only under the names of its own classes.
+            raise ModelError(
+                f"'{path}' is an export of this package with a backbone that reads images, which is not imported "
+                "again. Use the model that it was made from, or open the export with transformers"
+            )
         return _own_head(config["reward_head"], weights, where=path)
     if set(weights) <= {"score.weight", "score.bias"} and architecture.endswith("ForSequenceClassification"):
         if "score.weight" in weights:
