@@ -62,10 +62,12 @@ def export(model: Path, out: Path, **options: Any) -> dict[str, Any]:
     return export_model(load(model, device="cpu"), out, source=model, **options)
 
 
-def rows_of(folder: Path, *, images: bool) -> tuple[list[Any], list[list[float]], Any]:
+def rows_of(folder: Path, *, images: bool) -> tuple[list[Any], list[tuple[list[dict[str, Any]], list[Path]]]]:
     """Return batches of messages as in `exported_scores`, and the calls of `score` for the same rows."""
-    texts = [(TURNS, []), ([{"role": "user", "content": "Name a digit."}], [])]
-    calls: list[tuple[list[dict[str, Any]], list[Path]]] = [*texts]
+    calls: list[tuple[list[dict[str, Any]], list[Path]]] = [
+        (TURNS, []),
+        ([{"role": "user", "content": "Name a digit."}], []),
+    ]
     if images:
         files = [folder / f"{index}.png" for index in range(2)]
         for index, file in enumerate(files):
@@ -79,7 +81,7 @@ def rows_of(folder: Path, *, images: bool) -> tuple[list[Any], list[list[float]]
             turns = [*prompt, {"role": "assistant", "content": answer}]
             batch.append({"messages": _in_parts(turns) if images else turns, "images": list(map(str, files))})
         batches.append(batch)
-    return batches, [], calls
+    return batches, calls
 
 
 def _in_parts(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -122,7 +124,7 @@ def test_scores_are_those_of_the_saved_model(tmp_path: Path) -> None:
         model = saved(family, folder, head=head, lora=lora)
         export(model, folder / "out", adapter=adapter)
         assert not [file for file in (folder / "out").rglob("*") if file.suffix in (".bin", ".pt", ".pkl", ".pth")]
-        batches, _, calls = rows_of(folder, images="vl" in family)
+        batches, calls = rows_of(folder, images="vl" in family)
         scorer = load(model, device="cpu")
         expected.append([scorer.score(prompt, ANSWERS, images=files) for prompt, files in calls])
         asked.append(

@@ -17,7 +17,7 @@ from basereward.inference.export.vllm_plugin import IMAGE_CLASSES, TEXT_CLASSES,
 def test_plugin_is_a_package(model_type: str, tmp_path: Path) -> None:
     """Its entry point names a function of it, which registers a class of it, by the architecture in config.json."""
     config = Qwen2_5_VLConfig() if model_type in IMAGE_CLASSES else Qwen3Config()
-    config.model_type = model_type
+    config.model_type = model_type  # type: ignore[misc]
     write_plugin(tmp_path, config)
     project = tomllib.loads((tmp_path / "vllm_plugin" / "pyproject.toml").read_text())
     module, _, function = project["project"]["entry-points"]["vllm.general_plugins"]["basereward"].partition(":")

@@ -76,7 +76,8 @@ def two_layers(folder: Path) -> Reference:
     model = Qwen2Model.from_pretrained(base).eval()
 
     def reference(turns: list[dict[str, Any]]) -> float:
-        return score(model(**inputs(base, turns)).last_hidden_state[0, -1]).item()
+        state = model(**inputs(base, turns)).last_hidden_state[0, -1]
+        return float(score(state))
 
     return reference
 

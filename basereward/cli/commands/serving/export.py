@@ -48,10 +48,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
     >>> parser = argparse.ArgumentParser()
     >>> add_arguments(parser)
-    >>> check_arguments(parser.parse_args(["model", "--format", "hg", "--out", "exported"]))
+    >>> check_arguments(parser.parse_args(["model", "--format", "vlm", "--out", "exported"]))
     Traceback (most recent call last):
         ...
-    basereward.cli.command.UsageError: unknown format 'hg'; did you mean 'hf'? Allowed: hf, vllm.
+    basereward.cli.command.UsageError: unknown format 'vlm'; did you mean 'vllm'? Allowed: hf, vllm.
     """
     check_choice("format", arguments.format, FORMATS)
 
