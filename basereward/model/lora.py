@@ -159,7 +159,13 @@ def merge_lora(model: PeftModel) -> PreTrainedModel:
             layer: Any = module
             delta = sum((layer.get_delta_weight(adapter) for adapter in layer.active_adapters), torch.tensor(0.0))
             _replace(backbone, name, _plain_linear(layer.get_base_layer(), backbone.dtype, delta))
-    # Layers without an adapter are still quantised; a partly quantised model could be neither saved nor cast.
+    return to_floating_point(backbone)
+
+
+@torch.no_grad()
+def to_floating_point(backbone: PreTrainedModel) -> PreTrainedModel:
+    """Dequantises all layers of a transformer without adapters, which is changed and returned."""
+    # A partly quantised model could be neither saved nor cast.
     for name, module in list(backbone.named_modules()):
         if is_quantized(module):
             _replace(backbone, name, _plain_linear(module, backbone.dtype))

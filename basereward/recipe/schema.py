@@ -109,6 +109,9 @@ class EncodingRecipe:
     min_pixels: int | None = None  # null: as the checkpoint's preprocessor_config.json says
     max_pixels: int | None = None
     max_tokens: int = 4096  # of a prompt with its images and one response; longer groups are rejected as `too_long`
+    ending: Literal["end_of_turn", "template"] = (
+        "end_of_turn"  # last tokens of a response; template: all that the chat template writes, as in published models
+    )
     feature_cache: float | None = None  # GiB on disk for features of a frozen vision tower; null: no cache
 
 

@@ -15,7 +15,7 @@ from basereward.errors import RecipeError
 from basereward.io.secrets import without_userinfo
 from basereward.recipe.checks.check import Check
 from basereward.recipe.checks.ranges import range_problems
-from basereward.recipe.schema import Recipe
+from basereward.recipe.schema import EncodingRecipe, Recipe
 from basereward.recipe.yaml.files import parse_yaml, read_yaml
 from basereward.recipe.yaml.interpolation import escape, interpolate
 from basereward.recipe.yaml.merge import Layer
@@ -105,6 +105,8 @@ def recipe_sha256(recipe: Recipe) -> str:
     # Keys that were added after recipes had been hashed count only when they are set: older runs keep their identity.
     if content["objective"] is None:
         del content["objective"]
+    if content["data"]["encoding"]["ending"] == EncodingRecipe().ending:
+        del content["data"]["encoding"]["ending"]
     trainer = content["trainer"]
     for key in NOT_CONTENT_OF_TRAINER:
         del trainer[key]

@@ -20,7 +20,7 @@ from basereward.cli.commands import (
     train,
 )
 from basereward.cli.commands.authoring import completion, new, schema
-from basereward.cli.commands.serving import serve
+from basereward.cli.commands.serving import export, import_published, serve
 
 # In the order of `basereward --help`: write a recipe, look before training, train, use, and then the lists.
 COMMANDS: dict[str, Command] = {
@@ -33,6 +33,8 @@ COMMANDS: dict[str, Command] = {
     "resume": resume.COMMAND,
     "score": score.COMMAND,
     "serve": serve.COMMAND,
+    "export": export.COMMAND,
+    "import": import_published.COMMAND,
     "eval": eval.COMMAND,
     "annotate": annotate.COMMAND,
     "ensemble": ensemble.COMMAND,

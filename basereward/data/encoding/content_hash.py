@@ -141,7 +141,13 @@ def encoder_hashes(encoder: Encoder) -> dict[str, str]:
     tokenizer = encoder.tokenizer
     special = {name: str(token) for name, token in getattr(tokenizer, "special_tokens_map", {}).items()}
     parts = {
-        "tokenizer": [tokenizer.backend_tokenizer.to_str(), special, encoder.end_of_turn, encoder.pad_id],
+        "tokenizer": [
+            tokenizer.backend_tokenizer.to_str(),
+            special,
+            encoder.end_of_turn,
+            encoder.pad_id,
+            *_ending(encoder),
+        ],
         "chat_template": [tokenizer.chat_template],
     }
     if encoder.image_processor is not None:
@@ -186,3 +192,8 @@ def content_differences(before: Mapping[str, Mapping[str, str]], now: Mapping[st
         if changed:
             lines.append(f"the groups of {name} are not those that the run began with ({', '.join(changed)})")
     return lines
+
+
+def _ending(encoder: Encoder) -> list[int]:
+    """Tokens after the end-of-turn token; none in models of earlier versions, whose hashes stay valid."""
+    return list(encoder.turn_end[1:].tolist())

@@ -189,10 +189,14 @@ class Encoder:
             also raise `EncodingError`. None: the backbone has no such length.
         branch_template: the branch template of a generative head; None for scalar heads.
         feature_store: a cache of image features, which is searched before an image is opened; None: no cache.
+        whole_turn: whether a branch of a scalar head also has what the chat template writes after the end-of-turn
+            token, such as a line break.
 
     Attributes:
         images: reads images.
-        end_of_turn: the token that ends a branch.
+        end_of_turn: the token that ends a turn.
+        turn_end: `(n,)` int64, the tokens that end a branch of a scalar head; without `whole_turn` the end-of-turn
+            token alone.
         pad_id: the token for padding.
 
     Raises:
@@ -212,6 +216,7 @@ class Encoder:
         same_positions: int | None = None,
         branch_template: BranchTemplate | None = None,
         feature_store: FeatureStore | None = None,
+        whole_turn: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.positions = positions
@@ -229,6 +234,10 @@ class Encoder:
         with explained():
             self._last_answer = find_answer_format(self.template, control=self.control)
         self.end_of_turn = end_of_turn(tokenizer, self._last_answer.after.removeprefix(self._last_answer.closing))
+        self.turn_end = torch.tensor([self.end_of_turn])
+        if whole_turn:
+            after = self._last_answer.after.removeprefix(self._last_answer.closing)
+            self.turn_end = torch.tensor(self.control.encode(after.lstrip()) or [self.end_of_turn], dtype=torch.int64)
         # Llama's tokenizers have no padding token. No token attends to padding, so any token can take its place.
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_of_turn
 
@@ -283,7 +292,9 @@ class Encoder:
             images_thw=images_thw,
             cached_features=images.cached_features if images else (),
             # The branches of a generative head also contain its request and its target.
-            lengths=self._lengths(group) if branch_targets else tuple(len(branch) - 1 for branch in branches),
+            lengths=self._lengths(group)
+            if branch_targets
+            else tuple(len(branch) - len(self.turn_end) for branch in branches),
             branch_targets=branch_targets,
             visual_tokens=self._visual_tokens(prefix) if images else None,
         )
@@ -316,7 +327,8 @@ class Encoder:
         marks = () if self.image_marks is None else (self.image_marks,)
         branch_template = () if self.branch_template is None else (self.branch_template.fingerprint,)
         limit = () if self.same_positions is None else (self.same_positions,)
-        return hashlib.sha256(repr((*parts, *marks, *branch_template, *limit)).encode()).hexdigest()
+        ending = () if len(self.turn_end) == 1 else (("turn_end", *self.turn_end.tolist()),)
+        return hashlib.sha256(repr((*parts, *marks, *branch_template, *limit, *ending)).encode()).hexdigest()
 
     def check_length(self, longest: int) -> None:
         """Check the number of tokens of a prefix with its longest branch.
@@ -516,7 +528,8 @@ class Encoder:
         Raises:
             RowRejected: `too_long`, or `template_rejects`.
         """
-        return torch.cat([self._written(response, self._answer, plain=False), torch.tensor([self.end_of_turn])])
+        ending = self.turn_end if self.branch_template is None else self.turn_end[:1]
+        return torch.cat([self._written(response, self._answer, plain=False), ending])
 
     def answer(self, text: str) -> Tensor:
         """Encode an answer without reasoning that follows `closing` or `asked`, with its end-of-turn token; `(L,)`.

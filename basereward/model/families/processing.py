@@ -29,6 +29,7 @@ def load_encoder(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     max_tokens: int = 4096,
+    whole_turn: bool = False,
     trust_remote_code: bool = False,
     files: str | Path | None = None,
 ) -> Encoder:
@@ -40,6 +41,7 @@ def load_encoder(
         image_backend: which of transformers' image processors is used; they resample differently.
         min_pixels, max_pixels: size of an image after resizing; None: the image processor's own limit.
         max_tokens: limit of a prompt with one response; longer groups are rejected.
+        whole_turn: see `Encoder`.
         trust_remote_code: whether code of the checkpoint may run; it also needs the caller's `trusting` block.
         files: the folder of tokenizer, chat template and image processor, if they are not in `path`.
 
@@ -62,7 +64,7 @@ def load_encoder(
         _check_vocabulary(tokenizer, config, place=place)
         if not isinstance(family, VisionFamily):
             limits: dict[str, Any] = {"max_tokens": max_tokens, "same_positions": same_positions(config)}
-            return Encoder(tokenizer, positions=TextPositions(), **limits)
+            return Encoder(tokenizer, positions=TextPositions(), whole_turn=whole_turn, **limits)
     if image_backend == "torchvision" and importlib.util.find_spec("torchvision") is None:
         raise ModelError(
             "data.encoding.image_backend is torchvision, which is not installed. Install it, or set "
@@ -74,7 +76,7 @@ def load_encoder(
             config, processor=processor, tokenizer=tokenizer, path=place, min_pixels=min_pixels, max_pixels=max_pixels
         )
         options |= {"max_tokens": max_tokens, "same_positions": same_positions(config)}
-        return Encoder(tokenizer, image_token_id=config.image_token_id, **options)
+        return Encoder(tokenizer, image_token_id=config.image_token_id, whole_turn=whole_turn, **options)
 
 
 def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, *, place: str | Path) -> None:
@@ -118,6 +120,11 @@ def recipe_encoder(
         ModelError: as `load_encoder`.
     """
     settings = recipe.data.encoding
+    if settings.ending == "template" and recipe.model.pooling == "last_text":
+        raise ModelError(
+            "model.pooling=last_text reads the token before the end-of-turn token, and data.encoding.ending=template "
+            "may write more after it. Set data.encoding.ending=end_of_turn, or model.pooling=last"
+        )
     encoder = load_encoder(
         path,
         revision=revision or (recipe.model.backbone.revision if path == recipe.model.backbone.path else None),
@@ -125,6 +132,7 @@ def recipe_encoder(
         min_pixels=settings.min_pixels,
         max_pixels=settings.max_pixels,
         max_tokens=settings.max_tokens,
+        whole_turn=settings.ending == "template",
         trust_remote_code=recipe.model.backbone.trust_remote_code,
         files=files,
     )

@@ -1,0 +1,1 @@
+"""Saved models in formats that other software opens: transformers, peft and vLLM."""

@@ -1,0 +1,1 @@
+"""Reward models that others have published, as models of ours."""
