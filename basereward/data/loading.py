@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import re
 import signal
 import threading
-import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from basereward.errors import TrainingError
+from basereward.io.processes import end_with_parent
 
 TIMEOUT_S = 600
 """Seconds without a batch after which a worker counts as hung, for example because a disk does not answer."""
@@ -32,7 +33,7 @@ WAY_OUT = "or set data.workers=0 to load in the training process"
 STOPPED = f"a loading process was stopped (SIGSTOP) and has been ended; find out what stopped it, {WAY_OUT}"
 
 
-def end_with_parent(worker: int) -> None:
+def end_with_training(worker: int) -> None:
     """Make a worker end soon after the training process was killed; the `worker_init_fn` of data loaders.
 
     torch's own check is not reached by a worker that waits to send a batch. It would wait forever and keep its memory,
@@ -41,15 +42,10 @@ def end_with_parent(worker: int) -> None:
     Args:
         worker: the number of the worker; not used.
     """
-    threading.Thread(target=_wait_for_orphaning, args=(os.getppid(),), daemon=True).start()
-
-
-def _wait_for_orphaning(parent: int) -> None:
-    # The system gives the child of an ended process to another parent.
-    while os.getppid() == parent:
-        time.sleep(1)
-    # `sys.exit` would end only this thread.
-    os._exit(1)
+    training = multiprocessing.parent_process()
+    # The number that the training process had when it started the worker: it may be gone by now.
+    assert training is not None and training.pid is not None
+    end_with_parent(training.pid)
 
 
 def loader_fault(error: BaseException | None) -> TrainingError | None:

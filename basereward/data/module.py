@@ -395,7 +395,7 @@ class PreferenceData(LightningDataModule):
             "prefetch_factor": prefetch,
             "pin_memory": self._pins_memory(),
             "timeout": timeout,
-            "worker_init_fn": loading.end_with_parent,
+            "worker_init_fn": loading.end_with_training,
         }
 
     @property

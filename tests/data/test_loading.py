@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from basereward.data import loading
-from basereward.data.loading import end_with_parent, loader_fault, loader_faults
+from basereward.data.loading import end_with_training, loader_fault, loader_faults
 from basereward.errors import TrainingError
 from basereward.training.callbacks.checkpoints import AtomicCheckpointIO
 
@@ -157,7 +157,7 @@ class Large(Struck):
 def _load_and_wait(pids: Any) -> None:
     """Start loaders, and report their process ids."""
     data = Large(signal.SIGCONT)
-    iterator = iter(DataLoader(data, num_workers=2, collate_fn=list, worker_init_fn=end_with_parent))
+    iterator = iter(DataLoader(data, num_workers=2, collate_fn=list, worker_init_fn=end_with_training))
     pids.put([worker.pid for worker in iterator._workers])  # type: ignore[attr-defined]
     time.sleep(300)  # until it is killed
 

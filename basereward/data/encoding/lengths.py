@@ -160,7 +160,7 @@ def _results(groups: _MeasuredGroups, *, workers: int) -> Iterator[tuple[Any, ..
         num_workers=workers,
         collate_fn=list,
         timeout=loading.TIMEOUT_S,
-        worker_init_fn=loading.end_with_parent,
+        worker_init_fn=loading.end_with_training,
     )
     return chain.from_iterable(loader)
 
