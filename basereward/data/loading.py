@@ -44,7 +44,8 @@ def end_with_training(worker: int) -> None:
     """
     training = multiprocessing.parent_process()
     # The number that the training process had when it started the worker: it may be gone by now.
-    assert training is not None and training.pid is not None
+    assert training is not None
+    assert training.pid is not None
     end_with_parent(training.pid)
 
 

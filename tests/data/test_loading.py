@@ -147,6 +147,35 @@ def test_loaders_end_with_the_training_process() -> None:
     assert still_running == []
 
 
+def test_loader_ends_when_its_training_process_was_gone_before() -> None:
+    """The training process ends before its loader begins to watch it."""
+    context = multiprocessing.get_context("fork")
+    pids = context.Queue()
+    training = context.Process(target=_start_and_end, args=(pids,))
+    training.start()
+    training.join()
+    loader = pids.get(timeout=60)
+    deadline = time.monotonic() + 60
+    while _is_running(loader) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _is_running(loader)
+
+
+def _start_and_end(pids: Any) -> None:
+    """Start a loader and end at once, without waiting for it."""
+    multiprocessing.get_context("fork").Process(target=_watch_late, args=(pids, os.getpid())).start()
+    os._exit(0)
+
+
+def _watch_late(pids: Any, training: int) -> None:
+    """Begin to watch the training process when it is gone."""
+    while os.getppid() == training:
+        time.sleep(0.01)
+    pids.put(os.getpid())
+    end_with_training(0)
+    time.sleep(300)  # until it ends itself
+
+
 class Large(Struck):
     """A data set with items that do not fit into a pipe."""
 
