@@ -54,6 +54,8 @@ ARGUMENTS = {
     "resume": ["RUN"],
     "score": ["RUN", "rows.jsonl"],
     "serve": ["RUN"],
+    "export": ["RUN", "--out", "exported"],
+    "import": ["published", "--out", "model"],
     "eval": ["RUN", "--benchmark", "rm_bench"],
     "annotate": ["digits", "--model", "m", "--endpoint", "local", "--out", "out.jsonl"],
     "ensemble": ["RUN", "OTHER"],
