@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import io
 import os
 import re
@@ -20,6 +21,7 @@ import PIL.Image
 import pytest
 import requests
 
+from basereward.cli import main
 from basereward.errors import DataError, RunError
 from basereward.inference.scorer import Scorer, load_scorer
 from basereward.rewards.reward_source import Rollout, open_source
@@ -294,3 +296,12 @@ def test_metrics_count_requests(address: str) -> None:
     assert re.search(r"basereward_ready_workers 1\.0", text)
     assert requests.get(f"{address}/metrics", timeout=60).status_code == 401
     assert KEY not in text
+
+
+def test_missing_packages_of_the_extra_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a package, the command says how to install it, with exit code 2."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["serve", "model"]) == 2
+    assert "pip install 'basereward[serve]'" in capsys.readouterr().err

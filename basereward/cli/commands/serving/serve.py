@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         ...
     basereward.cli.command.UsageError: --host 0.0.0.0 is open to other machines; set a key in BASEREWARD_SERVER_KEY, ...
     """
+    _check_packages()
     check_choice("dtype", arguments.dtype, DTYPES)
     parse_devices(arguments.devices)
     check_at_least_one("--tokens", arguments.tokens)
@@ -97,6 +99,16 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             f"--host {arguments.host} is open to other machines; set a key in {KEY_VARIABLE}, which clients send as "
             "`Authorization: Bearer KEY`"
         )
+
+
+def _check_packages() -> None:
+    """
+    Raises:
+        UsageError: a package of the extra `serve` is not installed.
+    """
+    missing = [name for name in ("fastapi", "prometheus_client", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(f"serve needs {', '.join(missing)}; install it with: pip install 'basereward[serve]'")
 
 
 def run(arguments: argparse.Namespace) -> CommandResult:
