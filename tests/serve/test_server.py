@@ -194,7 +194,7 @@ def test_rewards_of_a_server(address: str, scorer: Scorer) -> None:
 BAD: dict[str, tuple[int, dict[str, Any]]] = {
     "no responses": (422, {"prompt": "a", "responses": []}),
     "no prompt": (422, {"responses": ["a"]}),
-    "unknown key": (422, {"prompt": "a", "responses": ["b"], "respones": ["c"]}),
+    "unknown key": (422, {"prompt": "a", "responses": ["b"], "answers": ["c"]}),
     "number as prompt": (422, {"prompt": 3, "responses": ["b"]}),
     "null response": (422, {"prompt": "a", "responses": [None]}),
     "unknown role": (422, {"prompt": [{"role": "wizard", "content": "a"}], "responses": ["b"]}),
