@@ -54,8 +54,9 @@ def restore(name: str, runs: Path) -> str:
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Set and return the folder of runs."""
+    """Set and return the folder of runs. The working folder is another, because a run's store has a relative path."""
     monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(tmp_path)
     return tmp_path / "runs"
 
 
@@ -80,7 +81,7 @@ def test_stopped_run_of_an_earlier_version_resumes(runs: Path) -> None:
     """Its metrics and test scores equal those of the earlier version."""
     run_id = restore("stopped_run", runs)
     assert find(run_id).state == "killed"
-    recipe = load_recipe("basereward", profile="tests/small.yaml", overrides=OVERRIDES)
+    recipe = load_recipe("basereward", profile=str(FIXTURE.parents[1] / "small.yaml"), overrides=OVERRIDES)
     result = train(recipe, resume=run_id)
     expected = EXPECTED["resumed_run"]
     assert result["run_id"] == run_id
