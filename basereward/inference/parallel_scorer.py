@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,9 +17,8 @@ from basereward.data.schema.group import Group
 from basereward.errors import BaseRewardError, DataError, ModelError, check_several
 from basereward.inference.group_scores import GroupResult, ScoresGroups
 from basereward.inference.load_model import load
-from basereward.io.interrupts import interrupts_blocked
 from basereward.io.logs import log_to_stderr
-from basereward.io.processes import end_with_parent
+from basereward.io.processes import describe_end, end_with_parent, spawn
 from basereward.io.progress import phase
 from basereward.recipe.trust import is_trusted, trusting
 
@@ -28,7 +26,6 @@ GROUPS_OF_TASK = 64
 """Groups that a process scores at once: several forward passes, so that packing has a choice and a device is busy."""
 TASKS_AHEAD = 4
 """Tasks for each device that may be started before the first one's scores are read. It bounds the memory."""
-
 
 Devices: TypeAlias = Sequence[str] | int
 """Names of devices, such as `["cuda:0", "cuda:1"]`; or their number: the first GPUs, or processes on the CPU."""
@@ -252,17 +249,8 @@ def _cut(groups: Iterable[Group], *, tokens: int | None) -> Iterator[_Task]:
 
 
 def _start_worker(model: str, *, device: str, dtype: str | None, threads: int | None) -> _Worker:
-    # A new interpreter and not a fork: CUDA does not work in a child that was forked after its parent used it.
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
     setup = _Setup(model, device, dtype, threads, is_trusted(), os.getpid())
-    process = context.Process(target=_work, args=(theirs, setup), name=f"basereward on {device}", daemon=True)
-    # Ctrl-C goes to all processes of a terminal; this one ends its workers by itself.
-    with interrupts_blocked():
-        process.start()
-    # Otherwise the pipe stays open when the worker dies, and reading from it waits for ever.
-    theirs.close()
-    return _Worker(device, process, ours)
+    return _Worker(device, *spawn(_work, setup, name=f"basereward on {device}"))
 
 
 def _send(worker: _Worker, task: _Task) -> None:
@@ -293,10 +281,9 @@ def _receive(worker: _Worker) -> _Answer:
 
 def _ended(worker: _Worker) -> ModelError:
     worker.process.join()
-    code = worker.process.exitcode or 0
-    ending = f"signal {-code}" if code < 0 else f"exit code {code}"
     return ModelError(
-        f"the process that scores on {worker.device} has ended with {ending}; its output is above. Signal 9 often "
+        f"the process that scores on {worker.device} has ended with "
+        f"{describe_end(worker.process.exitcode)}; its output is above. Signal 9 often "
         "means that the memory of the machine is full: name fewer devices"
     )
 

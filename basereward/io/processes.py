@@ -10,16 +10,21 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import multiprocessing
 import os
 import re
 import shutil
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+
+from basereward.io.interrupts import interrupts_blocked
 
 HOUR_S = 3600.0
 PARENT_POLL_S = 0.5
@@ -109,6 +114,42 @@ def _watch_parent(pid: int) -> None:
         time.sleep(PARENT_POLL_S)
     # Not `sys.exit`, which would end this thread alone. Nobody would read the result of the process.
     os._exit(1)
+
+
+def spawn(work: Callable[[Connection, Any], None], setup: object, *, name: str) -> tuple[BaseProcess, Connection]:
+    """Start a process that works for this one over a connection, and wait for nothing.
+
+    Args:
+        work: its main function, called with its end of the connection and with `setup`; a function of a module.
+        setup: what it needs to begin; it is pickled.
+        name: of the process.
+
+    Returns:
+        The process, and our end of the connection. Reading from it raises EOFError when the process has ended.
+    """
+    # A new interpreter and not a fork: CUDA does not work in a child that was forked after its parent used it.
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=work, args=(theirs, setup), name=name, daemon=True)
+    # Ctrl-C goes to all processes of a terminal; the one that started the others ends them by itself.
+    with interrupts_blocked():
+        process.start()
+    # Otherwise the pipe stays open when the process dies, and reading from it waits for ever.
+    theirs.close()
+    return process, ours
+
+
+def describe_end(code: int | None) -> str:
+    """How a process has ended.
+
+    Args:
+        code: its exit code, negative for a signal, as `subprocess` and `multiprocessing` give it.
+
+    >>> describe_end(-9), describe_end(2)
+    ('signal 9', 'exit code 2')
+    """
+    code = code or 0
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 OWNER = re.compile(r"\.(\d+)-(\d+)-([0-9a-f]{8})[.-]")

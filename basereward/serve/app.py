@@ -12,8 +12,9 @@ from fastapi import FastAPI, Response
 from fastapi import Request as HTTPRequest
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from basereward.errors import BaseRewardError
 from basereward.serve.protocols import native, openrlhf, vllm
-from basereward.serve.scoring_service import ScoringService
+from basereward.serve.scoring_service import ScoringService, error_answer
 from basereward.serve.settings import ServerSettings
 from basereward.serve.worker_pool import WorkerPool
 
@@ -37,6 +38,11 @@ def make_app(pool: WorkerPool, settings: ServerSettings) -> FastAPI:
     app = FastAPI(title="BaseReward", summary="Scores of responses by a reward model", lifespan=lifespan)
     for protocol in (native, openrlhf, vllm):
         app.include_router(protocol.router(service))
+
+    @app.exception_handler(BaseRewardError)
+    async def answer(http: HTTPRequest, error: BaseRewardError) -> Response:
+        """Answers errors of ours, which any protocol may raise."""
+        return error_answer(error)
 
     @app.middleware("http")
     async def observe(http: HTTPRequest, call_next: Callable[[HTTPRequest], Awaitable[Response]]) -> Response:

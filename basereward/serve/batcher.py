@@ -155,7 +155,7 @@ class Batcher:
         while is_open:
             requests, is_open = self._next_requests()
             merged = _merge(request for request in requests if request.future.set_running_or_notify_cancel())
-            batch = list(chain.from_iterable(self._encoders.map(self._encode, merged)))
+            batch = list(chain.from_iterable(self._encoders.map(self._prepare, merged)))
             if batch:
                 self._batches.put(batch)
         self._batches.put(None)
@@ -177,12 +177,14 @@ class Batcher:
             requests.append(request)
         return requests, True
 
-    def _encode(self, item: _Merged) -> list[_Merged]:
-        """Encodes a group. If that fails, its requests are encoded apart, and those that fail have their answer."""
+    def _prepare(self, item: _Merged) -> list[_Merged]:
+        """Looks for a kept prompt, and encodes the group if there is none."""
         if self._prefixes is not None:
             item.kept, item.keep = self._prefixes.find(item.key)
-        if item.kept is not None:
-            return [item]
+        return [item] if item.kept is not None else self._encode(item)
+
+    def _encode(self, item: _Merged) -> list[_Merged]:
+        """Encodes a group. If that fails, its requests are encoded apart, and those that fail have their answer."""
         try:
             item.encoded = self.scorer.encode(item.group)
         except Exception as error:  # noqa: BLE001
@@ -197,18 +199,13 @@ class Batcher:
         while (batch := self._batches.get()) is not None:
             fresh: list[_Merged] = []
             for item in batch:
-                if item.kept is None and item.keep:
-                    item.kept = self._keep(item)
+                if item.keep and self._prefixes is not None:
+                    item.kept = self._prefixes.add(item.key, item.encoded)
                 if item.kept is None:
                     fresh.append(item)
                 else:
                     self._score_kept(item, item.kept)
             self._score_fresh(fresh)
-
-    def _keep(self, item: _Merged) -> PromptScorer | None:
-        """Keeps the keys and values of a prompt; None if the model cannot."""
-        assert self._prefixes is not None
-        return self._prefixes.add(item.key, item.encoded)
 
     def _score_kept(self, item: _Merged, prompt: PromptScorer) -> None:
         try:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from fastapi import HTTPException
 from fastapi import Request as HTTPRequest
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
@@ -26,6 +27,15 @@ RETRY_S = "1"
 """Seconds after which a client should try again."""
 DISCONNECT_POLL_S = 0.2
 """Seconds between looks whether the client has gone."""
+
+STATUSES = (
+    (ServerFull, HTTPStatus.TOO_MANY_REQUESTS),
+    (WorkerDied, HTTPStatus.SERVICE_UNAVAILABLE),
+    (DataError, HTTPStatus.UNPROCESSABLE_ENTITY),
+)
+"""Status by the type of an error; any other one is a fault of the server."""
+SENT_AGAIN = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+"""Statuses after which the same request may succeed."""
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -73,6 +83,7 @@ class ScoringService:
 
         Raises:
             HTTPException: 408, it does not arrive in time; 413, it is too large; 422, it has another form.
+            DataError: it is no JSON.
         """
         self.check_key(http)
         content = bytearray()
@@ -92,8 +103,6 @@ class ScoringService:
             return body_type.model_validate(value)
         except UnicodeDecodeError as error:
             raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, f"the body is not UTF-8: {error}") from error
-        except DataError as error:
-            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
         except ValidationError as error:
             raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, _faults(error)) from error
 
@@ -119,23 +128,22 @@ class ScoringService:
             prompt, responses, images: as in `RequestReader.group`.
 
         Raises:
-            HTTPException: 422, the model cannot score the request; 429, too many wait; 503, the worker has died; 504,
-                there is no answer in time.
+            DataError: the model cannot score the request.
+            ServerFull: too many requests wait.
+            WorkerDied: the worker has died.
+            HTTPException: 504, there is no answer in time; 400, the client has gone.
         """
+        # In a thread, because it decodes base64 and may download images.
+        group = await asyncio.to_thread(self._reader.group, prompt, responses, images)
+        key = prompt_key(group)
+        worker = self.pool.worker_of(key)
+        number, future = worker.submit(key, group)
+        waiting = asyncio.wrap_future(future)
         try:
-            # In a thread, because it decodes base64 and may download images.
-            group = await asyncio.to_thread(self._reader.group, prompt, responses, images)
-            key = prompt_key(group)
-            worker = self.pool.worker_of(key)
-            number, future = worker.submit(key, group)
-            waiting = asyncio.wrap_future(future)
-            try:
-                scores = await self._result(http, waiting)
-            finally:
-                if not waiting.done():
-                    worker.cancel(number)
-        except BaseRewardError as error:
-            raise _http_error(error) from error
+            scores = await self._result(http, waiting)
+        finally:
+            if not waiting.done():
+                worker.cancel(number)
         self.metrics.scored(len(scores))
         return scores
 
@@ -157,6 +165,12 @@ class ScoringService:
                 raise HTTPException(HTTPStatus.BAD_REQUEST, "the client has gone")
 
 
+def body_schema(form: type[BaseModel]) -> dict[str, Any]:
+    """What the OpenAPI page says of the body of a route, which `ScoringService.read` reads and not FastAPI."""
+    content = {"application/json": {"schema": form.model_json_schema()}}
+    return {"requestBody": {"content": content, "required": True}}
+
+
 def _faults(error: ValidationError) -> str:
     """All faults of a body in one line: where, what, and never the value, which may be megabytes."""
     faults: list[str] = []
@@ -166,11 +180,8 @@ def _faults(error: ValidationError) -> str:
     return "; ".join(faults)
 
 
-def _http_error(error: BaseRewardError) -> HTTPException:
-    if isinstance(error, ServerFull):
-        return HTTPException(HTTPStatus.TOO_MANY_REQUESTS, str(error), headers={"Retry-After": RETRY_S})
-    if isinstance(error, WorkerDied):
-        return HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers={"Retry-After": RETRY_S})
-    if isinstance(error, DataError):
-        return HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
-    return HTTPException(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+def error_answer(error: BaseRewardError) -> JSONResponse:
+    """The answer to a request that raised an error of ours, in any protocol."""
+    status = next((status for kind, status in STATUSES if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
+    headers = {"Retry-After": RETRY_S} if status in SENT_AGAIN else None
+    return JSONResponse({"detail": str(error)}, status, headers)

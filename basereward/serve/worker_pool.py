@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import multiprocessing
 import queue
 import threading
 import time
@@ -16,7 +15,7 @@ from typing import Any
 
 from basereward.data.schema.group import Group
 from basereward.errors import BaseRewardError, ModelError
-from basereward.io.interrupts import interrupts_blocked
+from basereward.io.processes import describe_end, spawn
 from basereward.serve.messages import Cancel, Job, JobResult, Ready, WorkerSetup
 
 logger = logging.getLogger(__name__)
@@ -54,9 +53,9 @@ class Worker:
         self._is_ready = False
         self._is_closed = False
         self._deaths = 0
-        self._process, self._connection = _start(setup)
-        self.info = self._first_message(self._connection)
-        self._begin(self._connection)
+        self._process, connection = _start(setup)
+        self.info = self._first_message(connection)
+        self._begin(connection)
 
     @property
     def waiting(self) -> int:
@@ -123,7 +122,7 @@ class Worker:
         except (EOFError, ConnectionResetError):
             self._process.join()
             raise ModelError(
-                f"the process of the model has ended with exit code {self._process.exitcode}; its output is above"
+                f"the process of the model has ended with {describe_end(self._process.exitcode)}; its output is above"
             ) from None
         if isinstance(message, BaseRewardError):
             raise message
@@ -170,7 +169,7 @@ class Worker:
             self._outgoing.put(None)
             self._outgoing = queue.SimpleQueue()
         self._process.join()
-        logger.error("the worker on %s ended with exit code %s", self._setup.device, self._process.exitcode)
+        logger.error("the worker on %s ended with %s", self._setup.device, describe_end(self._process.exitcode))
         for future in lost:
             future.set_exception(WorkerDied("the process of the model has died; send the request again"))
         while not self._is_closed:
@@ -187,16 +186,7 @@ class Worker:
 
 
 def _start(setup: WorkerSetup) -> tuple[BaseProcess, Connection]:
-    # A new interpreter and not a fork: CUDA does not work in a child that was forked after its parent used it.
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, setup), name=f"worker on {setup.device}", daemon=True)
-    # Ctrl-C goes to all processes of a terminal; the server ends its workers by itself, after their last answers.
-    with interrupts_blocked():
-        process.start()
-    # Otherwise the pipe stays open when the worker dies, and reading from it waits for ever.
-    theirs.close()
-    return process, ours
+    return spawn(_work, setup, name=f"worker on {setup.device}")
 
 
 def _work(connection: Connection, setup: WorkerSetup) -> None:

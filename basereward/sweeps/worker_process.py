@@ -22,7 +22,7 @@ from basereward.errors import BaseRewardError, RunError, explain
 from basereward.io.files import write_atomic
 from basereward.io.interrupts import Interrupts, popen_with_interrupts_blocked
 from basereward.io.logs import log_to_stderr
-from basereward.io.processes import end_with_parent
+from basereward.io.processes import describe_end, end_with_parent
 from basereward.io.progress import reporting
 from basereward.recipe.trust import is_trusted, trusting
 
@@ -77,7 +77,7 @@ class WorkerProcess:
             time.sleep(POLL_S)
         # Looked for again: the process may have written its result and ended between the two conditions of the loop.
         if not result_file.exists():
-            ending = _ending(self._process.wait())
+            ending = describe_end(self._process.wait())
             raise RunError(f"its process ended with {ending} and left no result; its output is above")
         result: dict[str, Any] = json.loads(result_file.read_text())
         if "error" in result:
@@ -167,7 +167,3 @@ def serve(load: Callable[[], Work], *, pid: str, trust: str = "") -> int:
             write_atomic(line["result"], json.dumps(result))
     # A signal between two tasks raises nothing, and the exit code still says that there was one.
     return EXIT_INTERRUPTED if interrupts.seen else 0
-
-
-def _ending(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"

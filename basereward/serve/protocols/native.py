@@ -9,7 +9,7 @@ from fastapi import Request as HTTPRequest
 from pydantic import BaseModel, ConfigDict, Field
 
 from basereward.serve.reward_scale import Scale, scaled
-from basereward.serve.scoring_service import ScoringService
+from basereward.serve.scoring_service import ScoringService, body_schema
 
 
 class ScoreBody(BaseModel):
@@ -43,9 +43,8 @@ class ScoreAnswer(BaseModel):
 def router(service: ScoringService) -> APIRouter:
     """The route of the protocol."""
     routes = APIRouter(tags=["native"])
-    body_schema = {"content": {"application/json": {"schema": ScoreBody.model_json_schema()}}, "required": True}
 
-    @routes.post("/score", openapi_extra={"requestBody": body_schema})
+    @routes.post("/score", openapi_extra=body_schema(ScoreBody))
     async def score(http: HTTPRequest) -> ScoreAnswer:
         """One score for each response to a prompt; higher is better."""
         body = await service.read(http, ScoreBody)

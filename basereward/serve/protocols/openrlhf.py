@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter
 from fastapi import Request as HTTPRequest
 from pydantic import BaseModel, ConfigDict, Field
 
 from basereward.errors import DataError
 from basereward.serve.rendered import parse_prompt, split_conversation, strip_end
-from basereward.serve.scoring_service import ScoringService
+from basereward.serve.scoring_service import ScoringService, body_schema
 
 
 class RewardBody(BaseModel):
@@ -28,18 +28,14 @@ class RewardBody(BaseModel):
 def router(service: ScoringService) -> APIRouter:
     """The route of the protocol."""
     routes = APIRouter(tags=["OpenRLHF"])
-    body_schema = {"content": {"application/json": {"schema": RewardBody.model_json_schema()}}, "required": True}
 
-    @routes.post("/get_reward", openapi_extra={"requestBody": body_schema})
+    @routes.post("/get_reward", openapi_extra=body_schema(RewardBody))
     async def get_reward(http: HTTPRequest) -> dict[str, Any]:
         """One reward for each query."""
         body = await service.read(http, RewardBody)
         if body.prompts and len(body.prompts) != len(body.query):
-            raise HTTPException(422, f"{len(body.query)} queries and {len(body.prompts)} prompts; give one for each")
-        try:
-            split = [split_query(query, *body.prompts[place : place + 1]) for place, query in enumerate(body.query)]
-        except DataError as error:
-            raise HTTPException(422, str(error)) from error
+            raise DataError(f"{len(body.query)} queries and {len(body.prompts)} prompts; give one for each")
+        split = [split_query(query, *body.prompts[place : place + 1]) for place, query in enumerate(body.query)]
         scored = await service.score_all(http, [(prompt, [response], ()) for prompt, response in split])
         rewards = [scores[0] for scores in scored]
         return {"rewards": rewards, "scores": rewards, "extra_logs": {}}

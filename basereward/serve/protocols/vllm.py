@@ -7,14 +7,14 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter
 from fastapi import Request as HTTPRequest
 from pydantic import BaseModel, ConfigDict, Field
 
 from basereward.errors import DataError
 from basereward.serve.rendered import split_conversation
 from basereward.serve.reward_scale import scaled
-from basereward.serve.scoring_service import ScoringService
+from basereward.serve.scoring_service import ScoringService, body_schema
 
 
 class PoolingBody(BaseModel):
@@ -49,16 +49,12 @@ def router(service: ScoringService) -> APIRouter:
     """The routes of the protocols."""
     routes = APIRouter(tags=["vLLM"])
 
-    def body_of(form: type[BaseModel]) -> dict[str, Any]:
-        content = {"application/json": {"schema": form.model_json_schema()}}
-        return {"requestBody": {"content": content, "required": True}}
-
     async def score_inputs(http: HTTPRequest) -> tuple[PoolingBody, list[float]]:
         body = await service.read(http, PoolingBody)
         scored = await service.score_all(http, [(*_split(entry), ()) for entry in _inputs(body)])
         return body, [scores[0] for scores in scored]
 
-    @routes.post("/classify", openapi_extra=body_of(PoolingBody))
+    @routes.post("/classify", openapi_extra=body_schema(PoolingBody))
     async def classify(http: HTTPRequest) -> dict[str, Any]:
         """A probability, or with `use_activation: false` the score, of each input."""
         body, scores = await score_inputs(http)
@@ -70,21 +66,21 @@ def router(service: ScoringService) -> APIRouter:
         ]
         return _answer("classify", service.model, data)
 
-    @routes.post("/pooling", openapi_extra=body_of(PoolingBody))
+    @routes.post("/pooling", openapi_extra=body_schema(PoolingBody))
     async def pooling(http: HTTPRequest) -> dict[str, Any]:
         """The score of each input."""
         _, scores = await score_inputs(http)
         data = [{"index": index, "object": "pooling", "data": [score]} for index, score in enumerate(scores)]
         return _answer("pool", service.model, data)
 
-    @routes.post("/v1/embeddings", openapi_extra=body_of(PoolingBody))
+    @routes.post("/v1/embeddings", openapi_extra=body_schema(PoolingBody))
     async def embeddings(http: HTTPRequest) -> dict[str, Any]:
         """The score of each input, as an embedding of one number; verl reads it from SGLang in this form."""
         _, scores = await score_inputs(http)
         data = [{"index": index, "object": "embedding", "embedding": [score]} for index, score in enumerate(scores)]
         return _answer("embd", service.model, data)
 
-    @routes.post("/v1/rerank", openapi_extra=body_of(RerankBody))
+    @routes.post("/v1/rerank", openapi_extra=body_schema(RerankBody))
     async def rerank(http: HTTPRequest) -> dict[str, Any]:
         """The documents as responses to the query, best first."""
         body = await service.read(http, RerankBody)
@@ -109,10 +105,10 @@ def _answer(kind: str, model: str, data: Sequence[dict[str, Any]]) -> dict[str, 
 def _inputs(body: PoolingBody) -> list[str | list[dict[str, Any]]]:
     """
     Raises:
-        HTTPException: there is no input, or both forms.
+        DataError: there is no input, or both forms.
     """
     if (body.input is None) == (body.messages is None):
-        raise HTTPException(422, "give either `input` or `messages`")
+        raise DataError("give either `input` or `messages`")
     if body.messages is not None:
         return [body.messages]
     return [body.input] if isinstance(body.input, str) else list(body.input or [])
@@ -122,14 +118,11 @@ def _split(entry: str | list[dict[str, Any]]) -> tuple[list[dict[str, Any]], lis
     """The prompt of an input, and its response in a list.
 
     Raises:
-        HTTPException: it does not end with a turn of the assistant.
+        DataError: it does not end with a turn of the assistant.
     """
     if isinstance(entry, str):
-        try:
-            prompt, response = split_conversation(entry)
-        except DataError as error:
-            raise HTTPException(422, str(error)) from error
+        prompt, response = split_conversation(entry)
         return prompt, [response]
     if len(entry) < 2 or entry[-1].get("role") != "assistant":
-        raise HTTPException(422, "the messages do not end with a turn of the assistant, which is what is scored")
+        raise DataError("the messages do not end with a turn of the assistant, which is what is scored")
     return entry[:-1], [[entry[-1]]]
