@@ -64,6 +64,10 @@ class KeptPrefixes:
             self._max_bytes = 0
             return None
         with self._lock:
+            # Two batches that were encoded one after the other may both bring the prompt.
+            replaced = self._prompts.pop(key, None)
+            if replaced is not None:
+                self.bytes -= replaced.nbytes
             self._prompts[key] = prompt
             self.bytes += prompt.nbytes
             # A prompt that is larger than the bound goes at once; the caller still has it.
