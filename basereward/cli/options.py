@@ -83,6 +83,41 @@ def add_devices(parser: argparse.ArgumentParser) -> None:
     )
 
 
+DTYPES = ("float32", "bfloat16")
+
+
+def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds how a model scores: the limit of a forward pass, the precision and the devices.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_scoring_arguments(parser)
+    >>> parser.parse_args(["--dtype", "bfloat16"]).dtype
+    'bfloat16'
+    """
+    parser.add_argument(
+        "--tokens", metavar="N", type=int, help="most tokens in one forward pass (default: as the model was trained)"
+    )
+    parser.add_argument(
+        "--dtype", metavar="DTYPE", help=f"precision of the weights: {', '.join(DTYPES)} (default: as trained)"
+    )
+    add_devices(parser)
+
+
+def check_scoring_arguments(arguments: argparse.Namespace) -> None:
+    """
+    Raises:
+        UsageError: an unknown dtype or device, or a token limit below 1.
+
+    >>> check_scoring_arguments(argparse.Namespace(dtype="float16", tokens=None, devices=None))
+    Traceback (most recent call last):
+        ...
+    basereward.cli.command.UsageError: unknown dtype 'float16'; did you mean 'bfloat16'? Allowed: bfloat16, float32.
+    """
+    check_choice("dtype", arguments.dtype, DTYPES)
+    check_at_least_one("--tokens", arguments.tokens)
+    parse_devices(arguments.devices)
+
+
 DEVICE = re.compile(r"cpu|cuda:\d+")
 
 

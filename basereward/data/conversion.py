@@ -34,6 +34,7 @@ from basereward.data.sources._partition import Partition
 from basereward.data.summary import describe_reading, first_shown
 from basereward.errors import DataError
 from basereward.io.files import atomic_file, json_text
+from basereward.io.outputs import check_folder_of
 from basereward.io.progress import track
 from basereward.recipe import make
 from basereward.recipe.fragment import load_source
@@ -106,10 +107,7 @@ def _target(out: str | os.PathLike[str]) -> Path:
         DataError: its folder does not exist.
     """
     target = Path(out)
-    if not target.parent.is_dir():
-        raise DataError(
-            f"the rows cannot be written to '{target}': there is no folder '{target.parent}'; make it first"
-        )
+    check_folder_of(target, what="the rows")
     return target
 
 

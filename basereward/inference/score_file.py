@@ -14,7 +14,7 @@ from basereward.data.sources.jsonl import read_rows
 from basereward.errors import DataError
 from basereward.inference.parallel_scorer import Devices, open_scorer
 from basereward.io.files import json_text, write_atomic
-from basereward.io.outputs import check_outputs
+from basereward.io.outputs import check_folder_of, check_outputs
 from basereward.io.progress import track
 from basereward.runs.resolve_model import resolve_model
 
@@ -77,15 +77,12 @@ def _check_target(target: Path) -> None:
     Raises:
         DataError: its folder does not exist, or it is a folder itself.
 
-    >>> _check_target(Path("no folder/scores.jsonl"))
+    >>> _check_target(Path())
     Traceback (most recent call last):
         ...
-    basereward.errors.DataError: the scores cannot be written to 'no folder/scores.jsonl': there is no folder ...
+    basereward.errors.DataError: the scores cannot be written to '.': it is a folder. Give the name of a file.
     """
-    if not target.parent.is_dir():
-        raise DataError(
-            f"the scores cannot be written to '{target}': there is no folder '{target.parent}'. Create it first."
-        )
+    check_folder_of(target, what="the scores")
     if target.is_dir():
         raise DataError(f"the scores cannot be written to '{target}': it is a folder. Give the name of a file.")
 

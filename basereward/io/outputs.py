@@ -29,6 +29,25 @@ def same_file(first: Path | str, second: Path | str) -> bool:
         return False
 
 
+def check_folder_of(target: Path, *, what: str) -> None:
+    """Checks that the folder of a file that a user names exists: a missing one is more often a typing error.
+
+    Args:
+        target: the file.
+        what: that is written, for the message.
+
+    Raises:
+        DataError: there is no such folder.
+
+    >>> check_folder_of(Path("no folder/scores.jsonl"), what="the scores")
+    Traceback (most recent call last):
+        ...
+    basereward.errors.DataError: the scores cannot be written to 'no folder/scores.jsonl': there is no folder ...
+    """
+    if not target.parent.is_dir():
+        raise DataError(f"{what} cannot be written to '{target}': there is no folder '{target.parent}'. Make it first.")
+
+
 def check_outputs(
     outputs: Mapping[str, Path | str],
     inputs: Iterable[Path | str],

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult, UsageError
-from basereward.cli.options import MODEL_FORMS, add_devices, check_at_least_one, check_choice, parse_devices
+from basereward.cli.options import MODEL_FORMS, add_scoring_arguments, check_scoring_arguments, parse_devices
 from basereward.io.progress import phase
-
-DTYPES = ("float32", "bfloat16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="JSON Lines file to write the scores to (default: the name of FILE with .scores.jsonl, in the working "
         "folder)",
     )
-    parser.add_argument(
-        "--tokens", metavar="N", type=int, help="most tokens in one forward pass (default: as the model was trained)"
-    )
-    parser.add_argument(
-        "--dtype", metavar="DTYPE", help=f"precision of the weights: {', '.join(DTYPES)} (default: as trained)"
-    )
-    add_devices(parser)
+    add_scoring_arguments(parser)
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
@@ -48,9 +40,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     Traceback (most recent call last):
     basereward.cli.command.UsageError: unknown dtype 'float16'; did you mean 'bfloat16'? Allowed: bfloat16, float32.
     """
-    check_choice("dtype", arguments.dtype, DTYPES)
-    check_at_least_one("--tokens", arguments.tokens)
-    parse_devices(arguments.devices)
+    check_scoring_arguments(arguments)
     if os.path.isfile(arguments.model):
         order = f"basereward score {arguments.file} {arguments.model}" if os.path.isdir(arguments.file) else ""
         meant = f". The model comes first: {order}" if order else ""

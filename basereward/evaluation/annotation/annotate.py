@@ -25,6 +25,7 @@ from basereward.evaluation.judging.judge import compared
 from basereward.inference.judges.engine import Engine, Request
 from basereward.inference.judges.open_engine import open_engine
 from basereward.io.files import write_atomic
+from basereward.io.outputs import check_folder_of
 from basereward.io.secrets import redact
 from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import PAIRWISE, Prompt, load_prompt
@@ -124,12 +125,9 @@ class _Outputs:
             DataError: its folder does not exist, or it is a folder itself.
         """
         target = Path(out)
-        if not target.parent.is_dir():
-            raise DataError(
-                f"nothing can be written to '{target}': there is no folder '{target.parent}'. Make it first."
-            )
+        check_folder_of(target, what="the pairs")
         if target.is_dir():
-            raise DataError(f"nothing can be written to '{target}': it is a folder. Give the name of a file.")
+            raise DataError(f"the pairs cannot be written to '{target}': it is a folder. Give the name of a file.")
         return cls(
             target,
             disagreed=target.with_suffix(".disagreed.jsonl"),

@@ -22,7 +22,7 @@ from basereward.evaluation.reports.numbers import Labels, Row, as_csv, labels, n
 from basereward.evaluation.reports.page import render_data_page
 from basereward.evaluation.statistics.agreement import agreement
 from basereward.io.files import write_atomic
-from basereward.io.outputs import check_outputs
+from basereward.io.outputs import check_folder_of, check_outputs
 from basereward.io.progress import track
 from basereward.runs.run_folder import find
 
@@ -92,8 +92,7 @@ def _target(out: str) -> Path:
     target = Path(out)
     if target.suffix != ".html":
         raise DataError(f"the page cannot be written to '{out}': its name must end in .html, such as {OUT}")
-    if not target.parent.is_dir():
-        raise DataError(f"the page cannot be written to '{out}': there is no folder '{target.parent}'. Make it first.")
+    check_folder_of(target, what="the page")
     folder = target.with_suffix("")
     if target.is_dir() or (folder.exists() and not folder.is_dir()):
         raise DataError(

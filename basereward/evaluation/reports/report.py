@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from basereward.errors import DataError, unknown
+from basereward.io.outputs import check_folder_of
 from basereward.recipe import names
 
 ALL_EXPERIMENTS = "all"
@@ -134,7 +135,4 @@ def _check_page(target: Path) -> None:
     if target.suffix != ".html" or target.is_dir():
         raise DataError(f"the page cannot be written to '{target}': give the name of a file that ends in .html")
     # The default folder is made; one that was typed may be a typing error.
-    if not target.parent.is_dir():
-        raise DataError(
-            f"the page cannot be written to '{target}': there is no folder '{target.parent}'. Make it first."
-        )
+    check_folder_of(target, what="the page")

@@ -18,6 +18,7 @@ from basereward.evaluation.reports.page import render_data_page
 from basereward.evaluation.reports.viewer_files import ViewerFiles, folder_beside
 from basereward.evaluation.reports.viewer_rows import ScoreGroup, collect
 from basereward.io.files import write_atomic
+from basereward.io.outputs import check_folder_of
 from basereward.io.progress import phase
 from basereward.recipe import make
 from basereward.recipe.fragment import load_source
@@ -102,10 +103,7 @@ def _target(out: str) -> Path:
         DataError: its folder does not exist.
     """
     target = Path(out)
-    if not target.parent.is_dir():
-        raise DataError(
-            f"the page cannot be written to '{target}': there is no folder '{target.parent}'. Make it first."
-        )
+    check_folder_of(target, what="the page")
     return target
 
 

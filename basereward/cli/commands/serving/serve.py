@@ -12,15 +12,14 @@ from typing import Any
 from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult, UsageError
 from basereward.cli.options import (
     MODEL_FORMS,
-    add_devices,
+    add_scoring_arguments,
     check_at_least_one,
-    check_choice,
+    check_scoring_arguments,
     parse_devices,
 )
 from basereward.io.limits import MIB
 from basereward.io.progress import phase
 
-DTYPES = ("float32", "bfloat16")
 KEY_VARIABLE = "BASEREWARD_SERVER_KEY"
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 MAX_PORT = 65_535
@@ -37,13 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_FORMS)
     parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", metavar="PORT", type=int, default=8008, help="port to listen on (default: 8008)")
-    add_devices(parser)
-    parser.add_argument(
-        "--dtype", metavar="DTYPE", help=f"precision of the weights: {', '.join(DTYPES)} (default: as trained)"
-    )
-    parser.add_argument(
-        "--tokens", metavar="N", type=int, help="most tokens in one forward pass (default: as the model was trained)"
-    )
+    add_scoring_arguments(parser)
     parser.add_argument(
         "--window", metavar="MS", type=float, default=5.0, help="milliseconds a request waits for others (default: 5)"
     )
@@ -83,9 +76,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     basereward.cli.command.UsageError: --host 0.0.0.0 is open to other machines; set a key in BASEREWARD_SERVER_KEY, ...
     """
     _check_packages()
-    check_choice("dtype", arguments.dtype, DTYPES)
-    parse_devices(arguments.devices)
-    check_at_least_one("--tokens", arguments.tokens)
+    check_scoring_arguments(arguments)
     check_at_least_one("--max-waiting", arguments.max_waiting)
     for name, value in (("--window", arguments.window), ("--prefix-cache", arguments.prefix_cache)):
         if not value >= 0:
