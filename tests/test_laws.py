@@ -44,6 +44,7 @@ from tests.helpers.support import (
     TEXT,
     VISION,
     checkpoint,
+    fill_adapters,
     gradients,
     group,
     mixed_groups,
@@ -77,9 +78,7 @@ def reward_model(path: Path, *, lora: bool = False, checkpointing: bool = False)
     head = make({"_target_": "mlp"}, "heads", backbone.hidden_size)
     if lora:
         backbone.model = add_lora(backbone.transformer, rank=4, alpha=8.0, parts=["language"])
-        for name, parameter in backbone.named_parameters():
-            if "lora_B" in name:  # B is initialised to zero, so A would have no gradient
-                torch.nn.init.normal_(parameter, std=0.1)
+        fill_adapters(backbone)
     return RewardModel(backbone, head).train()
 
 

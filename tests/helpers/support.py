@@ -106,6 +106,14 @@ def group(
     )
 
 
+def fill_adapters(model: nn.Module) -> None:
+    """Draw the second factor of every adapter. It is zero at first, and then adapters do nothing and the first factor
+    has no gradient."""
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+
+
 def encoded_group(
     prefix: int,
     branches: Sequence[int],

@@ -17,26 +17,14 @@ from basereward.errors import DataError, ModelError
 from basereward.inference import parallel_scorer
 from basereward.inference.load_model import load
 from basereward.inference.parallel_scorer import ParallelScorer, available_devices
-from basereward.inference.scorer import Scorer
-from basereward.model.families.processing import recipe_encoder
-from basereward.model.reward_model import build_model
-from basereward.recipe.schema import BackboneRecipe, DataRecipe, ModelRecipe, Recipe
-from tests.helpers.support import checkpoint, group, mixed_groups, pair_rows, write_rows
+from tests.helpers.served_model import save_scored_model
+from tests.helpers.support import group, mixed_groups, pair_rows, write_rows
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Save a small Qwen2.5-VL with random weights, and return its folder."""
-    folder = tmp_path_factory.mktemp("models")
-    path = checkpoint("qwen2_5_vl", folder / "backbone")
-    recipe = Recipe(
-        model=ModelRecipe(backbone=BackboneRecipe(path=str(path)), head={"_target_": "mlp"}),
-        data=DataRecipe(sources={"rows": {"_target_": "jsonl"}}),
-    )
-    encoder = recipe_encoder(recipe, path=str(path))
-    reward_model = build_model(recipe.model, path=str(path), seed=0).eval()
-    Scorer(reward_model, encoder=encoder, recipe=recipe).save(folder / "model")
-    return str(folder / "model")
+    return str(save_scored_model(tmp_path_factory.mktemp("models"), head="mlp"))
 
 
 @pytest.fixture(scope="module")

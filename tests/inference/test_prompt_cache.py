@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from basereward.errors import DataError, ModelError
 from basereward.inference import prompt_cache as rollouts
@@ -20,7 +19,7 @@ from basereward.model.families.processing import load_encoder
 from basereward.model.reward_model import build_model
 from basereward.recipe.schema import BackboneRecipe, BatchRecipe, LoraRecipe, ModelRecipe, Recipe, TrainerRecipe
 from tests.helpers.families import write_tiny
-from tests.helpers.support import TEXT, VISION, picture
+from tests.helpers.support import TEXT, VISION, fill_adapters, picture
 
 FolderOf = Callable[[str], Path]
 ANSWERS = ["It is a seven.", "4", "This is the number eight, and I say it at some length.", "no"]
@@ -41,10 +40,7 @@ def scorer_of(
     )
     model = build_model(recipe.model, path=str(folder), seed=0)
     torch.manual_seed(1)
-    for name, parameter in model.named_parameters():
-        # B is initialised to zero, which would make the adapters do nothing.
-        if "lora_B" in name:
-            nn.init.normal_(parameter, std=0.1)
+    fill_adapters(model)
     return Scorer(model.eval(), encoder=load_encoder(folder, max_tokens=max_tokens), recipe=recipe)
 
 

@@ -22,7 +22,7 @@ from basereward.model.families.processing import recipe_encoder
 from basereward.model.quantization import Quantization
 from basereward.model.reward_model import build_model
 from basereward.recipe.schema import BackboneRecipe, BatchRecipe, DataRecipe, LoraRecipe, ModelRecipe, Recipe
-from tests.helpers.support import checkpoint, group, mixed_groups, picture
+from tests.helpers.support import checkpoint, fill_adapters, group, mixed_groups, picture
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +52,7 @@ def scorer_of(
     encoder = recipe_encoder(recipe, path=str(folder))
     model = build_model(recipe.model, path=str(folder), seed=0, encoder=encoder)
     torch.manual_seed(1)
-    for name, parameter in model.named_parameters():
-        # B is initialised to zero, which would make the adapters do nothing.
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
+    fill_adapters(model)
     return Scorer(model.eval(), encoder=encoder, recipe=recipe)
 
 

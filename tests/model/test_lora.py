@@ -22,7 +22,7 @@ from basereward.errors import ModelError
 from basereward.model.backbone import Backbone, load_backbone
 from basereward.model.lora import add_lora, merge_lora
 from basereward.model.quantization import is_quantized
-from tests.helpers.support import encoded_group
+from tests.helpers.support import encoded_group, fill_adapters
 
 FolderOf = Callable[[str], Path]
 
@@ -32,9 +32,7 @@ def adapted(folder: Path, *, quantization: Any = None, **options: Any) -> Backbo
     backbone = load_backbone(folder, quantization=quantization).eval()
     backbone.model = add_lora(backbone.transformer, rank=4, alpha=8.0, **options).eval()
     torch.manual_seed(1)
-    for name, parameter in backbone.named_parameters():
-        if "lora_B" in name:
-            nn.init.normal_(parameter, std=0.1)
+    fill_adapters(backbone)
     return backbone
 
 

@@ -15,7 +15,7 @@ from basereward.data.batching.tree_batch import TreeBatch
 from basereward.model.backbone import Backbone, load_backbone
 from basereward.model.lora import add_lora
 from basereward.model.saving.casting import cast
-from tests.helpers.support import gradients
+from tests.helpers.support import fill_adapters, gradients
 
 FolderOf = Callable[[str], Path]
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
@@ -48,9 +48,7 @@ def adapted(folder: Path, *, dtype: torch.dtype) -> Backbone:
     backbone = load_backbone(folder, dtype=dtype)
     backbone.model = add_lora(backbone.transformer, rank=4, alpha=8.0)
     torch.manual_seed(0)
-    for name, parameter in backbone.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
+    fill_adapters(backbone)
     return backbone.train()
 
 

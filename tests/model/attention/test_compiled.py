@@ -19,7 +19,7 @@ from basereward.model.backbone import Backbone, load_backbone
 from basereward.model.families.processing import load_encoder
 from basereward.model.lora import add_lora
 from basereward.model.tiny_models.tiny_qwen2_5_vl import tiny_qwen2_5_vl
-from tests.helpers.support import gradients, mixed_groups
+from tests.helpers.support import fill_adapters, gradients, mixed_groups
 
 pytestmark = pytest.mark.slow
 
@@ -31,9 +31,7 @@ def adapted(path: Path, *, gradient_checkpointing: bool = True) -> Backbone:
     backbone = load_backbone(path, gradient_checkpointing=gradient_checkpointing)
     backbone.model = add_lora(backbone.transformer, rank=4, alpha=8.0)
     torch.manual_seed(1)
-    for name, parameter in backbone.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
+    fill_adapters(backbone)
     return backbone.train()
 
 

@@ -22,7 +22,7 @@ from basereward.model.lora import add_lora
 from basereward.model.losses.bradley_terry import BradleyTerry
 from basereward.model.reward_model import RewardModel
 from basereward.recipe import make
-from tests.helpers.support import TEXT, VISION, gradients, mixed_groups
+from tests.helpers.support import TEXT, VISION, fill_adapters, gradients, mixed_groups
 
 FolderOf = Callable[[str], Path]
 
@@ -34,9 +34,7 @@ def build_reward_model(path: Path, *, lora: bool = True, **options: Any) -> Rewa
     head = make({"_target_": "mlp"}, "heads", backbone.hidden_size)
     if lora:
         backbone.model = add_lora(backbone.transformer, rank=4, alpha=8.0, dropout=0.2, parts=["language"])
-        for name, parameter in backbone.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.1)
+        fill_adapters(backbone)
     return RewardModel(backbone, head).train()
 
 

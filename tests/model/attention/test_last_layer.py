@@ -16,7 +16,7 @@ from basereward.data.batching.tree_batch import TreeBatch
 from basereward.model.backbone import Backbone, load_backbone
 from basereward.model.families.processing import load_encoder
 from basereward.model.lora import add_lora, merge_lora
-from tests.helpers.support import encoded_group, gradients, mixed_groups
+from tests.helpers.support import encoded_group, fill_adapters, gradients, mixed_groups
 
 FolderOf = Callable[[str], Path]
 LAYOUTS = ("tree", "plain")
@@ -33,9 +33,7 @@ def adapted(path: Path, **options: Any) -> Backbone:
     backbone = load_backbone(path, **options)
     backbone.model = add_lora(backbone.transformer, rank=2, alpha=4.0)
     torch.manual_seed(0)
-    for name, parameter in backbone.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
+    fill_adapters(backbone)
     return backbone
 
 
@@ -123,9 +121,7 @@ def test_restriction_works_after_adding_and_merging_adapters(folder_of: FolderOf
     with torch.no_grad():
         backbone(batch)
         backbone.model = add_lora(backbone.transformer, rank=2, alpha=4.0).eval()
-        for name, parameter in backbone.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.1)
+        fill_adapters(backbone)
         with_adapters = at_ends(backbone.hidden_states(batch), batch)
         torch.testing.assert_close(backbone(batch), with_adapters, rtol=1e-5, atol=1e-5)
         backbone.model = merge_lora(backbone.model)
