@@ -18,9 +18,9 @@ from basereward.data.images.open_images import open_image, read_image
 from basereward.data.schema.group import Group
 from basereward.data.schema.rows import RowFormat
 from basereward.errors import DataError, RunError
-from basereward.inference.judges.http import HTTPClient, TooLarge, TooSlow
 from basereward.inference.load_model import load
 from basereward.inference.scorer import Scorer
+from basereward.io.http.client import HTTPClient, TooLarge, TooSlow
 from basereward.serve.reward_scale import Scale, scaled
 
 ANSWER_BYTES = 16 * 2**20

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from basereward.errors import BaseRewardError, DataError
 from basereward.io.limits import parse_json
 from basereward.serve.metrics import ServerMetrics
-from basereward.serve.request_reader import RequestReader, prompt_key
+from basereward.serve.reading.request_reader import RequestReader, prompt_key
 from basereward.serve.settings import ServerSettings
 from basereward.serve.worker_pool import ServerFull, WorkerDied, WorkerPool
 

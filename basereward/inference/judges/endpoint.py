@@ -13,13 +13,11 @@ from threading import Event
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
-
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import ModelError, SilentError
 from basereward.inference.judges.engine import Answer, Completion, Failed, OnCompletion, Request
-from basereward.inference.judges.http import HTTPClient, Reply, TooLarge, TooSlow
 from basereward.inference.judges.messages import chat_messages
+from basereward.io.http.client import HTTPClient, MalformedHeader, Reply, TooLarge, TooSlow
 from basereward.io.limits import MIB, parse_json
 from basereward.io.secrets import redact
 from basereward.model.generation.generate import SamplingParams
@@ -174,7 +172,7 @@ class Endpoint:
     def _post(self, body: dict[str, Any], key: str, client: HTTPClient) -> bytes:
         """The content of a complete response with status 200."""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        # Before the request: `requests` raises the same error for a wrong header of the response.
+        # Before the request: the client raises the same error for a wrong header of the response.
         if not key.isascii() or not key.isprintable():
             raise ModelError(
                 f"the API key in the environment variable {self.key} cannot be sent: it has characters that a header "
@@ -182,8 +180,8 @@ class Endpoint:
             )
         try:
             reply = client.post(self.url, body, headers)
-        except requests.exceptions.InvalidHeader as error:
-            raise _Unanswered("the response has an invalid header") from error
+        except MalformedHeader as error:
+            raise _Unanswered(str(error)) from error
         except TooLarge as error:
             # The same request would have a response of the same length.
             raise _Unanswered(str(error), retry=False) from error

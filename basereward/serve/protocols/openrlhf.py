@@ -9,7 +9,7 @@ from fastapi import Request as HTTPRequest
 from pydantic import BaseModel, ConfigDict, Field
 
 from basereward.errors import DataError
-from basereward.serve.rendered import parse_prompt, split_conversation, strip_end
+from basereward.serve.reading.rendered import parse_prompt, split_conversation, strip_end
 from basereward.serve.scoring_service import ScoringService, body_schema
 
 

@@ -20,7 +20,7 @@ from basereward.data.schema.group import Part, Turn
 from basereward.errors import ModelError
 from basereward.inference.judges.endpoint import MAX_BYTES, Endpoint
 from basereward.inference.judges.engine import Answer, Completion, Failed, Request
-from basereward.inference.judges.http import LINE_BYTES
+from basereward.io.http.client import LINE_BYTES
 from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.verdicts import compiled_pattern, parse_rating, parse_verdict
 from tests.helpers.chat_servers import serving_bytes

@@ -18,6 +18,8 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from basereward.io.http.addresses import is_public
+
 # Bytes that are read from a response at once.
 CHUNK_BYTES = 65_536
 
@@ -36,6 +38,14 @@ class TooLarge(Exception):
 
 class TooSlow(Exception):
     """A response was not complete in time, or `HTTPClient.abort` ended it."""
+
+
+class MalformedHeader(ConnectionError):
+    """A response has a header that the protocol does not allow."""
+
+
+class PrivateAddress(Exception):
+    """A connection leads to this machine or to a private network, and the client allows public addresses alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +77,18 @@ class HTTPClient:
     Args:
         max_bytes: limit of one response, as sent and again after decoding.
         timeout_s: limit of one request in seconds, from the connection to the last byte.
+        public_only: whether a connection to this machine or to a private network is refused. The address of the
+            connection itself is checked: the answer of a name server may change after an earlier look. Where the
+            environment names a proxy, its address is not checked.
 
     >>> HTTPClient(max_bytes=1024, timeout_s=5.0).timeout_s
     5.0
     """
 
-    def __init__(self, *, max_bytes: int, timeout_s: float) -> None:
+    def __init__(self, *, max_bytes: int, timeout_s: float, public_only: bool = False) -> None:
         self.max_bytes = max_bytes
         self.timeout_s = timeout_s
+        self.public_only = public_only
         self._lock = threading.Lock()
         self._active: set[_Deadline] = set()
         self._aborted = False
@@ -90,6 +104,8 @@ class HTTPClient:
         Raises:
             TooLarge: the response is longer than `max_bytes`.
             TooSlow: it was not complete after `timeout_s` seconds, or `abort` was called.
+            PrivateAddress: `public_only` does not allow the address of the connection.
+            MalformedHeader: the response has an invalid header; it is an OSError.
             OSError: the connection failed or broke; the exceptions of `requests` are subclasses.
         """
         return self._send("POST", url, headers, body)
@@ -103,7 +119,7 @@ class HTTPClient:
         # A session for each request: the adapter belongs to one deadline, and a pooled connection could be shut down
         # by the timer of an earlier request.
         with self._deadline() as deadline, requests.Session() as session:
-            adapter = _Adapter(deadline, self.max_bytes)
+            adapter = _Adapter(deadline, self.max_bytes, public_only=self.public_only)
             session.mount("http://", adapter)
             session.mount("https://", adapter)
             try:
@@ -122,6 +138,8 @@ class HTTPClient:
             except (OSError, urllib3.exceptions.HTTPError) as error:
                 # The socket that the timer shut down shows as a broken connection.
                 deadline.check()
+                if isinstance(error, requests.exceptions.InvalidHeader):
+                    raise MalformedHeader("the response has an invalid header") from error
                 if isinstance(error, OSError):
                     raise
                 raise ConnectionError(type(error).__name__) from error
@@ -278,7 +296,7 @@ class _Limited:
 class _Adapter(HTTPAdapter):
     """The adapter of one request, which attaches the request's socket to its deadline, and limits what it receives."""
 
-    def __init__(self, deadline: _Deadline, max_bytes: int) -> None:
+    def __init__(self, deadline: _Deadline, max_bytes: int, *, public_only: bool) -> None:
         class Response(HTTPResponse):
             def __init__(self, *arguments: Any, **options: Any) -> None:
                 super().__init__(*arguments, **options)
@@ -294,6 +312,7 @@ class _Adapter(HTTPAdapter):
 
             def _new_conn(self) -> socket.socket:
                 connection = super()._new_conn()
+                _check_peer(connection, public_only=public_only and self.proxy is None)
                 # Before the request through a proxy, which a server can also delay byte by byte.
                 deadline.attach(connection)
                 return connection
@@ -303,6 +322,7 @@ class _Adapter(HTTPAdapter):
 
             def _new_conn(self) -> socket.socket:
                 connection = super()._new_conn()
+                _check_peer(connection, public_only=public_only and self.proxy is None)
                 # Before the TLS handshake, which a server can also delay byte by byte.
                 deadline.attach(connection)
                 return connection
@@ -333,6 +353,17 @@ class _Adapter(HTTPAdapter):
         if isinstance(manager, urllib3.ProxyManager):
             manager.pool_classes_by_scheme = self._pools
         return manager
+
+
+def _check_peer(connection: socket.socket, *, public_only: bool) -> None:
+    """Closes a new connection, before anything is sent, if it leads where the client does not allow it.
+
+    Raises:
+        PrivateAddress: it leads to this machine or to a private network.
+    """
+    if public_only and not is_public(connection.getpeername()[0]):
+        connection.close()
+        raise PrivateAddress("the host is an address of a private network; nothing is downloaded from there")
 
 
 def _decoded(content: bytes, headers: Mapping[str, str], max_bytes: int) -> bytes:

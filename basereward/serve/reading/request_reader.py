@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import socket
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +17,8 @@ from basereward.data.images.open_images import FORMATS, read_image
 from basereward.data.schema.group import Group, Image
 from basereward.data.schema.rows import RowFormat
 from basereward.errors import DataError
-from basereward.inference.judges.http import HTTPClient, TooLarge, TooSlow
+from basereward.io.http.addresses import public_addresses
+from basereward.io.http.client import HTTPClient, PrivateAddress, TooLarge, TooSlow
 from basereward.serve.settings import ServerSettings
 
 DOWNLOAD_S = 20.0
@@ -43,7 +42,12 @@ class _ServedImages(ImageStore):
             )
         path = super().find(name)
         assert isinstance(path, Path)
-        if not path.resolve().is_relative_to(self._folder):
+        try:
+            resolved = path.resolve()
+        except (OSError, ValueError, RuntimeError) as error:
+            # A circle of links, a name that is too long, or a zero byte.
+            raise ImageError("image_unreadable", f"the path of an image cannot be read: {error}") from error
+        if not resolved.is_relative_to(self._folder):
             raise ImageError("image_outside_root", f"{name} is not below the folder of images")
         return path
 
@@ -85,13 +89,32 @@ class RequestReader:
             "images": [self._downloaded(image) for image in images] or None,
         }
         # The server states where images are, so `<image>` in a prompt without images is a word.
+        # The id of `ScoresGroups.score`: a judge that shows pairs in random order draws the order from it.
         group = RowFormat(images=self._images, for_training=False).group(
-            row, source="serve", row_id="request", where="request"
+            row, source="serve", row_id="0", where="request"
         )
         if len(group.images) > self._settings.max_images:
             raise DataError(f"{len(group.images)} images; at most {self._settings.max_images} are allowed")
         contents = tuple(self._content(image) for image in group.images)
         return Group(group.id, group.source, group.prompt, group.responses, images=contents)
+
+    def conversation(self, messages: Sequence[Any]) -> Group:
+        """Reads the messages of a chat request, as a group with one empty response.
+
+        Args:
+            messages: in the form of OpenAI, with `image_url` parts.
+
+        Raises:
+            DataError: as `group`, or the last message is not of the user.
+
+        >>> reader = RequestReader(ServerSettings())
+        >>> reader.conversation([{"role": "user", "content": "2 < <image>?"}]).prompt[0].parts
+        (Part(text='2 < <image>?'),)
+        """
+        group = self.group([_in_parts(message) for message in messages], [""])
+        if group.prompt[-1].role != "user":
+            raise DataError(f"the last message is of the {group.prompt[-1].role}; the model answers one of the user")
+        return group
 
     def _check_size(self, prompt: str | Sequence[Any], responses: Sequence[Any]) -> None:
         if not 1 <= len(responses) <= self._settings.max_responses:
@@ -149,11 +172,36 @@ class RequestReader:
         """
         if not isinstance(image, str) or not _is_address(image):
             return image
-        host = urlsplit(image).hostname or ""
+        host = _host(image)
         if host not in self._settings.hosts:
             allowed = ", ".join(self._settings.hosts) or "none"
-            raise DataError(f"images are not downloaded from {host!r}; allowed hosts: {allowed}. Send a data URI")
+            raise DataError(f"images are not downloaded from {host[:200]!r}; allowed hosts: {allowed}. Send a data URI")
         return download(image)
+
+
+def _in_parts(message: Any) -> Any:
+    """A message whose content is a list of parts: in a text of its own, `<image>` would stand for an image."""
+    if isinstance(message, Mapping) and isinstance(message.get("content"), str):
+        return {**message, "content": [{"type": "text", "text": message["content"]}]}
+    return message
+
+
+def _host(address: str) -> str:
+    """The host of an address.
+
+    Raises:
+        DataError: the address is malformed, or has a part that programs read differently.
+
+    >>> _host("https://images.example.org/a.png")
+    'images.example.org'
+    """
+    # Which host stands before or after a backslash or an @ depends on who reads it.
+    if "\\" in address or "@" in address or not address.isprintable():
+        raise DataError("the address of an image has a password, a backslash or a control character")
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError as error:
+        raise DataError(f"the address of an image is malformed: {error}") from error
 
 
 def _is_address(text: str) -> bool:
@@ -183,37 +231,16 @@ def prompt_key(group: Group) -> bytes:
     return digest.digest()
 
 
-def public_addresses(host: str) -> list[str]:
-    """The IP addresses of a host name.
-
-    Raises:
-        DataError: there are none, or one of them is of this machine or of a private network.
-
-    >>> public_addresses("localhost")
-    Traceback (most recent call last):
-        ...
-    basereward.errors.DataError: 'localhost' is an address of a private network; nothing is downloaded from there
-    """
-    try:
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
-    except OSError as error:
-        raise DataError(f"the host {host!r} is not known: {error}") from error
-    for address in found:
-        if not ip_address(address.partition("%")[0]).is_global:
-            raise DataError(f"{host!r} is an address of a private network; nothing is downloaded from there")
-    return sorted(found)
-
-
 def download(address: str) -> bytes:
     """The content of an image at an address. Redirects are not followed, since they may lead to another host.
 
     Raises:
         DataError: the host is not public, or the image does not arrive complete, in time and within the limit.
     """
-    public_addresses(urlsplit(address).hostname or "")
+    public_addresses(_host(address))
     try:
-        reply = HTTPClient(max_bytes=MAX_DOWNLOAD, timeout_s=DOWNLOAD_S).get(address)
-    except (TooLarge, TooSlow, OSError) as error:
+        reply = HTTPClient(max_bytes=MAX_DOWNLOAD, timeout_s=DOWNLOAD_S, public_only=True).get(address)
+    except (TooLarge, TooSlow, PrivateAddress, OSError) as error:
         raise DataError(f"the image {address[:200]} cannot be downloaded: {error}") from error
     if reply.status != HTTPStatus.OK:
         raise DataError(f"the image {address[:200]} cannot be downloaded: status {reply.status}")

@@ -1,0 +1,1 @@
+"""Reads what clients send: connections, bodies, prompts, images and rendered conversations."""
