@@ -108,6 +108,22 @@ def _first_devices(number: int, *, gpus: Sequence[str]) -> list[str]:
     return list(gpus[:number]) or ["cpu"] * number
 
 
+def threads_of_process(devices: Sequence[str | None]) -> int | None:
+    """How many threads of torch each of several processes gets; None: as many as it chooses.
+
+    Every process would choose as many as the machine has cores, and with several of them on the CPU, threads that wait
+    for each other make all slower.
+
+    Args:
+        devices: of the processes; the CPU is shared by those that are on it.
+
+    >>> threads_of_process(["cuda:0", "cuda:1"]) is None
+    True
+    """
+    cpu_processes = list(devices).count("cpu")
+    return max(1, torch.get_num_threads() // cpu_processes) if cpu_processes else None
+
+
 class _Task(NamedTuple):
     """Groups for a worker, with the options of `score_batches`."""
 
@@ -171,8 +187,7 @@ class ParallelScorer(ScoresGroups):
         self._workers: list[_Worker] = []
         # The tasks that are being scored, by worker.
         self._running: dict[Connection, int] = {}
-        cpu_processes = list(devices).count("cpu")
-        threads = max(1, torch.get_num_threads() // cpu_processes) if cpu_processes else None
+        threads = threads_of_process(devices)
         try:
             for device in devices:
                 self._workers.append(_start_worker(model, device=device, dtype=dtype, threads=threads))

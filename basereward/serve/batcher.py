@@ -1,7 +1,8 @@
 """Batches requests: those of one prompt become one group, and groups are scored together.
 
 Two threads work one after the other. The first collects requests for a short time, joins those of equal prompts, and
-encodes them on the CPU. The second runs the model, so that a GPU never waits for the encoding of the next groups.
+encodes them on the CPU. The second runs the model, so that a GPU never waits for the encoding of the next groups. A
+request that is cancelled before the model begins with it is left out.
 """
 
 from __future__ import annotations
@@ -12,19 +13,21 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from basereward.data.schema.group import Group
 from basereward.errors import BaseRewardError, ModelError
 from basereward.inference.group_scores import ScoresEncodedGroups
+from basereward.inference.judges.chat_model import ChatModel
 from basereward.inference.prompt_cache import PromptScorer
 from basereward.serve.prefixes import KeptPrefixes
+from basereward.serve.text_writer import EncodedPrompt, TextRequest, TextWriter
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +54,7 @@ class ScoreRequest:
 
 @dataclass(slots=True)
 class _Merged:
-    """Requests of one prompt, with each distinct response once.
+    """Requests that are scored as one group.
 
     Attributes:
         encoded: by the model's encoder; None if `kept` is set.
@@ -66,11 +69,21 @@ class _Merged:
     kept: PromptScorer | None = None
     keep: bool = False
 
+    def begin(self) -> bool:
+        """Leaves out the requests that were cancelled; false if none is left. The others cannot be cancelled now.
+
+        The group is left as it was encoded: responses of a cancelled request are scored with those of the others.
+        """
+        self.requests = [request for request in self.requests if request.future.set_running_or_notify_cancel()]
+        return bool(self.requests)
+
     def answer(self, scores: Sequence[float]) -> None:
         """Gives every request the scores of its own responses, or an error if one of them is not finite."""
         by_response = dict(zip(self.group.responses, scores, strict=True))
         for request in self.requests:
-            own = [by_response[response] for response in request.group.responses]
+            # A judge may score equal responses of a request differently, so they are told apart where they can be.
+            alone = request.group is self.group
+            own = list(scores) if alone else [by_response[response] for response in request.group.responses]
             if all(map(math.isfinite, own)):
                 request.future.set_result(own)
             else:
@@ -79,11 +92,19 @@ class _Merged:
     def fail(self, error: Exception) -> None:
         """Gives every request the error."""
         for request in self.requests:
-            request.future.set_exception(error)
+            if request.future.running() or request.future.set_running_or_notify_cancel():
+                request.future.set_exception(error)
 
     def apart(self) -> list[_Merged]:
         """Each request in a group of its own, so that a response of one cannot fail another."""
         return [replace(self, requests=[request], group=request.group) for request in self.requests]
+
+
+class _Batch(NamedTuple):
+    """What is encoded and waits for the model."""
+
+    groups: list[_Merged]
+    prompts: list[EncodedPrompt]
 
 
 def _merge(requests: Iterable[ScoreRequest]) -> list[_Merged]:
@@ -106,11 +127,16 @@ class Batcher:
         window_s: how long a request waits for others, in seconds.
         tokens: limit of a forward pass, as in `ScoresGroups.score_groups`.
         prefixes: keeps the keys and values of prompts that come again; None keeps none.
+        merge: whether requests of one prompt become one group. False for judges that compare the responses of a group:
+            the scores of a response then depend on the others.
+        chat: writes the texts of `TextRequest`; None: the model writes none.
         encoders: threads that encode groups.
 
     Example:
         batcher = Batcher(load("RUN"))
-        scores = batcher.submit(ScoreRequest("prompt 1", group)).result()
+        request = ScoreRequest("prompt 1", group)
+        batcher.submit(request)
+        scores = request.future.result()
         batcher.close()
     """
 
@@ -121,26 +147,38 @@ class Batcher:
         window_s: float = 0.005,
         tokens: int | None = None,
         prefixes: KeptPrefixes | None = None,
+        merge: bool = True,
+        chat: ChatModel | None = None,
         encoders: int = 2,
     ) -> None:
         self.scorer = scorer
         self.window_s = window_s
         self.tokens = tokens
+        self.merge = merge
         self._prefixes = prefixes
-        self._requests: queue.SimpleQueue[ScoreRequest | None] = queue.SimpleQueue()
-        self._batches: queue.Queue[list[_Merged] | None] = queue.Queue(BATCHES_AHEAD)
+        self._writer = None if chat is None else TextWriter(chat, answerable=_answerable)
+        self._scored = 0
+        self._requests: queue.SimpleQueue[ScoreRequest | TextRequest | None] = queue.SimpleQueue()
+        self._batches: queue.Queue[_Batch | None] = queue.Queue(BATCHES_AHEAD)
         self._encoders = ThreadPoolExecutor(encoders, thread_name_prefix="encoder")
         self._threads = [
-            threading.Thread(target=target, name=target.__name__, daemon=True)
+            threading.Thread(target=_ending_process, args=(target,), name=target.__name__, daemon=True)
             for target in (self._collect, self._score)
         ]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, request: ScoreRequest) -> Future[list[float]]:
-        """Queues a request, and returns its future. A future that is cancelled in time is never scored."""
+    @property
+    def computed(self) -> int:
+        """Responses that the model has scored and texts that it has written so far; equal responses count once."""
+        return self._scored + (0 if self._writer is None else self._writer.written)
+
+    def submit(self, request: ScoreRequest | TextRequest) -> None:
+        """Queues a request, whose future gets the answer. If it is cancelled in time, nothing is computed for it."""
+        if isinstance(request, TextRequest) and self._writer is None:
+            request.future.set_exception(ModelError("this model writes no text"))
+            return
         self._requests.put(request)
-        return request.future
 
     def close(self) -> None:
         """Answers the requests that were submitted, and ends the threads."""
@@ -154,15 +192,24 @@ class Batcher:
         is_open = True
         while is_open:
             requests, is_open = self._next_requests()
-            merged = _merge(request for request in requests if request.future.set_running_or_notify_cancel())
-            batch = list(chain.from_iterable(self._encoders.map(self._prepare, merged)))
-            if batch:
+            batch = self._encoded([request for request in requests if not request.future.cancelled()])
+            if batch.groups or batch.prompts:
                 self._batches.put(batch)
         self._batches.put(None)
 
-    def _next_requests(self) -> tuple[list[ScoreRequest], bool]:
+    def _encoded(self, requests: Sequence[ScoreRequest | TextRequest]) -> _Batch:
+        to_score = [request for request in requests if isinstance(request, ScoreRequest)]
+        merged = _merge(to_score) if self.merge else [_Merged(one.key, [one], one.group) for one in to_score]
+        groups = list(chain.from_iterable(self._encoders.map(self._prepare, merged)))
+        prompts: list[EncodedPrompt] = []
+        if self._writer is not None:
+            to_write = [request for request in requests if isinstance(request, TextRequest)]
+            prompts = list(chain.from_iterable(self._encoders.map(self._writer.encode, to_write)))
+        return _Batch(groups, prompts)
+
+    def _next_requests(self) -> tuple[list[ScoreRequest | TextRequest], bool]:
         """The requests of the next window, and whether there may be more; waits for the first one."""
-        requests: list[ScoreRequest] = []
+        requests: list[ScoreRequest | TextRequest] = []
         deadline = float("inf")
         while len(requests) < MAX_GROUPS:
             try:
@@ -198,14 +245,25 @@ class Batcher:
         """The second thread: encoded batches to answers."""
         while (batch := self._batches.get()) is not None:
             fresh: list[_Merged] = []
-            for item in batch:
-                if item.keep and self._prefixes is not None:
-                    item.kept = self._prefixes.add(item.key, item.encoded)
+            for item in filter(_Merged.begin, batch.groups):
+                if item.keep:
+                    self._keep(item)
                 if item.kept is None:
                     fresh.append(item)
                 else:
                     self._score_kept(item, item.kept)
-            self._score_fresh(fresh)
+            if fresh:
+                self._score_fresh(fresh)
+            if self._writer is not None:
+                self._writer.write(batch.prompts)
+
+    def _keep(self, item: _Merged) -> None:
+        """Keeps the keys and values of a prompt. If that fails, the group is scored without them."""
+        assert self._prefixes is not None
+        try:
+            item.kept = self._prefixes.add(item.key, item.encoded)
+        except Exception as error:  # noqa: BLE001
+            logger.warning("a prompt is not kept: %s", _answerable(error))
 
     def _score_kept(self, item: _Merged, prompt: PromptScorer) -> None:
         try:
@@ -217,17 +275,31 @@ class Batcher:
             else:
                 item.fail(_answerable(error))
         else:
-            item.answer(scores)
+            self._answer(item, scores)
 
     def _score_fresh(self, items: list[_Merged]) -> None:
         waiting = iter(items)
         try:
             for scores_of_groups in self.scorer.score_encoded([item.encoded for item in items], tokens=self.tokens):
                 for scores in scores_of_groups:
-                    next(waiting).answer(scores)
+                    self._answer(next(waiting), scores)
         except Exception as error:  # noqa: BLE001
             for item in waiting:
                 item.fail(_answerable(error))
+
+    def _answer(self, item: _Merged, scores: Sequence[float]) -> None:
+        # Counted first: whoever gets the answer also gets the count.
+        self._scored += len(scores)
+        item.answer(scores)
+
+
+def _ending_process(target: Callable[[], None]) -> None:
+    """Runs a thread. Without it no request would ever be answered, so the process ends with it and is replaced."""
+    try:
+        target()
+    except BaseException:
+        logger.exception("the process of the model ends")
+        os._exit(1)
 
 
 def _answerable(error: Exception) -> Exception:

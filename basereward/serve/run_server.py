@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 import uvicorn
 
+from basereward.inference.parallel_scorer import threads_of_process
 from basereward.io.progress import phase
 from basereward.recipe.trust import is_trusted
 from basereward.serve.app import make_app
 from basereward.serve.messages import WorkerSetup
+from basereward.serve.reading.connections import limited_connection
 from basereward.serve.settings import ServerSettings
 from basereward.serve.worker_pool import WorkerPool
 
@@ -31,11 +33,13 @@ def open_pool(
         BaseRewardError: the model cannot be opened.
     """
     setups: list[WorkerSetup] = []
+    threads = threads_of_process(devices)
     for device in devices:
         setup = WorkerSetup(
             model=model,
             device=device,
             dtype=dtype,
+            threads=threads,
             window_s=settings.window_s,
             tokens=settings.tokens,
             prefix_bytes=settings.prefix_bytes,
@@ -73,6 +77,7 @@ def serve(
         make_app(pool, settings),
         host=host,
         port=port,
+        http=limited_connection(settings.arrival_s),
         # Our own lines say more, and never the address of a client.
         access_log=False,
         log_level="warning",

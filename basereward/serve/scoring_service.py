@@ -1,4 +1,4 @@
-"""What every protocol uses: reads a body within the limits, and scores a request."""
+"""What every protocol uses: reads a body within the limits, and has a request scored or a text written."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
+from basereward.data.schema.group import Group
 from basereward.errors import BaseRewardError, DataError
-from basereward.io.limits import parse_json
+from basereward.serve.messages import TextSettings, WrittenText
 from basereward.serve.metrics import ServerMetrics
+from basereward.serve.reading.json_body import parse_body
 from basereward.serve.reading.request_reader import RequestReader, prompt_key
 from basereward.serve.settings import ServerSettings
 from basereward.serve.worker_pool import ServerFull, WorkerDied, WorkerPool
 
-BODY_S = 30.0
-"""Seconds that the body of a request may take to arrive."""
 RETRY_S = "1"
 """Seconds after which a client should try again."""
-DISCONNECT_POLL_S = 0.2
-"""Seconds between looks whether the client has gone."""
+CLIENT_GONE = 499
+"""The status in metrics and log of a request whose client has gone; nobody reads it. nginx uses it too."""
+JSON_TYPE = "application/json"
 
 STATUSES = (
     (ServerFull, HTTPStatus.TOO_MANY_REQUESTS),
@@ -82,29 +83,40 @@ class ScoringService:
             body_type: the form of its body.
 
         Raises:
-            HTTPException: 408, it does not arrive in time; 413, it is too large; 422, it has another form.
+            HTTPException: 401, 408, 413, 415 or 422: the key, the time of arrival, the size, the content type or the
+                form of the body is not as it should be.
             DataError: it is no JSON.
         """
         self.check_key(http)
-        content = bytearray()
+        _check_content_type(http)
+        value = parse_body(await self._content(http))
         try:
-            async with asyncio.timeout(BODY_S):
-                async for chunk in http.stream():
-                    content += chunk
-                    if len(content) > self.settings.max_body_bytes:
-                        allowed = f"{self.settings.max_body_bytes:,} bytes are allowed"
-                        raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is too large; {allowed}")
-        except TimeoutError:
-            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, f"the body is not complete after {BODY_S:g} s") from None
-        except ClientDisconnect:
-            raise HTTPException(HTTPStatus.BAD_REQUEST, "the client has gone") from None
-        try:
-            value = parse_json(content.decode("utf-8"), where="the body", error=DataError)
             return body_type.model_validate(value)
-        except UnicodeDecodeError as error:
-            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, f"the body is not UTF-8: {error}") from error
         except ValidationError as error:
             raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, _faults(error)) from error
+
+    async def _content(self, http: HTTPRequest) -> bytes:
+        """
+        Raises:
+            HTTPException: 408, the body does not arrive in time; 413, it is too large.
+        """
+        limit, seconds = self.settings.max_body_bytes, self.settings.arrival_s
+        too_large = HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {limit:,} bytes")
+        # What h11 has let through is a number.
+        if int(http.headers.get("content-length", 0)) > limit:
+            raise too_large
+        content = bytearray()
+        try:
+            async with asyncio.timeout(seconds):
+                async for chunk in http.stream():
+                    content += chunk
+                    if len(content) > limit:
+                        raise too_large
+        except TimeoutError:
+            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, f"the body is not complete after {seconds:g} s") from None
+        except ClientDisconnect:
+            raise HTTPException(CLIENT_GONE, "the client has gone") from None
+        return bytes(content)
 
     async def score_all(
         self, http: HTTPRequest, requests: Sequence[tuple[str | Sequence[Any], Sequence[Any], Sequence[Any]]]
@@ -131,38 +143,77 @@ class ScoringService:
             DataError: the model cannot score the request.
             ServerFull: too many requests wait.
             WorkerDied: the worker has died.
-            HTTPException: 504, there is no answer in time; 400, the client has gone.
+            HTTPException: 504, there is no answer in time; 499, the client has gone.
         """
         # In a thread, because it decodes base64 and may download images.
         group = await asyncio.to_thread(self._reader.group, prompt, responses, images)
-        key = prompt_key(group)
-        worker = self.pool.worker_of(key)
-        number, future = worker.submit(key, group)
-        waiting = asyncio.wrap_future(future)
-        try:
-            scores = await self._result(http, waiting)
-        finally:
-            if not waiting.done():
-                worker.cancel(number)
+        scores: list[float] = await self._answer(http, group)
         self.metrics.scored(len(scores))
         return scores
 
-    async def _result(self, http: HTTPRequest, waiting: asyncio.Future[list[float]]) -> list[float]:
-        """
+    async def write(self, http: HTTPRequest, messages: Sequence[Any], settings: TextSettings) -> WrittenText:
+        """Has the text written that follows a conversation.
+
+        Args:
+            http: the request; when its client goes, the work is given up.
+            messages: in the form of OpenAI.
+            settings: how the text is written.
+
         Raises:
-            HTTPException: 504, there is no answer in time; 400, the client has gone.
+            DataError, ServerFull, WorkerDied, HTTPException: as `score`.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.settings.timeout_s
-        while True:
-            done, _ = await asyncio.wait([waiting], timeout=DISCONNECT_POLL_S)
-            if done:
+        group = await asyncio.to_thread(self._reader.conversation, messages)
+        text: WrittenText = await self._answer(http, group, text=settings)
+        return text
+
+    async def _answer(self, http: HTTPRequest, group: Group, *, text: TextSettings | None = None) -> Any:
+        """The scores of a group, or the text that follows its prompt; errors are those of `score`."""
+        key = prompt_key(group)
+        worker = self.pool.worker_of(key)
+        number, future = worker.submit(key, group, text=text)
+        waiting = asyncio.wrap_future(future)
+        gone = asyncio.create_task(_disconnected(http))
+        try:
+            await asyncio.wait([waiting, gone], timeout=self.settings.timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
                 return waiting.result()
-            if loop.time() > deadline:
-                seconds = f"{self.settings.timeout_s:g} s"
-                raise HTTPException(HTTPStatus.GATEWAY_TIMEOUT, f"the request has no answer after {seconds}")
-            if await http.is_disconnected():
-                raise HTTPException(HTTPStatus.BAD_REQUEST, "the client has gone")
+        finally:
+            # The client has gone, there is no answer in time, or another request of the same body has failed.
+            if not waiting.done():
+                worker.cancel(number)
+            has_gone = gone.done()
+            gone.cancel()
+        if has_gone:
+            raise HTTPException(CLIENT_GONE, "the client has gone")
+        seconds = f"{self.settings.timeout_s:g} s"
+        raise HTTPException(HTTPStatus.GATEWAY_TIMEOUT, f"the request has no answer after {seconds}")
+
+
+async def _disconnected(http: HTTPRequest) -> None:
+    """Waits until the client closes the connection. The body has been read, so no other message of it is to come."""
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _check_content_type(http: HTTPRequest) -> None:
+    """
+    Raises:
+        HTTPException: 415, the body is not declared as JSON, or is compressed.
+    """
+    # A web page of anyone can make a browser send other types to this machine, without asking the server first.
+    declared = http.headers.get("content-type", "")
+    if declared.partition(";")[0].strip().lower() != JSON_TYPE:
+        raise HTTPException(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"the header `Content-Type: {JSON_TYPE}` is needed; the request has {declared[:80]!r}",
+        )
+    encoding = http.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise HTTPException(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"the body has the content encoding {encoding[:40]!r}; send it without one",
+            {"Accept-Encoding": "identity"},
+        )
 
 
 def body_schema(form: type[BaseModel]) -> dict[str, Any]:
@@ -180,8 +231,16 @@ def _faults(error: ValidationError) -> str:
     return "; ".join(faults)
 
 
-def error_answer(error: BaseRewardError) -> JSONResponse:
-    """The answer to a request that raised an error of ours, in any protocol."""
+def error_status(error: BaseRewardError) -> tuple[int, dict[str, str] | None]:
+    """The status and the headers of the answer to a request that raised an error of ours.
+
+    >>> error_status(DataError("there are no responses")), error_status(ServerFull("wait"))
+    ((422, None), (429, {'Retry-After': '1'}))
+    """
     status = next((status for kind, status in STATUSES if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
-    headers = {"Retry-After": RETRY_S} if status in SENT_AGAIN else None
-    return JSONResponse({"detail": str(error)}, status, headers)
+    return int(status), {"Retry-After": RETRY_S} if status in SENT_AGAIN else None
+
+
+def error_answer(error: BaseRewardError) -> JSONResponse:
+    """The answer to a request that raised an error of ours, in any protocol without a form of its own."""
+    return JSONResponse({"detail": str(error)}, *error_status(error))

@@ -8,18 +8,23 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
+import torch
+
 from basereward.errors import BaseRewardError, ModelError
 from basereward.inference.ensemble import Ensemble, model_digest
+from basereward.inference.judges.chat_model import GeneratedText, trained_chat_model
 from basereward.inference.load_model import load
 from basereward.inference.scorer import Scorer
 from basereward.io.logs import log_to_stderr
 from basereward.io.processes import end_with_parent
+from basereward.model.generation.generate import SamplingParams
 from basereward.model.heads.contracts import is_generative
 from basereward.recipe.trust import trusting
 from basereward.runs.resolve_model import resolve_model
 from basereward.serve.batcher import Batcher, ScoreRequest
-from basereward.serve.messages import Cancel, Job, JobResult, Ready, WorkerSetup
+from basereward.serve.messages import Cancel, Job, JobResult, Ready, WorkerSetup, WrittenText
 from basereward.serve.prefixes import KeptPrefixes
+from basereward.serve.text_writer import TextRequest
 
 
 class _Channel:
@@ -34,16 +39,19 @@ class _Channel:
         with self._lock:
             self._connection.send(message)
 
-    def answer(self, number: int, future: Future[list[float]]) -> None:
+    def answer(self, batcher: Batcher, number: int, future: Future[Any]) -> None:
         """Sends the result of a request; nothing if it was cancelled."""
         if future.cancelled():
             return
         error = future.exception()
         if error is None:
-            self.send(JobResult(number, future.result()))
+            result = future.result()
+            if isinstance(result, GeneratedText):
+                result = WrittenText(*result)
         else:
             # The batcher gives errors of ours alone.
-            self.send(JobResult(number, error if isinstance(error, BaseRewardError) else ModelError(str(error))))
+            result = error if isinstance(error, BaseRewardError) else ModelError(str(error))
+        self.send(JobResult(number, result, batcher.computed))
 
 
 def work(connection: Connection, setup: WorkerSetup) -> None:
@@ -54,6 +62,8 @@ def work(connection: Connection, setup: WorkerSetup) -> None:
         setup: what to open.
     """
     end_with_parent(setup.parent)
+    if setup.threads is not None:
+        torch.set_num_threads(setup.threads)
     channel = _Channel(connection)
     with log_to_stderr(), trusting(setup.trusted):
         try:
@@ -63,7 +73,12 @@ def work(connection: Connection, setup: WorkerSetup) -> None:
             channel.send(error)
             return
         batcher = Batcher(
-            scorer, window_s=setup.window_s, tokens=setup.tokens, prefixes=_prefixes(scorer, setup.prefix_bytes)
+            scorer,
+            window_s=setup.window_s,
+            tokens=setup.tokens,
+            prefixes=_prefixes(scorer, setup.prefix_bytes),
+            merge=not _is_judge(scorer),
+            chat=trained_chat_model(scorer) if isinstance(scorer, Scorer) and _is_judge(scorer) else None,
         )
         channel.send(Ready(info))
         _serve(connection, channel, batcher)
@@ -72,34 +87,65 @@ def work(connection: Connection, setup: WorkerSetup) -> None:
 
 def _serve(connection: Connection, channel: _Channel, batcher: Batcher) -> None:
     """Submits requests until None comes, or the connection is closed."""
-    waiting: dict[int, Future[list[float]]] = {}
+    waiting: dict[int, ScoreRequest | TextRequest] = {}
     while True:
         try:
-            message: Job | Cancel | None = connection.recv()
+            messages = _received(connection)
         except EOFError:
             return
-        if message is None:
-            return
-        if isinstance(message, Cancel):
-            future = waiting.get(message.number)
-            if future is not None:
-                future.cancel()
-            continue
-        future = Future()
-        waiting[message.number] = future
-        # The order matters: the callback may run at once, when the request is answered before it is added.
-        future.add_done_callback(partial(_forget, waiting, message.number))
-        future.add_done_callback(partial(channel.answer, message.number))
-        batcher.submit(ScoreRequest(message.key, message.group, future))
+        # A request and its cancellation may have arrived together, when this process was busy.
+        gone = {message.number for message in messages if isinstance(message, Cancel)}
+        for message in messages:
+            if message is None:
+                return
+            if isinstance(message, Cancel):
+                _give_up(waiting.get(message.number))
+            elif message.number not in gone:
+                request = _request(message)
+                waiting[message.number] = request
+                # The order matters: the callback may run at once, when the request is answered before it is added.
+                request.future.add_done_callback(partial(_forget, waiting, message.number))
+                request.future.add_done_callback(partial(channel.answer, batcher, message.number))
+                batcher.submit(request)
 
 
-def _forget(waiting: dict[int, Future[list[float]]], number: int, _: Future[list[float]]) -> None:
+def _received(connection: Connection) -> list[Job | Cancel | None]:
+    """All messages that have arrived; waits for the first one.
+
+    Raises:
+        EOFError: the server is gone.
+    """
+    messages: list[Job | Cancel | None] = [connection.recv()]
+    while connection.poll():
+        messages.append(connection.recv())
+    return messages
+
+
+def _request(job: Job) -> ScoreRequest | TextRequest:
+    if job.text is None:
+        return ScoreRequest(job.key, job.group)
+    return TextRequest(job.group, SamplingParams(**job.text._asdict()))
+
+
+def _give_up(request: ScoreRequest | TextRequest | None) -> None:
+    """Cancels a request, or ends the text that is being written for it; nothing if it has its answer."""
+    if request is not None and not request.future.cancel() and isinstance(request, TextRequest):
+        request.abandoned.set()
+
+
+def _forget(waiting: dict[int, ScoreRequest | TextRequest], number: int, _: Future[Any]) -> None:
     waiting.pop(number, None)
+
+
+def _is_judge(scorer: Scorer | Ensemble) -> bool:
+    """Whether scores may depend on the other responses of a group, since a model of them has a generative head."""
+    scorers = scorer.scorers if isinstance(scorer, Ensemble) else [scorer]
+    return any(is_generative(one.model.head) for one in scorers)
 
 
 def _prefixes(scorer: Scorer | Ensemble, max_bytes: int) -> KeptPrefixes | None:
     """What keeps prompts; None for ensembles and generative heads, which read a complete prompt every time."""
-    if max_bytes == 0 or isinstance(scorer, Ensemble) or is_generative(scorer.model.head):
+    if max_bytes == 0 or isinstance(scorer, Ensemble) or _is_judge(scorer):
         return None
     return KeptPrefixes(scorer, max_bytes=max_bytes)
 
@@ -113,7 +159,7 @@ def model_info(model: str, scorer: Scorer | Ensemble) -> dict[str, Any]:
     """
     folder = resolve_model(model)
     info: dict[str, Any] = {"model": folder.parent.name if folder.name == "model" else folder.name}
-    info["device"] = str(scorer.device)
+    info |= {"device": str(scorer.device), "threads": torch.get_num_threads()}
     if isinstance(scorer, Ensemble):
         info |= {"kind": "ensemble", "members": [member.digest for member in scorer.members]}
         return info

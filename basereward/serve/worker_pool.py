@@ -16,7 +16,7 @@ from typing import Any
 from basereward.data.schema.group import Group
 from basereward.errors import BaseRewardError, ModelError
 from basereward.io.processes import describe_end, spawn
-from basereward.serve.messages import Cancel, Job, JobResult, Ready, WorkerSetup
+from basereward.serve.messages import Cancel, Job, JobResult, Ready, TextSettings, WorkerSetup
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +48,14 @@ class Worker:
         self._max_waiting = max_waiting
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self._waiting: dict[int, Future[list[float]]] = {}
+        self._waiting: dict[int, Future[Any]] = {}
         self._outgoing: queue.SimpleQueue[Job | Cancel | None] = queue.SimpleQueue()
         self._is_ready = False
         self._is_closed = False
         self._deaths = 0
+        # Counted by the process that runs now, and by those that have died.
+        self._computed = 0
+        self._computed_before = 0
         self._process, connection = _start(setup)
         self.info = self._first_message(connection)
         self._begin(connection)
@@ -61,6 +64,11 @@ class Worker:
     def waiting(self) -> int:
         """The number of requests without an answer."""
         return len(self._waiting)
+
+    @property
+    def computed(self) -> int:
+        """Responses that were scored and texts that were written, also for clients that have gone."""
+        return self._computed_before + self._computed
 
     @property
     def is_ready(self) -> bool:
@@ -72,11 +80,14 @@ class Worker:
         """The number of the process."""
         return self._process.pid
 
-    def submit(self, key: bytes, group: Group) -> tuple[int, Future[list[float]]]:
+    def submit(self, key: bytes, group: Group, *, text: TextSettings | None = None) -> tuple[int, Future[Any]]:
         """Gives the worker a request.
 
+        Args:
+            key, group, text: as in `Job`.
+
         Returns:
-            the number by which it can be cancelled, and its future.
+            the number by which it can be cancelled, and its future, which gets scores or a `WrittenText`.
 
         Raises:
             ServerFull: it has too many.
@@ -88,9 +99,9 @@ class Worker:
             if len(self._waiting) >= self._max_waiting:
                 raise ServerFull(f"{self._max_waiting} requests wait already; try again later")
             number = next(self._numbers)
-            future: Future[list[float]] = Future()
+            future: Future[Any] = Future()
             self._waiting[number] = future
-            self._outgoing.put(Job(number, key, group))
+            self._outgoing.put(Job(number, key, group, text))
         return number, future
 
     def cancel(self, number: int) -> None:
@@ -109,8 +120,10 @@ class Worker:
         """Starts the threads of a connection whose worker is ready."""
         with self._lock:
             self._is_ready = True
-        for target in (self._send, self._receive):
-            threading.Thread(target=target, args=(connection,), name=target.__name__, daemon=True).start()
+            outgoing = self._outgoing
+        # The thread that sends keeps its own queue: it must not take from that of a later process.
+        threading.Thread(target=_send, args=(connection, outgoing), name="send", daemon=True).start()
+        threading.Thread(target=self._receive, args=(connection,), name="receive", daemon=True).start()
 
     def _first_message(self, connection: Connection) -> dict[str, Any]:
         """
@@ -128,19 +141,6 @@ class Worker:
             raise message
         return message.info
 
-    def _send(self, connection: Connection) -> None:
-        """A thread, because sending waits when the worker is slow, and the server must not wait."""
-        while True:
-            # None ends the worker. Closing the connection would not, since `_receive` is reading from it.
-            message = self._outgoing.get()
-            try:
-                connection.send(message)
-            except OSError:
-                # The worker has died. `_receive` fails its requests, this one too.
-                return
-            if message is None:
-                return
-
     def _receive(self, connection: Connection) -> None:
         while True:
             try:
@@ -148,6 +148,7 @@ class Worker:
             except (EOFError, OSError):
                 break
             self._deaths = 0
+            self._computed = answer.computed
             with self._lock:
                 future = self._waiting.pop(answer.number, None)
             if future is None:
@@ -165,6 +166,7 @@ class Worker:
         with self._lock:
             self._is_ready = False
             lost, self._waiting = list(self._waiting.values()), {}
+            self._computed_before, self._computed = self.computed, 0
             # Ends the thread that sends. Requests that it has not sent are among the lost ones.
             self._outgoing.put(None)
             self._outgoing = queue.SimpleQueue()
@@ -182,6 +184,20 @@ class Worker:
                 logger.error("the worker on %s cannot be started: %s", self._setup.device, error)
                 continue
             self._begin(connection)
+            return
+
+
+def _send(connection: Connection, outgoing: queue.SimpleQueue[Job | Cancel | None]) -> None:
+    """A thread, because sending waits when the worker is slow, and the server must not wait."""
+    while True:
+        # None ends the worker. Closing the connection would not, since `_receive` is reading from it.
+        message = outgoing.get()
+        try:
+            connection.send(message)
+        except OSError:
+            # The worker has died. `_receive` fails its requests, this one too.
+            return
+        if message is None:
             return
 
 

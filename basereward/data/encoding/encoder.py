@@ -358,6 +358,7 @@ class Encoder:
         Raises:
             RowRejected, ImageError: as `__call__`.
         """
+        check_text(group)
         self._check_images(group)
         images = self.images(group.images) if group.images else None
         images_thw = images.thw if images else None

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from basereward.data.batching.collate import collate
 from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.schema.group import Group
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import ModelError
+from basereward.inference.judges.chat_model import ChatModel
 from basereward.inference.judges.engine import Answer, Completion, Failed, OnCompletion, Request, several
 from basereward.model.backbone import load_backbone, load_config
 from basereward.model.families.lm_head import load_language_head
@@ -42,15 +42,15 @@ class LocalEngine:
             )
         self.name = path
         self.batch_size = batch_size
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         backbone = load_backbone(path, dtype=dtype)
         self.encoder: Encoder = load_encoder(path, max_tokens=max_tokens)
         language = load_language_head(path, load_config(path), dtype=dtype)
-        backbone.eval().to(self.device)
-        language.to(self.device)
+        backbone.eval().to(device)
+        language.to(device)
         end, pad = self.encoder.end_of_turn, self.encoder.pad_id
-        self.generator = TextGenerator(backbone, language, end=end, pad=pad)
+        self.chat = ChatModel(self.encoder, TextGenerator(backbone, language, end=end, pad=pad), device=device)
 
     def generate(
         self, requests: Iterable[Request], sampling: SamplingParams, *, on_completion: OnCompletion | None = None
@@ -75,13 +75,9 @@ class LocalEngine:
         # Every request of the batch may have been rejected, and a batch of tree rows cannot be empty.
         if not encoded:
             return
-        groups = [group for _, group in encoded]
-        rows = collate(groups, layout="tree", pad_id=self.encoder.pad_id).to(self.device)
-        for (request, group), (text,) in zip(encoded, self.generator(rows, sampling), strict=True):
-            decoded = self.encoder.tokenizer.decode(text, skip_special_tokens=False)  # type: ignore[attr-defined]
-            # One more than the prefix: the branch of `_encoded` is the last token of the prompt.
-            yield Completion(request.id, decoded, len(group.prefix) + 1, len(text))
+        texts = self.chat.generate([group for _, group in encoded], sampling)
+        for (request, _), generated in zip(encoded, texts, strict=True):
+            yield Completion(request.id, generated.text, generated.prompt_tokens, generated.tokens)
 
     def _encoded(self, request: Request) -> EncodedGroup:
-        """The prompt as a group whose only branch is the last token, after which the text is generated."""
-        return self.encoder.opening(Group(request.id, "judge", request.turns, ("",), images=request.images))
+        return self.chat.encode(Group(request.id, "judge", request.turns, ("",), images=request.images))

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from transformers import (
     DynamicCache,
     GenerationConfig,
     PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
 )
 from transformers.cache_utils import DynamicLayer
 
@@ -32,6 +34,9 @@ from basereward.errors import ModelError
 from basereward.model.attention.layout_check import arbitrary_tokens
 from basereward.model.backbone import Backbone
 from basereward.model.families.lm_head import WEIGHT, LanguageHead
+
+IsCancelled: TypeAlias = Callable[[], Sequence[bool]]
+"""Whether the text of each row is not needed any more; it is called before every token."""
 
 # One thread of the process generates at a time: sampling uses the random number generator of the process, and Qwen-VL
 # models store the offset of their positions as an attribute between the steps of `generate`.
@@ -77,12 +82,15 @@ class TextGenerator:
         self.pad = pad
 
     @torch.no_grad()
-    def __call__(self, batch: TreeBatch, sampling: SamplingParams) -> list[list[Tensor]]:
+    def __call__(
+        self, batch: TreeBatch, sampling: SamplingParams, *, is_cancelled: IsCancelled | None = None
+    ) -> list[list[Tensor]]:
         """Generates text after every branch of a batch of tree rows.
 
         Args:
             batch: one tree row with B branches.
             sampling: settings of the texts.
+            is_cancelled: says of every text, B times `sampling.samples`, whether it can end early; None: none can.
 
         Returns:
             For every branch `sampling.samples` texts of `(n,)` tokens, without the end-of-turn token. A text that was
@@ -110,6 +118,7 @@ class TextGenerator:
                 # Without the last token: `generate` feeds it to get the first logits.
                 past_key_values=_gathered(cache, columns[:, :-1]),
                 generation_config=self._config(sampling),
+                stopping_criteria=StoppingCriteriaList([] if is_cancelled is None else [_Cancelled(is_cancelled)]),
             )
         texts = [_until(self.end, row[longest:]) for row in generated]
         return [texts[i : i + sampling.samples] for i in range(0, len(texts), sampling.samples)]
@@ -152,6 +161,16 @@ class TextGenerator:
         model.set_output_embeddings(head)
         # A new model is in training mode; `eval` here must not change the mode of a backbone that is being trained.
         return model.eval() if not self.backbone.training else model
+
+
+class _Cancelled(StoppingCriteria):
+    """Ends the texts that are not needed any more; the others of the batch go on."""
+
+    def __init__(self, is_cancelled: IsCancelled) -> None:
+        self._is_cancelled = is_cancelled
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Any:
+        return torch.tensor(self._is_cancelled(), device=input_ids.device)
 
 
 @torch.no_grad()

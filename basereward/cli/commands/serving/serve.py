@@ -23,6 +23,7 @@ from basereward.io.progress import phase
 KEY_VARIABLE = "BASEREWARD_SERVER_KEY"
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 MAX_PORT = 65_535
+MAX_SECONDS = 86_400
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +55,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1024,
         help="memory for keys and values of prompts that come again, in MiB; 0 keeps none (default: 1024)",
     )
+    parser.add_argument(
+        "--timeout",
+        metavar="S",
+        type=float,
+        default=120.0,
+        help="seconds after which a request is answered with status 504 (default: 120)",
+    )
+    parser.add_argument(
+        "--arrival",
+        metavar="S",
+        type=float,
+        default=30.0,
+        help="seconds in which a request must arrive, for its header and for its body (default: 30)",
+    )
     parser.add_argument("--images", metavar="FOLDER", help="folder that image paths are read from (default: none)")
     parser.add_argument(
         "--allow-hosts",
@@ -81,6 +96,9 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     for name, value in (("--window", arguments.window), ("--prefix-cache", arguments.prefix_cache)):
         if not value >= 0:
             raise UsageError(f"{name} {value:g}: at least 0 is needed")
+    for name, value in (("--timeout", arguments.timeout), ("--arrival", arguments.arrival)):
+        if not 0 < value <= MAX_SECONDS:
+            raise UsageError(f"{name} {value:g}: above 0 and at most {MAX_SECONDS:,} seconds are allowed")
     if not 0 <= arguments.port <= MAX_PORT:
         raise UsageError(f"--port {arguments.port}: 0 to {MAX_PORT} are allowed")
     if arguments.images is not None and not os.path.isdir(arguments.images):
@@ -113,6 +131,8 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         window_s=arguments.window / 1000,
         tokens=arguments.tokens,
         max_waiting=arguments.max_waiting,
+        timeout_s=arguments.timeout,
+        arrival_s=arguments.arrival,
         prefix_bytes=arguments.prefix_cache * MIB,
         images=Path(arguments.images) if arguments.images else None,
         hosts=tuple(filter(None, (arguments.allow_hosts or "").split(","))),
