@@ -8,7 +8,8 @@ Three parts, each with a server of its own that runs as `basereward serve`:
   try again. Printed are lost and wrong answers, and percentiles of latency.
 - window: eight responses to one prompt with a picture of 896 x 896 pixels as eight requests at once, and one after the
   other, without kept prompts. Printed is how much faster they are at once.
-- memory: the resident memory of the server's processes after the first thousand of many requests and after the last.
+- memory: the resident memory of the server's processes after the first tenth of many requests and after the last, and
+  how much it has grown for each request in between.
 """
 
 from __future__ import annotations
@@ -17,17 +18,12 @@ import argparse
 import base64
 import json
 import random
-import signal
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -36,33 +32,9 @@ import requests
 from basereward.inference.scorer import Scorer, load_scorer
 from bench.scoring import prepare
 from bench.workloads import read_rows
-from tests.helpers.served_model import save_scored_model
+from tests.helpers.served_model import save_scored_model, served_model
 
-START_S = 180.0
 LOCAL = threading.local()
-
-
-@contextmanager
-def running(model: Path, *options: str) -> Iterator[tuple[str, int]]:
-    """A server in the block: its address and its process number."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "basereward", "serve", str(model), "--port", str(port), *options]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline and server.poll() is None:
-            try:
-                if requests.get(f"{address}/health", timeout=5).ok:
-                    break
-            except requests.ConnectionError:
-                time.sleep(0.2)
-        yield address, server.pid
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait()
 
 
 def post(address: str, body: dict[str, object]) -> tuple[list[float], int]:
@@ -91,14 +63,14 @@ def load(model: Path, scorer: Scorer, *, number: int, clients: int) -> dict[str,
     def send(pair: tuple[str, str]) -> float | None:
         began = time.perf_counter()
         try:
-            scores, refused = post(address, {"prompt": pair[0], "responses": [pair[1]]})
+            scores, refused = post(server.address, {"prompt": pair[0], "responses": [pair[1]]})
         except requests.RequestException:
             return None
         latencies.append(1000 * (time.perf_counter() - began))
         refusals.append(refused)
         return scores[0]
 
-    with running(model) as (address, _), ThreadPoolExecutor(clients) as pool:
+    with served_model(model) as server, ThreadPoolExecutor(clients) as pool:
         began = time.perf_counter()
         while len(results) < number:
             burst = rng.randint(clients, 4 * clients)
@@ -137,17 +109,17 @@ def window(work: Path, *, rounds: int) -> dict[str, float]:
         bodies.append(of_prompt)
     times: dict[str, list[float]] = {"at once": [], "one by one": []}
     with (
-        running(work / "model", "--window", "50", "--prefix-cache", "0") as (address, _),
+        served_model(work / "model", "--window", "50", "--prefix-cache", "0") as server,
         ThreadPoolExecutor(8) as pool,
     ):
-        post(address, bodies[0][0])
+        post(server.address, bodies[0][0])
         for of_prompt in bodies:
             began = time.perf_counter()
-            list(pool.map(lambda body: post(address, body), of_prompt))
+            list(pool.map(lambda body: post(server.address, body), of_prompt))
             times["at once"].append(time.perf_counter() - began)
             began = time.perf_counter()
             for body in of_prompt:
-                post(address, body)
+                post(server.address, body)
             times["one by one"].append(time.perf_counter() - began)
     at_once, one_by_one = (statistics.median(seconds) for seconds in times.values())
     return {"at_once_s": at_once, "one_by_one_s": one_by_one, "times_faster": one_by_one / at_once}
@@ -158,14 +130,15 @@ def memory(model: Path, *, number: int, clients: int) -> dict[str, float]:
 
     def send(index: int) -> None:
         # Every prompt comes three times, so that prompts are kept and dropped.
-        post(address, {"prompt": f"Question {index // 3}?", "responses": [f"answer {index}"]})
+        post(server.address, {"prompt": f"Question {index // 3}?", "responses": [f"answer {index}"]})
 
-    with running(model, "--prefix-cache", "64") as (address, pid), ThreadPoolExecutor(clients) as pool:
+    with served_model(model, "--prefix-cache", "64") as server, ThreadPoolExecutor(clients) as pool:
         list(pool.map(send, range(number // 10)))
-        first = resident_mib(pid)
+        first = resident_mib(server.process.pid)
         list(pool.map(send, range(number // 10, number)))
-        last = resident_mib(pid)
-    return {"requests": number, "first_mib": first, "last_mib": last}
+        last = resident_mib(server.process.pid)
+    kib_per_request = 1024 * (last - first) / (number - number // 10)
+    return {"requests": number, "first_mib": first, "last_mib": last, "kib_per_request": kib_per_request}
 
 
 def resident_mib(pid: int) -> float:
