@@ -39,7 +39,7 @@ class _HostCopy:
         # Only a copy to pinned memory goes on while the host does other work.
         values = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         values.copy_(tensor.detach(), non_blocking=True)
-        done = torch.cuda.Event()
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record(torch.cuda.current_stream(tensor.device))
         return cls(values, done)
 
