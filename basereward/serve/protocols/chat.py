@@ -62,17 +62,25 @@ class ChatBody(BaseModel):
         >>> ChatBody(messages=[{}], max_completion_tokens=9).settings(limit=10)
         TextSettings(max_tokens=9, temperature=0.0, top_p=1.0, seed=0)
         """
-        if self.stream:
-            raise DataError("stream: true is not supported: the text of a judge is sent when it is complete")
-        if self.n not in (None, 1):
-            raise DataError(f"n: {self.n} is not supported; send {self.n} requests, each with another seed")
-        if None not in (self.max_tokens, self.max_completion_tokens):
-            raise DataError("max_tokens and max_completion_tokens are two names of one limit; give one")
+        _check_supported(self)
         max_tokens = self.max_completion_tokens or self.max_tokens or min(MAX_TOKENS, limit)
         if max_tokens > limit:
             raise DataError(f"max_tokens: {max_tokens:,}; at most {limit:,} are allowed")
         temperature = 0.0 if self.temperature is None else self.temperature
         return TextSettings(max_tokens, temperature, 1.0 if self.top_p is None else self.top_p, self.seed or 0)
+
+
+def _check_supported(body: ChatBody) -> None:
+    """
+    Raises:
+        DataError: the request asks for a stream, for several texts, or has two limits.
+    """
+    if body.stream:
+        raise DataError("stream: true is not supported: the text of a judge is sent when it is complete")
+    if body.n not in (None, 1):
+        raise DataError(f"n: {body.n} is not supported; send {body.n} requests, each with another seed")
+    if None not in (body.max_tokens, body.max_completion_tokens):
+        raise DataError("max_tokens and max_completion_tokens are two names of one limit; give one")
 
 
 def router(service: ScoringService) -> APIRouter:
