@@ -20,7 +20,6 @@ from basereward.data.schema.rows import RowFormat
 from basereward.errors import DataError, RunError
 from basereward.inference.judges.http import HTTPClient, TooLarge, TooSlow
 from basereward.inference.load_model import load
-from basereward.inference.scorer import Scorer
 from basereward.serve.reward_scale import Scale, scaled
 
 ANSWER_BYTES = 16 * 2**20
@@ -114,8 +113,7 @@ class LocalRewards(RewardSource):
         self._scorer = load(model, device=device, dtype=dtype, trust=trust)
 
     def _scores(self, groups: Sequence[Group]) -> tuple[list[list[float]], Mapping[str, float]]:
-        statistics = self._scorer.scores if isinstance(self._scorer, Scorer) else {}
-        return list(self._scorer.score_groups(groups)), statistics
+        return list(self._scorer.score_groups(groups)), self._scorer.scores
 
 
 class ServedRewards(RewardSource):
