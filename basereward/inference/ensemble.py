@@ -26,7 +26,7 @@ from basereward.data.schema.image_references import ImageReference
 from basereward.errors import CheckpointError, DataError, ModelError, check_several
 from basereward.inference.aggregation import MemberScores, Rule, read_rule
 from basereward.inference.export.ensemble_card import ensemble_card
-from basereward.inference.group_scores import Prompt
+from basereward.inference.group_scores import ChatPrompt
 from basereward.inference.prompt_cache import PromptScorer
 from basereward.inference.reward_scorer import RewardScorer
 from basereward.inference.scorer import Scorer, load_scorer
@@ -174,7 +174,7 @@ class Ensemble(RewardScorer):
             scorer.to(device)
         return self
 
-    def prompt(self, prompt: Prompt, *, images: Sequence[ImageReference] = ()) -> PromptScorer:
+    def prompt(self, prompt: ChatPrompt, *, images: Sequence[ImageReference] = ()) -> PromptScorer:
         """Not possible for an ensemble.
 
         Raises:

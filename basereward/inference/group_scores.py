@@ -19,7 +19,7 @@ from basereward.errors import DataError, ModelError, check_several
 
 GroupResult: TypeAlias = list[float] | DataError
 """The scores of a group, or why the model cannot score it."""
-Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
+ChatPrompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 """A text, or messages `{"role", "content"}`. The content is a text, or a list of parts in the form of transformers
 (`{"type": "image", "image": ...}`) or of OpenAI (`{"type": "image_url", "image_url": {"url": ...}}`)."""
 
@@ -41,11 +41,13 @@ class ScoresGroups(ABC):
     ) -> Iterator[list[GroupResult]]:
         """As `score_or_reject`, but scores may be NaN or infinite; yields the results of several groups at a time."""
 
-    def score(self, prompt: Prompt, responses: Sequence[str], *, images: Sequence[ImageReference] = ()) -> list[float]:
+    def score(
+        self, prompt: ChatPrompt, responses: Sequence[str], *, images: Sequence[ImageReference] = ()
+    ) -> list[float]:
         """One score for each response to a prompt; higher is better. `score_rows` takes many prompts.
 
         Args:
-            prompt: a text, or messages as for chat templates or in the form of OpenAI; see `Prompt`.
+            prompt: a text, or messages as for chat templates or in the form of OpenAI; see `ChatPrompt`.
             responses: at least one response to the prompt.
             images: paths, bytes, data URIs, PIL images, NumPy arrays `(H, W, 3)` uint8, or tensors `(3, H, W)` that are
                 uint8 or from 0 to 1, in the order of their places in the prompt. Addresses are not downloaded.
@@ -161,7 +163,7 @@ class ScoresGroups(ABC):
 
 
 def prompt_group(
-    prompt: Prompt, responses: Sequence[str], *, images: Sequence[ImageReference] = (), where: str
+    prompt: ChatPrompt, responses: Sequence[str], *, images: Sequence[ImageReference] = (), where: str
 ) -> Group:
     """A prompt with its responses as a group, from the arguments of `ScoresGroups.score`.
 

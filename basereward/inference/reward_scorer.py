@@ -13,7 +13,7 @@ import torch
 from basereward.data.schema.image_references import ImageReference
 from basereward.errors import ModelError
 from basereward.inference.export.push import check_repository, push_folder
-from basereward.inference.group_scores import Prompt, ScoresEncodedGroups
+from basereward.inference.group_scores import ChatPrompt, ScoresEncodedGroups
 from basereward.inference.prompt_cache import PromptScorer
 from basereward.io.files import write_atomic
 from basereward.model.saving.saved_model import MODEL_CARD
@@ -46,7 +46,7 @@ class RewardScorer(ScoresEncodedGroups):
         """The same object, with its weights moved to a device."""
 
     @abstractmethod
-    def prompt(self, prompt: Prompt, *, images: Sequence[ImageReference] = ()) -> PromptScorer:
+    def prompt(self, prompt: ChatPrompt, *, images: Sequence[ImageReference] = ()) -> PromptScorer:
         """Encodes a prompt and its images once, to score responses over several calls.
 
         Args:

@@ -25,7 +25,7 @@ from basereward.data.schema.image_references import ImageReference
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError, ModelError
 from basereward.inference.export.model_card import model_card
-from basereward.inference.group_scores import Prompt, prompt_group
+from basereward.inference.group_scores import ChatPrompt, prompt_group
 from basereward.inference.prompt_cache import PromptScorer
 from basereward.inference.reward_scorer import RewardScorer
 from basereward.inference.stopwatch import Stopwatch
@@ -99,7 +99,7 @@ class Scorer(RewardScorer):
         self.model.to(device)
         return self
 
-    def prompt(self, prompt: Prompt, *, images: Sequence[ImageReference] = ()) -> PromptScorer:
+    def prompt(self, prompt: ChatPrompt, *, images: Sequence[ImageReference] = ()) -> PromptScorer:
         """As the base.
 
         Raises:

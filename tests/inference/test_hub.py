@@ -17,6 +17,7 @@ import basereward
 from basereward.errors import ModelError
 from basereward.inference.aggregation import Rule
 from basereward.inference.ensemble import Ensemble, Member, model_digest
+from basereward.inference.scorer import Scorer
 from tests.helpers.hub_server import TOKEN, HubServer
 from tests.helpers.served_model import save_scored_model
 from tests.helpers.support import picture
@@ -129,6 +130,17 @@ def test_only_repositories_have_revisions(model: Path) -> None:
         basereward.from_pretrained(model, revision="main")
     with pytest.raises(ModelError, match="OWNER/NAME"):
         basereward.from_pretrained("owner/not-in-the-cache")
+
+
+def test_model_that_needs_a_local_folder_is_not_uploaded(model: Path) -> None:
+    """Without the weights of its backbone nobody else could open it; the error names the folder."""
+    scorer = basereward.load(model)
+    assert scorer.backbone_folders() == []
+    assert isinstance(scorer, Scorer)
+    scorer.model.requires_grad_(False)
+    scorer.model.backbone.merged = False
+    with pytest.raises(ModelError, match=str(model / "backbone")):
+        scorer.push_to_hub("owner/name")
 
 
 def test_saved_folder_has_a_card_and_opens_elsewhere(model: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError
@@ -10,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from basereward.errors import ModelError
 from basereward.inference.export.model_card import is_hub_id
 
-HUB_ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError, *HfHubHTTPError.__bases__)
+HUB_ERRORS = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
 """What the library raises where the hub refuses or does not answer. The base classes are OSError and that of all errors
 of its HTTP client, which is another package in other versions of the library."""
 REPLACED = ["*.safetensors", "*.safetensors.index.json", "adapter/*", "backbone/*", "members/*", "processor/*"]
