@@ -91,7 +91,7 @@ class ScoresGroups(ABC):
         if isinstance(rows, Iterator):
             rows = list(rows)
         # A file without rows is a mistake; a batch of a program may be empty.
-        if isinstance(rows, Sized) and not isinstance(rows, str) and len(rows) == 0:
+        if _is_empty(rows):
             return []
         groups = read_rows(rows, images_root=images_root, columns=columns)
         return list(self.score_groups(groups, tokens=tokens))
@@ -160,6 +160,11 @@ class ScoresGroups(ABC):
     def _not_finite(self) -> str:
         """The likely cause of scores that are NaN or infinite, and the remedy."""
         return "Train again with a lower optimizer.lr, or load the model with dtype=float32"
+
+
+def _is_empty(rows: object) -> bool:
+    """Whether rows in memory are none."""
+    return isinstance(rows, Sized) and not isinstance(rows, str) and len(rows) == 0
 
 
 def prompt_group(

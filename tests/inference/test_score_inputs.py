@@ -108,7 +108,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "up to 255": (TENSOR + 255, "from 255 to 255.*0 to 1"),
     "normalised": (TENSOR - 1.5, "from -1.5 to -1.5.*normalization"),
     "not a number": (TENSOR * torch.nan, "nan.*0 to 1"),
-    "number": (7, "a decoded image is needed"),
+    "number": (7, "a path, bytes or a data URI is needed"),
 }
 
 

@@ -96,7 +96,7 @@ def find_image(image: object, *, place: int, images: ImageStore) -> Image:
     if isinstance(image, bytes):
         return _checked(image, place=place, limit=MAX_BYTES)
     if not isinstance(image, str | Path) or not str(image):
-        raise _bad(place, f"is {shown(image)}; a path, bytes, a data URI or a decoded image is needed")
+        raise _bad(place, f"is {shown(image)}; a path, bytes or a data URI is needed")
     return _of_text(str(image), place=place, images=images)
 
 
