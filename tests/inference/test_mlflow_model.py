@@ -131,7 +131,7 @@ def test_registered_model_opens_and_predicts(logged: Logged) -> None:
     example = model.input_example
     assert [len(row["scores"]) for row in model.predict(example)] == [2]
     loaded = basereward.load("models:/rewards/1")
-    assert loaded.score_rows(rows[:1]) == [expected[0]["scores"]]
+    assert loaded.score_rows(rows[:1])[0] == pytest.approx(expected[0]["scores"], rel=0, abs=1e-5)
     assert basereward.from_pretrained("models:/rewards/1").scores == {"mean": 0.5, "std": 2.0}
 
 

@@ -28,7 +28,9 @@ def ensemble_card(recipes: Sequence[Recipe], rule: Rule, *, images: bool) -> str
         rule: how the scores of the members are combined.
         images: whether a member reads images.
 
-    >>> recipe = Recipe(name="small", loss={"_target_": "bradley_terry"})
+    >>> from basereward.recipe.schema import ModelRecipe
+    >>> model = ModelRecipe(head={"_target_": "mlp"})
+    >>> recipe = Recipe(name="small", model=model, loss={"_target_": "bradley_terry"})
     >>> card = ensemble_card([recipe, recipe], Rule("mean", members=2), images=False)
     >>> [line for line in card.splitlines() if line.startswith("| 2")]
     ['| 2 | small | mlp | a checkpoint in a folder | bradley_terry |  |']
