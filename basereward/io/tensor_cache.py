@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import re
+import threading
 import time
 import zlib
 from collections import deque
@@ -50,6 +51,11 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 # A damaged header is an error of safetensors. A file that another process replaces by a shorter one, or deletes,
 # between the reading of the header and the mapping of the tensors is a RuntimeError of torch.
 _UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)
+# A process that is forked inherits the lock of a folder with the file descriptor, and would hold it until its own end.
+# So a fork waits for a thread that is writing. The lock is reentrant, because a signal handler may fork in the writing
+# thread itself.
+_writing = threading.RLock()
+os.register_at_fork(before=_writing.acquire, after_in_parent=_writing.release, after_in_child=_writing.release)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +202,7 @@ class TensorCache:
             self._clear(older_than_s=HOUR_S)
             _write_entry(file, content)
             return True
-        with acquire(self.folder / TOTAL, wait=True) as lease:
+        with _writing, acquire(self.folder / TOTAL, wait=True) as lease:
             # Writers hold the lock, so a temporary file of any age was left by a process that was killed.
             self._clear(older_than_s=0)
             with self._budget.reserve(file, len(content), total=lease.descriptor) as fits:

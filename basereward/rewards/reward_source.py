@@ -6,8 +6,10 @@ import base64
 import hashlib
 import io
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +20,12 @@ from basereward.data.images.open_images import open_image, read_image
 from basereward.data.schema.group import Group
 from basereward.data.schema.rows import RowFormat
 from basereward.errors import DataError, RunError
+from basereward.inference.group_scores import GroupResult
 from basereward.inference.judges.http import HTTPClient, TooLarge, TooSlow
 from basereward.inference.load_model import load
 from basereward.serve.reward_scale import Scale, scaled
 
+logger = logging.getLogger(__name__)
 ANSWER_BYTES = 16 * 2**20
 TIMEOUT_S = 600.0
 
@@ -46,17 +50,24 @@ class RewardSource(ABC):
     Args:
         scale: of the rewards; see `basereward.serve.reward_scale.scaled`.
         clip: the largest absolute value of a reward; None: no limit.
+        unscorable: the reward of a response that the model cannot score, for example because it is too long with its
+            prompt; None: an error, which stops the training.
     """
 
-    def __init__(self, *, scale: Scale = "raw", clip: float | None = None) -> None:
+    def __init__(self, *, scale: Scale = "raw", clip: float | None = None, unscorable: float | None = None) -> None:
         # Reports a wrong scale now, and not after the first rollouts.
         scaled([], scale, statistics={"mean": 0.0, "std": 1.0}, clip=clip)
         self._scale = scale
         self._clip = clip
+        self._unscorable = unscorable
 
     @abstractmethod
-    def _scores(self, groups: Sequence[Group]) -> tuple[list[list[float]], Mapping[str, float]]:
-        """The scores of groups, and mean and standard deviation of the model's scores on validation data."""
+    def _results(self, groups: Sequence[Group]) -> list[GroupResult]:
+        """The scores of each group, or why the model cannot score it."""
+
+    @abstractmethod
+    def _statistics(self) -> Mapping[str, float]:
+        """Mean and standard deviation of the model's scores on validation data, known after the first scores."""
 
     def rewards(self, rollouts: Sequence[Rollout]) -> list[float]:
         """One reward for each rollout, in their order.
@@ -64,7 +75,7 @@ class RewardSource(ABC):
         Rollouts of equal prompts are scored together: the prompt and its images are read once.
 
         Raises:
-            DataError: the model cannot score a rollout.
+            DataError: the model cannot score a rollout, and `unscorable` is None.
             RunError: the server does not answer.
         """
         groups: dict[Any, tuple[Group, list[int]]] = {}
@@ -77,13 +88,36 @@ class RewardSource(ABC):
                   images=group.images)
             for group, places in groups.values()
         ]  # fmt: skip
-        scored, statistics = self._scores(merged)
         rewards = [0.0] * len(rollouts)
-        for (_, places), group, scores in zip(groups.values(), merged, scored, strict=True):
-            on_scale = scaled(scores, self._scale, statistics=statistics, clip=self._clip)
-            by_response = dict(zip(group.responses, on_scale, strict=True))
+        for (_, places), group, result in zip(groups.values(), merged, self._results(merged), strict=True):
+            by_response = self._rewards_of_group(group, result)
             for place in places:
                 rewards[place] = by_response[rollouts[place].response]
+        return rewards
+
+    def _rewards_of_group(self, group: Group, result: GroupResult) -> dict[str, float]:
+        """The reward of each response of a group.
+
+        Args:
+            group: with distinct responses.
+            result: of the group.
+
+        Raises:
+            DataError: the model cannot score a response, and `unscorable` is None.
+        """
+        if not isinstance(result, DataError):
+            on_scale = scaled(result, self._scale, statistics=self._statistics(), clip=self._clip)
+            return dict(zip(group.responses, on_scale, strict=True))
+        if self._unscorable is None:
+            raise result
+        if len(group.responses) == 1:
+            logger.warning("a response gets the reward %g: %s", self._unscorable, result)
+            return {group.responses[0]: self._unscorable}
+        # Each response alone, so that one which cannot be scored does not spoil the others.
+        alone = [replace(group, responses=(response,)) for response in group.responses]
+        rewards: dict[str, float] = {}
+        for single, single_result in zip(alone, self._results(alone), strict=True):
+            rewards |= self._rewards_of_group(single, single_result)
         return rewards
 
 
@@ -93,7 +127,7 @@ class LocalRewards(RewardSource):
     Args:
         model: as in `basereward.load`.
         device, dtype, trust: as in `basereward.load`.
-        scale, clip: as in `RewardSource`.
+        options: of `RewardSource`.
 
     Raises:
         BaseRewardError: the model cannot be opened.
@@ -106,14 +140,16 @@ class LocalRewards(RewardSource):
         device: str | None = None,
         dtype: str | None = None,
         trust: bool = False,
-        scale: Scale = "raw",
-        clip: float | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(scale=scale, clip=clip)
+        super().__init__(**options)
         self._scorer = load(model, device=device, dtype=dtype, trust=trust)
 
-    def _scores(self, groups: Sequence[Group]) -> tuple[list[list[float]], Mapping[str, float]]:
-        return list(self._scorer.score_groups(groups)), self._scorer.scores
+    def _results(self, groups: Sequence[Group]) -> list[GroupResult]:
+        return list(self._scorer.score_or_reject(groups))
+
+    def _statistics(self) -> Mapping[str, float]:
+        return self._scorer.scores
 
 
 class ServedRewards(RewardSource):
@@ -122,23 +158,31 @@ class ServedRewards(RewardSource):
     Args:
         address: such as `http://127.0.0.1:8008`.
         key: of the server; None: it asks for none.
-        scale, clip: as in `RewardSource`.
+        options: of `RewardSource`.
     """
 
-    def __init__(
-        self, address: str, *, key: str | None = None, scale: Scale = "raw", clip: float | None = None
-    ) -> None:
-        super().__init__(scale=scale, clip=clip)
+    def __init__(self, address: str, *, key: str | None = None, **options: Any) -> None:
+        super().__init__(**options)
         self._address = address.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = HTTPClient(max_bytes=ANSWER_BYTES, timeout_s=TIMEOUT_S)
+        self._answered_statistics: dict[str, float] = {}
 
-    def _scores(self, groups: Sequence[Group]) -> tuple[list[list[float]], Mapping[str, float]]:
-        answers = [self._post(_body(group)) for group in groups]
-        statistics: dict[str, float] = {}
-        if answers and answers[0]["std"] is not None:
-            statistics = {"mean": answers[0]["mean"], "std": answers[0]["std"]}
-        return [answer["scores"] for answer in answers], statistics
+    def _results(self, groups: Sequence[Group]) -> list[GroupResult]:
+        results: list[GroupResult] = []
+        for group in groups:
+            try:
+                answer = self._post(_body(group))
+            except DataError as error:
+                results.append(error)
+                continue
+            results.append(answer["scores"])
+            if answer["std"] is not None:
+                self._answered_statistics = {"mean": answer["mean"], "std": answer["std"]}
+        return results
+
+    def _statistics(self) -> Mapping[str, float]:
+        return self._answered_statistics
 
     def _post(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """

@@ -18,7 +18,8 @@ def trl(model: str, *, images: Sequence[str] = ("images", "image"), **options: A
     Args:
         model: as in `basereward.load`, or the address of a server.
         images: columns of the data set that may hold the images of a prompt; the first that a row has is read.
-        options: `scale`, `clip`; `device`, `dtype` and `trust` of a model, or `key` of a server.
+        options: `scale`, `clip`, `unscorable`; `device`, `dtype` and `trust` of a model, or `key` of a server. See
+            `basereward.rewards.reward_source.RewardSource`.
 
     Example:
         trainer = GRPOTrainer(policy, reward_funcs=basereward.rewards.trl("RUN", scale="sigmoid"), ...)

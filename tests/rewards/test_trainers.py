@@ -91,3 +91,13 @@ def test_openrlhf_splits_rendered_texts(folder: str, scorer: Scorer) -> None:
     messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "2 + 2?"}]
     assert answer["rewards"].tolist() == pytest.approx(scorer.score(messages, ["4"]), abs=1e-5)
     assert answer["extra_logs"] == {}
+
+
+def test_unscorable_responses(folder: str, scorer: Scorer) -> None:
+    """A response that is too long gets the reward of the caller, and the others theirs; without it, it is an error."""
+    completions = ["4", "", "five " * 20_000, "5"]
+    four, nothing, five = (scorer.score("2 + 2?", [text])[0] for text in ("4", "", "5"))
+    reward = basereward.rewards.trl(folder, unscorable=-7.0)
+    assert reward(["2 + 2?"] * 4, completions) == pytest.approx([four, nothing, -7.0, five], abs=1e-5)
+    with pytest.raises(DataError, match="too_long"):
+        basereward.rewards.trl(folder)(["2 + 2?"] * 4, completions)

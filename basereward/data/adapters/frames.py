@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, Self, TypeAlias, runtime_checkable
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.messages import shown
@@ -17,10 +18,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 @runtime_checkable
 class ListsImages(Protocol):
-    """An adapter that lists the images of a folder; the source gives it the image store before the first row."""
+    """An adapter that lists the images of a folder, once the source has given it the image store."""
 
-    def use_images(self, images: ImageStore) -> None:
-        """Set the store in which the adapter lists images."""
+    def with_images(self, images: ImageStore) -> Self:
+        """Return this adapter with the store in which it lists images."""
         ...
 
 
@@ -46,6 +47,12 @@ class VideoFrames:
         self.mode = mode
         self.frames = frames
         self.images = ImageStore()
+
+    def with_images(self, images: ImageStore) -> Self:
+        """Return the same settings with a store, in which frames are listed."""
+        other = copy.copy(self)
+        other.images = images
+        return other
 
     def names(self, folder: object) -> list[str]:
         """Select frames of a folder and return their names, in the order of the video.

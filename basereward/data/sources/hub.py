@@ -101,9 +101,7 @@ def _open_table(
 def _make_adapter(shape: Node, images: ImageStore) -> RowAdapter:
     """Make the adapter that a recipe names, and give it the image store if it lists images."""
     adapter: RowAdapter = make(shape, "adapters")
-    if isinstance(adapter, ListsImages):
-        adapter.use_images(images)
-    return adapter
+    return adapter.with_images(images) if isinstance(adapter, ListsImages) else adapter
 
 
 def _hub_caches() -> list[str]:

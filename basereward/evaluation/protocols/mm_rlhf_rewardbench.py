@@ -57,9 +57,8 @@ class MMRLHFRewardBench(Protocol):
     def item(self, row: Mapping[str, Any], *, number: int, images: ImageStore) -> Item:
         """Convert a row to an item."""
         path = str(row.get("video") or row.get("image") or "")
-        self._shape.use_images(images)
         try:
-            pictures = self._shape(row)["images"]
+            pictures = self._shape.with_images(images)(row)["images"]
         except RowRejected:
             # The video is not here. Only scoring needs it; outcomes can be counted without.
             pictures = path

@@ -80,7 +80,7 @@ class BaseRewardForSequenceClassification(PreTrainedModel):
         """
         assert input_ids is not None, "the tokens are needed: they say where the images are"
         if inputs.get("image_grid_thw") is not None and inputs.get("mm_token_type_ids") is None:
-            # Qwen-VL numbers the tokens of images in three dimensions only where it is told which they are.
+            # Qwen-VL numbers the tokens of images in three dimensions only if it gets the types of the tokens.
             inputs["mm_token_type_ids"] = (input_ids == self.config.image_token_id).int()
         inputs = {name: value for name, value in inputs.items() if name not in ("use_cache", "return_dict", "labels")}
         output = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **inputs)

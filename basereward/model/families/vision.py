@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.images.feature_store import FeatureStore
+from basereward.data.images.feature_writer import FeatureWriter
 from basereward.data.images.image_dedup import BatchImages
 from basereward.data.images.vision_features import Features, Grid
 from basereward.errors import ModelError
@@ -46,6 +47,7 @@ class ImageEncoder:
 
     def __init__(self) -> None:
         self.store: FeatureStore | None = None
+        self._writer: FeatureWriter | None = None
 
     def __call__(self, transformer: PreTrainedModel, batch: TreeBatch) -> VisionOutput:
         """The features for every place of an image in the rows; the batch has at least one image."""
@@ -124,8 +126,17 @@ class ImageEncoder:
             states_of_images = encode(transformer, images.pixels.map(of_images).values, grids)
         if self.store is not None and images.keys:
             for index, grid, states in zip(indices, grids, states_of_images, strict=True):
-                self.store.keep(images.keys[index], Features(states, (grid,), (states.shape[1],)))
+                self._keep(self.store, images.keys[index], Features(states, (grid,), (states.shape[1],)))
         return states_of_images
+
+    def _keep(self, store: FeatureStore, key: str, features: Features) -> None:
+        """Write the features of an image; those on a GPU in the background, because their copy would stop it."""
+        if not features.states.is_cuda:
+            store.keep(key, features)
+            return
+        if self._writer is None or self._writer.store is not store:
+            self._writer = FeatureWriter(store)
+        self._writer.keep(key, features)
 
 
 def encode(transformer: PreTrainedModel, patches: Tensor, grids: Sequence[Grid]) -> list[Tensor]:

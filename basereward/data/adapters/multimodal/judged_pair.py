@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from basereward.data.adapters.frames import VideoFrames, VideoMode
 from basereward.data.adapters.judge_prompts import Ties, judged_cells
@@ -33,9 +34,11 @@ class JudgedPair:
         self.ties = ties
         self._video = VideoFrames(video, frames=frames)
 
-    def use_images(self, images: ImageStore) -> None:
-        """Set the store in which frames are listed."""
-        self._video.images = images
+    def with_images(self, images: ImageStore) -> Self:
+        """Return this adapter with the store in which it lists frames."""
+        other = copy.copy(self)
+        other._video = self._video.with_images(images)
+        return other
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Convert a row to our general form.
