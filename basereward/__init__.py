@@ -12,16 +12,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from basereward.data.conversion import convert
     from basereward.errors import BaseRewardError
-    from basereward.inference.load_model import load
+    from basereward.inference.load_model import from_pretrained, load
+    from basereward.inference.reward_scorer import RewardScorer
     from basereward.recipe import load_cells, load_recipe
     from basereward.training.build import build
 
-__all__ = ["BaseRewardError", "build", "convert", "load", "load_cells", "load_recipe"]
+__all__ = [
+    "BaseRewardError",
+    "RewardScorer",
+    "build",
+    "convert",
+    "from_pretrained",
+    "load",
+    "load_cells",
+    "load_recipe",
+]
 
 _MODULES = {
     "BaseRewardError": "basereward.errors",
+    "RewardScorer": "basereward.inference.reward_scorer",
     "build": "basereward.training.build",
     "convert": "basereward.data.conversion",
+    "from_pretrained": "basereward.inference.load_model",
     "load": "basereward.inference.load_model",
     "load_cells": "basereward.recipe",
     "load_recipe": "basereward.recipe",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -21,16 +22,27 @@ from torch import Tensor, nn
 
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.data.schema.group import Group
+from basereward.data.schema.image_references import ImageReference
 from basereward.errors import CheckpointError, DataError, ModelError, check_several
 from basereward.inference.aggregation import MemberScores, Rule, read_rule
-from basereward.inference.group_scores import ScoresEncodedGroups
+from basereward.inference.export.ensemble_card import ensemble_card
+from basereward.inference.group_scores import ChatPrompt
+from basereward.inference.prompt_cache import PromptScorer
+from basereward.inference.reward_scorer import RewardScorer
 from basereward.inference.scorer import Scorer, load_scorer
 from basereward.io.files import json_text, write_atomic
 from basereward.io.hashing import file_sha256
 from basereward.io.limits import read_json_object
 from basereward.io.outputs import check_replaceable, foreign_files, replace_folder
 from basereward.model.saving.card import read_card
-from basereward.model.saving.saved_model import PROMPT, foreign_model_files, load_head, saved_recipe
+from basereward.model.saving.saved_model import (
+    MODEL_CARD,
+    PROMPT,
+    foreign_model_files,
+    is_own_card,
+    load_head,
+    saved_recipe,
+)
 
 ENSEMBLE = "ensemble.json"
 FORMAT = 1
@@ -111,7 +123,7 @@ class SharedBackboneHeads(nn.Module):
         return torch.stack([head(pooled) for head in self.heads], dim=-1)
 
 
-class Ensemble(ScoresEncodedGroups):
+class Ensemble(RewardScorer):
     """Opened members, ready to score.
 
     Args:
@@ -132,6 +144,8 @@ class Ensemble(ScoresEncodedGroups):
     ) -> None:
         self.members = list(members)
         self.rule = rule
+        # Those of the members are in the rule, where it needs them.
+        self.scores: dict[str, float] = {}
         by_backbone: dict[str, list[int]] = {}
         for index, member in enumerate(members):
             by_backbone.setdefault(backbone_digest(member.folder), []).append(index)
@@ -153,6 +167,23 @@ class Ensemble(ScoresEncodedGroups):
     def device(self) -> torch.device:
         """The device of all members."""
         return self.scorers[0].device
+
+    def to(self, device: str | torch.device) -> Self:
+        """As the base, for all members."""
+        for scorer in self.scorers:
+            scorer.to(device)
+        return self
+
+    def prompt(self, prompt: ChatPrompt, *, images: Sequence[ImageReference] = ()) -> PromptScorer:
+        """Not possible for an ensemble.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(
+            "an ensemble keeps no prompt for later responses; call score() with all responses at once, or prompt() of "
+            "a single member"
+        )
 
     def encode(self, group: Group) -> Encoded:
         """Encodes a group for every backbone that has an active member.
@@ -274,6 +305,22 @@ class Ensemble(ScoresEncodedGroups):
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
+    def model_card(self) -> str:
+        """As the base."""
+        recipes = [saved_recipe(member.folder) for member in self.members]
+        images = any(scorer.model.backbone.reads_images for scorer in self.scorers)
+        return ensemble_card(recipes, self.rule, images=images)
+
+    def backbone_folders(self) -> list[str]:
+        """As the base; members are saved as they are."""
+        folders: list[str] = []
+        for member in self.members:
+            card = read_card(member.folder)
+            path = card["backbone"]["path"]
+            if card["kind"] != "full" and os.path.isdir(path):
+                folders.append(path)
+        return folders
+
 
 def _foreign_ensemble_files(folder: Path) -> list[str]:
     """The files in a folder that `Ensemble.save` does not write; all files if the folder is not an ensemble."""
@@ -286,7 +333,8 @@ def _foreign_ensemble_files(folder: Path) -> list[str]:
 
     def is_own(name: str) -> bool:
         top, _, inner = name.partition("/")
-        return is_ensemble(folder) and (name == ENSEMBLE or (top == "members" and inner.partition("/")[0] in members))
+        own = name == ENSEMBLE or (name == MODEL_CARD and is_own_card(folder))
+        return is_ensemble(folder) and (own or (top == "members" and inner.partition("/")[0] in members))
 
     return foreign + foreign_files(folder, is_own)
 

@@ -5,15 +5,23 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from pathlib import Path
 from typing import Any, TypeAlias
 
-from basereward.data.schema.group import Group, Image
+from basereward.data.images.array_images import IMAGE_DIMENSIONS
+from basereward.data.open_rows import Data
+from basereward.data.schema.group import Group
+from basereward.data.schema.image_references import ImageReference
 from basereward.data.schema.rows import RowFormat
+from basereward.data.sources.jsonl import read_rows
 from basereward.errors import DataError, ModelError, check_several
 
 GroupResult: TypeAlias = list[float] | DataError
 """The scores of a group, or why the model cannot score it."""
+ChatPrompt: TypeAlias = str | Sequence[Mapping[str, Any]]
+"""A text, or messages `{"role", "content"}`. The content is a text, or a list of parts in the form of transformers
+(`{"type": "image", "image": ...}`) or of OpenAI (`{"type": "image_url", "image_url": {"url": ...}}`)."""
 
 
 class ScoresGroups(ABC):
@@ -34,14 +42,15 @@ class ScoresGroups(ABC):
         """As `score_or_reject`, but scores may be NaN or infinite; yields the results of several groups at a time."""
 
     def score(
-        self, prompt: str | Sequence[dict[str, Any]], responses: Sequence[str], *, images: Sequence[Image] = ()
+        self, prompt: ChatPrompt, responses: Sequence[str], *, images: Sequence[ImageReference] = ()
     ) -> list[float]:
-        """One score for each response; higher is better.
+        """One score for each response to a prompt; higher is better. `score_rows` takes many prompts.
 
         Args:
-            prompt: a text, or messages `{"role", "content"}` as for chat templates.
+            prompt: a text, or messages as for chat templates or in the form of OpenAI; see `ChatPrompt`.
             responses: at least one response to the prompt.
-            images: paths, bytes or PIL images, in the order of their places in the prompt.
+            images: paths, bytes, data URIs, PIL images, NumPy arrays `(H, W, 3)` uint8, or tensors `(3, H, W)` that are
+                uint8 or from 0 to 1, in the order of their places in the prompt. Addresses are not downloaded.
 
         Returns:
             K scores, in the order of `responses`.
@@ -49,12 +58,43 @@ class ScoresGroups(ABC):
         Raises:
             DataError: `responses` or `images` is not a list, the prompt is malformed, an image cannot be opened, prompt
                 and response are too long, or the chat template rejects them. Nothing is truncated or skipped.
+            ModelError: a score is NaN or infinite.
         """
-        check_several(responses, name="responses", of="texts")
-        check_several(images, name="images", of="images")
-        row = {"prompt": prompt, "responses": list(responses), "images": list(images) or None}
-        group = RowFormat(for_training=False).group(row, source="score", row_id="0", where="score()")
-        return next(iter(self.score_groups([group])))
+        return next(iter(self.score_groups([prompt_group(prompt, responses, images=images, where="score()")])))
+
+    def score_rows(
+        self,
+        rows: Data,
+        *,
+        columns: Mapping[str, str | None] | None = None,
+        images_root: str | Path | None = None,
+        tokens: int | None = None,
+    ) -> list[list[float]]:
+        """The scores of many prompts, each with its responses; forward passes are filled with several of them.
+
+        Args:
+            rows: an iterable of dicts, a `pandas.DataFrame`, a `datasets.Dataset`, or a path, pattern or hub id as
+                `basereward score` takes it. A row has `prompt`, `responses` and, if the prompt has images, `images`; or
+                it is in one of the formats that are recognised by their columns, such as `chosen` and `rejected`.
+            columns: our column name -> the name in the rows; a name -> None leaves that column unread.
+            images_root: the folder that relative image paths start from; None: that of the file, or the working folder.
+            tokens: as in `score_groups`.
+
+        Returns:
+            For each row one score for each response, in their order; of a pair first that of the chosen response.
+
+        Raises:
+            DataError: rows are malformed, and the message lists them before anything is scored; or a row cannot be
+                scored, and the message names it.
+            ModelError: a score is NaN or infinite; the message names the row.
+        """
+        if isinstance(rows, Iterator):
+            rows = list(rows)
+        # A file without rows is a mistake; a batch of a program may be empty.
+        if _is_empty(rows):
+            return []
+        groups = read_rows(rows, images_root=images_root, columns=columns)
+        return list(self.score_groups(groups, tokens=tokens))
 
     def score_groups(
         self, groups: Iterable[Group], *, tokens: int | None = None, latencies: list[float] | None = None
@@ -120,6 +160,39 @@ class ScoresGroups(ABC):
     def _not_finite(self) -> str:
         """The likely cause of scores that are NaN or infinite, and the remedy."""
         return "Train again with a lower optimizer.lr, or load the model with dtype=float32"
+
+
+def _is_empty(rows: object) -> bool:
+    """Whether rows in memory are none."""
+    return isinstance(rows, Sized) and not isinstance(rows, str) and len(rows) == 0
+
+
+def prompt_group(
+    prompt: ChatPrompt, responses: Sequence[str], *, images: Sequence[ImageReference] = (), where: str
+) -> Group:
+    """A prompt with its responses as a group, from the arguments of `ScoresGroups.score`.
+
+    Args:
+        prompt, responses, images: as in `ScoresGroups.score`.
+        where: what was called, for messages.
+
+    Raises:
+        DataError: as `ScoresGroups.score`, for what can be found without a model.
+
+    >>> group = prompt_group("What is it?", ["A cat."], images=["cat.png"], where="score()")
+    >>> [part.text for part in group.prompt[0].parts], group.images
+    ([None, 'What is it?'], (PosixPath('cat.png'),))
+    """
+    check_several(responses, name="responses", of="texts")
+    check_several(images, name="images", of="images")
+    if getattr(images, "ndim", None) == IMAGE_DIMENSIONS:
+        raise DataError("images is one array; a list of images is needed: images=[array]")
+    row = {
+        "prompt": prompt if isinstance(prompt, str | Mapping) else list(prompt),
+        "responses": list(responses),
+        "images": list(images) or None,
+    }
+    return RowFormat(for_training=False).group(row, source="score", row_id="0", where=where)
 
 
 def _scores_or_error(result: GroupResult) -> list[float]:

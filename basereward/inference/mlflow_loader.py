@@ -54,7 +54,13 @@ class MlflowScorer:
 
 
 def _images(values: Any) -> list[Any] | None:
-    """The images of a row; None for an empty cell, which pandas fills with NaN."""
+    """The images of a row; None for an empty cell, which pandas fills with NaN.
+
+    >>> _images(float("nan")), _images("iVBORw0K")
+    (None, [{'bytes': 'iVBORw0K'}])
+    """
+    if isinstance(values, str | bytes | Mapping):
+        values = [values]
     if not hasattr(values, "__len__"):
         return None
     images = [image if not isinstance(image, str) or DATA_URI.match(image) else {"bytes": image} for image in values]

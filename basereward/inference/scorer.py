@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import count, islice, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from peft import PeftModel
@@ -19,19 +20,21 @@ from basereward.data.batching.collate import collate
 from basereward.data.batching.packing import PackedGroup, pack_groups
 from basereward.data.encoding.content_hash import encoder_hashes, hash_differences
 from basereward.data.encoding.encoder import EncodedGroup, Encoder
-from basereward.data.schema.group import Group, Image
+from basereward.data.schema.group import Group
+from basereward.data.schema.image_references import ImageReference
 from basereward.data.schema.rejections import RowRejected
-from basereward.data.schema.rows import RowFormat
-from basereward.errors import DataError, ModelError, check_several
-from basereward.inference.group_scores import ScoresEncodedGroups
+from basereward.errors import DataError, ModelError
+from basereward.inference.export.model_card import model_card
+from basereward.inference.group_scores import ChatPrompt, prompt_group
 from basereward.inference.prompt_cache import PromptScorer
+from basereward.inference.reward_scorer import RewardScorer
 from basereward.inference.stopwatch import Stopwatch
 from basereward.model.heads.contracts import is_generative
 from basereward.model.lora import merge_lora
 from basereward.model.reward_model import RewardModel
 from basereward.model.saving.card import read_card
 from basereward.model.saving.folder_checks import first_not_finite
-from basereward.model.saving.saved_model import load_reward_model, save_model
+from basereward.model.saving.saved_model import kind_of, load_reward_model, save_model
 from basereward.recipe.schema import Recipe
 
 logger = logging.getLogger(__name__)
@@ -63,7 +66,7 @@ class _Pass:
         return {index: list(islice(scores, number)) for index, number in self.responses.items()}
 
 
-class Scorer(ScoresEncodedGroups):
+class Scorer(RewardScorer):
     """A reward model with its encoder, ready to score.
 
     Args:
@@ -91,17 +94,13 @@ class Scorer(ScoresEncodedGroups):
         """The device of the model."""
         return next(self.model.parameters()).device
 
-    def to(self, device: str | torch.device) -> Scorer:
+    def to(self, device: str | torch.device) -> Self:
         """The same scorer, moved to a device."""
         self.model.to(device)
         return self
 
-    def prompt(self, prompt: str | Sequence[dict[str, Any]], *, images: Sequence[Image] = ()) -> PromptScorer:
-        """Encodes a prompt and its images once, to score responses over several calls.
-
-        Args:
-            prompt: as in `score`.
-            images: as in `score`.
+    def prompt(self, prompt: ChatPrompt, *, images: Sequence[ImageReference] = ()) -> PromptScorer:
+        """As the base.
 
         Raises:
             DataError: as `score`.
@@ -109,10 +108,7 @@ class Scorer(ScoresEncodedGroups):
         """
         if is_generative(self.model.head):
             raise ModelError("a generative head reads the complete prompt; call score() with all responses at once")
-        check_several(images, name="images", of="images")
-        row = {"prompt": prompt, "responses": [""], "images": list(images) or None}
-        group = RowFormat(for_training=False).group(row, source="score", row_id="0", where="prompt()")
-        return PromptScorer(self, self.encode(group))
+        return PromptScorer(self, self.encode(prompt_group(prompt, [""], images=images, where="prompt()")))
 
     def score_encoded(
         self, groups: Iterable[EncodedGroup], *, tokens: int | None = None, latencies: list[float] | None = None
@@ -193,8 +189,17 @@ class Scorer(ScoresEncodedGroups):
         return self
 
     def save(self, folder: str | Path) -> None:
-        """Writes a folder that `load` opens."""
+        """As the base; it is not written either where the folder holds the backbone that the model needs."""
         save_model(self.model, Path(folder), recipe=self.recipe, encoder=self.encoder, scores=self.scores)
+
+    def model_card(self) -> str:
+        """As the base."""
+        return model_card(self, form="saved")
+
+    def backbone_folders(self) -> list[str]:
+        """As the base."""
+        path = self.model.backbone.origin.path
+        return [path] if kind_of(self.model) != "full" and os.path.isdir(path) else []
 
 
 def _log_unread(tally: Counter[str]) -> None:

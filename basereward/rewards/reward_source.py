@@ -22,7 +22,6 @@ from basereward.data.schema.rows import RowFormat
 from basereward.errors import DataError, RunError
 from basereward.inference.group_scores import GroupResult
 from basereward.inference.load_model import load
-from basereward.inference.scorer import Scorer
 from basereward.io.http.client import HTTPClient, TooLarge, TooSlow
 from basereward.serve.reward_scale import Scale, scaled
 
@@ -150,7 +149,7 @@ class LocalRewards(RewardSource):
         return list(self._scorer.score_or_reject(groups))
 
     def _statistics(self) -> Mapping[str, float]:
-        return self._scorer.scores if isinstance(self._scorer, Scorer) else {}
+        return self._scorer.scores
 
 
 class ServedRewards(RewardSource):

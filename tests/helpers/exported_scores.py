@@ -6,6 +6,7 @@ chat templates, and files of images.
 
 from __future__ import annotations
 
+import functools
 import importlib.abc
 import json
 import sys
@@ -38,18 +39,33 @@ def open_export(case: dict[str, Any]) -> Any:
     return getattr(transformers, case["opener"]).from_pretrained(case["folder"], **options).eval()
 
 
+@functools.cache
+def tokenizer_of(folder: str) -> Any:
+    """Open the tokenizer of an export."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@functools.cache
+def processor_of(folder: str) -> Any:
+    """Open the image processor of an export."""
+    from transformers import AutoImageProcessor
+
+    return AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+
 def inputs_of(folder: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Render and encode rows as one padded batch by the files of an export, as a processor does."""
     import PIL.Image
     import torch
-    from transformers import AutoImageProcessor, AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer = tokenizer_of(folder)
     texts = [tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in rows]
     files = [file for row in rows for file in row.get("images", [])]
     pixels: dict[str, Any] = {}
     if files:
-        processor: Any = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        processor = processor_of(folder)
         pixels = dict(processor(images=[PIL.Image.open(file) for file in files], return_tensors="pt"))
         sizes = iter((pixels["image_grid_thw"].prod(-1) // processor.merge_size**2).tolist())
         texts = [

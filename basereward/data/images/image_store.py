@@ -6,6 +6,7 @@ import lzma
 import os
 import posixpath
 import tarfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -193,6 +194,8 @@ class _Archive:
         try:
             self._file = zipfile.ZipFile(path) if path.endswith(".zip") else tarfile.open(path, "r:")  # noqa: SIM115
             self._members = _members(self._file)
+            # The members of a tar file share the position in it; `zipfile` has a lock of its own.
+            self._reading = threading.Lock()
         except (OSError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
             raise DataError(f"the archive of images {path} cannot be opened: {error}") from error
 
@@ -235,7 +238,8 @@ class _Archive:
         file = self._file.extractfile(info)
         # `extractfile` returns None for folders and devices, and the target of links is a regular file.
         assert file is not None
-        return file.read()
+        with self._reading:
+            return file.read()
 
     def _target(self, info: tarfile.TarInfo, member: str) -> tarfile.TarInfo:
         """Follow links to a regular file. GNU tar stores the second name of a file as a hard link to the first."""

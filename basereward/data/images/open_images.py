@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ from basereward.data.schema.group import ArchivedImage, Image
 MAX_PIXELS = 100_000_000
 # Raster formats only: Pillow passes EPS to an external interpreter, which untrusted files must not reach.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# PIL reads the pixels of an open file when they are first needed. Two threads that share such an image would move the
+# position in its file for each other.
+_decoding = threading.Lock()
 
 
 def open_image(image: Image, *, name: str | None = None) -> PIL.Image.Image:
@@ -142,7 +146,9 @@ def _decode(image: PIL.Image.Image, *, name: str, ours: bool) -> PIL.Image.Image
         raise ImageError("image_unreadable", f"{name} has no pixels: {image.width} x {image.height}")
     try:
         # `exif_transpose` changes the image in place, which the caller's own image must not show.
-        image = image if ours else image.copy()
+        if not ours:
+            with _decoding:
+                image = image.copy()
         PIL.ImageOps.exif_transpose(image, in_place=True)
         return _to_rgb(image)
     except (MemoryError, ImageError):

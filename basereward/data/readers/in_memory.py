@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from basereward.data.images.array_images import IMAGE_DIMENSIONS
 from basereward.data.readers import Table
 from basereward.data.readers.arrow import ArrowTable
 from basereward.data.schema.messages import shown
@@ -118,8 +119,15 @@ def _frame_rows(frame: Any) -> list[dict[str, Any]]:
 
 
 def _plain(cell: Any) -> Any:
-    """Convert a cell of a data frame: arrays to lists, numbers of numpy to Python's, a missing number to None."""
-    if hasattr(cell, "tolist"):
+    """Convert a cell of a data frame: arrays to lists, numbers of numpy to Python's, a missing number to None.
+
+    Arrays with three dimensions are images, and stay as they are.
+
+    >>> import numpy as np
+    >>> _plain(np.array([[0, 1]])), _plain(np.float32(0.5)), _plain(np.zeros((2, 4, 3))).shape
+    ([[0, 1]], 0.5, (2, 4, 3))
+    """
+    if hasattr(cell, "tolist") and getattr(cell, "ndim", 0) < IMAGE_DIMENSIONS:
         cell = cell.tolist()
     if isinstance(cell, list | tuple):
         return [_plain(item) for item in cell]

@@ -1,7 +1,7 @@
 """Converts the image references of a row to paths, bytes or PIL images. Nothing is opened or downloaded.
 
-A reference is a path, bytes, an object with `bytes`, `path` or `url`, a `file://` URL, a data URI in base64, or base64
-alone.
+A reference is a path, bytes, an object with `bytes`, `path` or `url`, a `file://` URL, a data URI in base64, base64
+alone, a PIL image, an array of NumPy or a tensor of torch.
 """
 
 from __future__ import annotations
@@ -11,16 +11,26 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import PIL.Image
 
+from basereward.data.images.array_images import image_of_array, is_array
 from basereward.data.images.image_store import MAX_BYTES, ImageError, ImageStore
 from basereward.data.schema.group import Image
 from basereward.data.schema.messages import shown
 from basereward.data.schema.python_text import parse_python
 from basereward.data.schema.rejections import RowRejected
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+ImageReference: TypeAlias = "Image | NDArray[np.uint8] | Tensor | Mapping[str, Any]"
+"""An image as a caller may give it: also a NumPy array `(H, W, 3)` uint8, a tensor `(3, H, W)` that is uint8 or from 0
+to 1, and an object with `bytes`, `path` or `url`."""
 
 MAX_INLINE_BYTES = 32 * 2**20
 """The largest image inside the text of a row, in bytes. Decoding a larger one takes seconds at every access."""
@@ -46,6 +56,8 @@ def image_list(value: Any) -> list[Any] | None:
     """
     if value is None or isinstance(value, list):
         return value
+    if isinstance(value, tuple):
+        return list(value)
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             parsed = json.loads(value)
@@ -79,6 +91,8 @@ def find_image(image: object, *, place: int, images: ImageStore) -> Image:
         return b""
     if isinstance(image, PIL.Image.Image):
         return image
+    if is_array(image):
+        return image_of_array(image, name=f"images[{place}]")
     if isinstance(image, bytes):
         return _checked(image, place=place, limit=MAX_BYTES)
     if not isinstance(image, str | Path) or not str(image):

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from basereward.data.images.array_images import image_of_array, is_array
 from basereward.data.readers.json_lines import decode_json
 from basereward.data.schema.python_text import parse_python
 from basereward.data.schema.rejections import RowRejected
@@ -192,6 +193,7 @@ class MessageReader:
             detail = f"{where}: {keys[1]} is {shown(content)}; a string or a list of parts is needed"
             raise RowRejected("wrong_type", detail)
         images = [*_listed(message.get("images")), *_listed(message.get("image"))]
+        images = [_decoded_image(image, name=f"{where}: images[{i}]") for i, image in enumerate(images)]
         if images:
             parts = self._with_images(parts, images, where=where)
         return Message(role, parts, typed=isinstance(content, list))
@@ -412,12 +414,17 @@ def _reference(value: object, *, key: str, where: str) -> object:
     if key == "base64":
         return {"bytes": value}
     if key != "image_url" or not isinstance(value, Mapping):
-        return value
+        return _decoded_image(value, name=f"{where}: {key}")
     extra = [name for name, inner in value.items() if name not in ("url", "detail") and not is_empty(inner)]
     if extra or not isinstance(value.get("url"), str):
         detail = f'{where}: image_url is {shown(value)}; a string or {{"url": ...}} is needed'
         raise RowRejected("unknown_part", detail)
     return value["url"]
+
+
+def _decoded_image(image: object, *, name: str) -> object:
+    """Convert an array to a PIL image. Messages are compared with each other, and arrays have no single truth value."""
+    return image_of_array(image, name=name) if is_array(image) else image
 
 
 def _listed(value: Any) -> list[Any]:

@@ -1,26 +1,38 @@
-"""The model card of an exported model: metadata that the hub reads, and a page for people."""
+"""The model card of a saved or an exported model: metadata that the hub reads, and a page for people."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol, TypeAlias
 
 from huggingface_hub import EvalResult, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from basereward.inference.export.exportable import ExportForm
-from basereward.inference.scorer import Scorer
+from basereward.model.heads.contracts import is_generative
+from basereward.model.reward_model import RewardModel
 from basereward.recipe.schema import Recipe
 
+CardForm: TypeAlias = Literal["saved", "sequence_classification", "own_code"]
+"""`saved`: our own folder; the others are the forms of an export, see `exportable.ExportForm`."""
 PIPELINES = {True: "image-text-to-text", False: "text-classification"}
 """The hub's tag by whether the model reads images. It has none for a score of an image with a text."""
+LIBRARY = "basereward"
+TAGS = ["reward-model", "basereward"]
 LICENSE = re.compile(r"[A-Za-z0-9.+_-]{1,64}")
+
+
+class DescribedModel(Protocol):
+    """The part of `Scorer` that a card describes; `scorer.py` imports this file, so it cannot be imported here."""
+
+    model: RewardModel
+    recipe: Recipe
+    scores: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,19 +71,19 @@ class BenchmarkResult:
 
 
 def model_card(
-    scorer: Scorer,
+    scorer: DescribedModel,
     *,
-    form: ExportForm,
-    adapter: bool,
-    to: str,
-    license_id: str | None,
-    results: Sequence[BenchmarkResult],
+    form: CardForm,
+    adapter: bool = False,
+    to: str = "hf",
+    license_id: str | None = None,
+    results: Sequence[BenchmarkResult] = (),
 ) -> str:
     """The text of README.md.
 
     Args:
         scorer: the model.
-        form: in which it is exported.
+        form: in which it is saved or exported.
         adapter: whether only the adapter and the head are exported.
         to: the format, `hf` or `vllm`.
         license_id: as the hub writes it; None: that of the backbone's own card, where there is one.
@@ -79,25 +91,45 @@ def model_card(
     """
     data = ModelCardData(
         pipeline_tag=PIPELINES[scorer.model.backbone.reads_images],
-        library_name="peft" if adapter else "transformers",
+        library_name=LIBRARY if form == "saved" else "peft" if adapter else "transformers",
         base_model=base_model(scorer),
         datasets=hub_datasets(scorer.recipe) or None,
         license=license_id or _base_license(scorer),
-        tags=["reward-model", "basereward"],
+        tags=TAGS,
         model_name=scorer.recipe.name,
         eval_results=[_eval_result(result) for result in results] or None,
     )
-    page = "\n".join(_page(scorer, form=form, adapter=adapter, to=to, results=results))
+    return with_metadata(data, _page(scorer, form=form, adapter=adapter, to=to, results=results))
+
+
+def with_metadata(data: ModelCardData, lines: Iterable[str]) -> str:
+    """The text of README.md: the metadata in YAML, and the lines of the page.
+
+    >>> with_metadata(ModelCardData(license="mit"), ["# A model"])
+    '---\\nlicense: mit\\n---\\n\\n# A model\\n'
+    """
+    page = "\n".join(lines)
     return f"---\n{data.to_yaml(line_break=chr(10))}\n---\n\n{page}\n"
 
 
-def base_model(scorer: Scorer) -> str | None:
+def base_model(scorer: DescribedModel) -> str | None:
     """The hub id of the backbone; None if it came from a folder."""
-    backbone = scorer.recipe.model.backbone
-    for path in (scorer.model.backbone.origin.path, backbone.path):
-        if path is not None and not os.path.isabs(path) and not os.path.isdir(path) and is_hub_id(path):
-            return path
-    return None
+    path = scorer.model.backbone.origin.path
+    return path if _is_on_hub(path) else hub_backbone(scorer.recipe)
+
+
+def hub_backbone(recipe: Recipe) -> str | None:
+    """The hub id of the backbone that a recipe names; None if it names a folder or makes the backbone.
+
+    >>> hub_backbone(Recipe()) is None
+    True
+    """
+    path = recipe.model.backbone.path
+    return path if path is not None and _is_on_hub(path) else None
+
+
+def _is_on_hub(path: str) -> bool:
+    return not os.path.isabs(path) and not os.path.isdir(path) and is_hub_id(path)
 
 
 def hub_datasets(recipe: Recipe) -> list[str]:
@@ -125,7 +157,7 @@ def is_hub_id(text: str) -> bool:
     return "/" in text
 
 
-def _base_license(scorer: Scorer) -> str | None:
+def _base_license(scorer: DescribedModel) -> str | None:
     """The licence in the card of the backbone, if the card is on this machine; nothing is downloaded."""
     file = _base_readme(scorer)
     try:
@@ -137,7 +169,7 @@ def _base_license(scorer: Scorer) -> str | None:
     return name if isinstance(name, str) and LICENSE.fullmatch(name) else None
 
 
-def _base_readme(scorer: Scorer) -> Path | None:
+def _base_readme(scorer: DescribedModel) -> Path | None:
     """The card of the backbone in its folder or in the hub's cache."""
     backbone = scorer.recipe.model.backbone
     # A backbone whose weights were trained lies in the model itself, and the recipe says where it came from.
@@ -165,17 +197,21 @@ def _eval_result(result: BenchmarkResult) -> EvalResult:
 
 
 def _page(
-    scorer: Scorer, *, form: ExportForm, adapter: bool, to: str, results: Sequence[BenchmarkResult]
+    scorer: DescribedModel, *, form: CardForm, adapter: bool, to: str, results: Sequence[BenchmarkResult]
 ) -> Iterator[str]:
     recipe = scorer.recipe
     yield f"# {recipe.name}"
     yield ""
-    yield f"{recipe.summary or 'A reward model'}: a scalar reward model that BaseReward trained. It gives an answer"
+    kind = "generative" if is_generative(scorer.model.head) else "scalar"
+    yield f"{recipe.summary or 'A reward model'}: a {kind} reward model that BaseReward trained. It gives an answer"
     yield "to a prompt one number, and a higher number means a better answer."
     yield ""
     yield "## Use"
     yield ""
-    yield from _usage(scorer, form=form, adapter=adapter)
+    if form == "saved":
+        yield from saved_usage(images=scorer.model.backbone.reads_images)
+    else:
+        yield from _usage(scorer, form=form, adapter=adapter)
     if to == "vllm":
         yield ""
         yield from _vllm_usage(form)
@@ -191,7 +227,29 @@ def _page(
     yield from _limits(scorer, form=form)
 
 
-def _usage(scorer: Scorer, *, form: ExportForm, adapter: bool) -> Iterator[str]:
+def saved_usage(*, images: bool) -> Iterator[str]:
+    """How a model in our own format is opened.
+
+    Args:
+        images: whether its prompts may have images.
+
+    >>> list(saved_usage(images=False))[3:5]
+    ['model = basereward.from_pretrained(FOLDER)', 'scores = model.score("What is 2 + 2?", ["4", "5"])  # one ...']
+    """
+    yield "```python"
+    yield "import basereward"
+    yield ""
+    yield "model = basereward.from_pretrained(FOLDER)"
+    if images:
+        yield 'scores = model.score("What is this?", ["A cat.", "A dog."], images=["cat.png"])  # one for each answer'
+    else:
+        yield 'scores = model.score("What is 2 + 2?", ["4", "5"])  # one for each answer'
+    yield "```"
+    yield ""
+    yield "FOLDER is this folder, or the name of this repository on the hub."
+
+
+def _usage(scorer: DescribedModel, *, form: CardForm, adapter: bool) -> Iterator[str]:
     images = scorer.model.backbone.reads_images
     base = base_model(scorer) or "BACKBONE"
     yield "```python"
@@ -228,7 +286,7 @@ def _usage(scorer: Scorer, *, form: ExportForm, adapter: bool) -> Iterator[str]:
     yield "template has rendered must end with the same token."
 
 
-def _vllm_usage(form: ExportForm) -> Iterator[str]:
+def _vllm_usage(form: CardForm) -> Iterator[str]:
     yield "With vLLM:"
     yield ""
     yield "```bash"
@@ -254,7 +312,7 @@ def _results_table(results: Sequence[BenchmarkResult]) -> Iterator[str]:
         yield f"| {result.title} | {result.variant} | {result.metric} | {result.text} | {rows} |"
 
 
-def _recipe_table(scorer: Scorer) -> Iterator[str]:
+def _recipe_table(scorer: DescribedModel) -> Iterator[str]:
     """What the recipe says, without paths of this machine."""
     recipe = scorer.recipe
     head = ", ".join(f"{key}={value}" for key, value in recipe.model.head.items() if key != "_target_")
@@ -281,7 +339,12 @@ def _recipe_table(scorer: Scorer) -> Iterator[str]:
         yield f"| {name} | {value} |"
 
 
-def _limits(scorer: Scorer, *, form: ExportForm) -> Iterator[str]:
+def intended_use() -> Iterator[str]:
+    """The sections on use and limits, as far as they are the same for every model.
+
+    >>> next(intended_use())
+    '## Intended use'
+    """
     yield "## Intended use"
     yield ""
     yield "The model ranks answers to the same prompt: to choose the best of several, to filter data, or as a reward in"
@@ -291,6 +354,10 @@ def _limits(scorer: Scorer, *, form: ExportForm) -> Iterator[str]:
     yield ""
     yield "- It repeats the preferences and the errors of its training data, and a policy that is trained against it"
     yield "  finds answers that it rates too high."
+
+
+def _limits(scorer: DescribedModel, *, form: CardForm) -> Iterator[str]:
+    yield from intended_use()
     yield f"- Inputs in training had at most {scorer.recipe.data.encoding.max_tokens} tokens."
     if scorer.recipe.trainer.precision != "32-true" or str(scorer.model.backbone.transformer.dtype) != "torch.float32":
         yield "- Its weights or its training had less than float32, and scores differ in the third digit by precision."

@@ -10,6 +10,7 @@ the vocabulary.
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from transformers import (
     Cache,
     DynamicCache,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     StoppingCriteria,
     StoppingCriteriaList,
@@ -148,7 +150,7 @@ class TextGenerator:
         )
         # The class is built without memory, and gets the weights of the backbone below.
         with torch.device("meta"):
-            model: PreTrainedModel = models[type(transformer.config)](transformer.config)
+            model: PreTrainedModel = models[type(transformer.config)](_in_float32(transformer.config))
         if getattr(model.get_output_embeddings(), "bias", None) is not None:
             raise ModelError(
                 f"the language-model head of a {transformer.config.model_type} model has a bias, which generative "
@@ -171,6 +173,19 @@ class _Cancelled(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Any:
         return torch.tensor(self._is_cancelled(), device=input_ids.device)
+
+
+def _in_float32(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A copy of a configuration with the data type float32, also for its parts.
+
+    While transformers makes a part of a model, the data type in its configuration is the default of all threads of the
+    process, and others may be scoring.
+    """
+    copied = copy.deepcopy(config)
+    for part in (copied, *(getattr(copied, name) for name in copied.sub_configs)):
+        if part is not None:
+            part.dtype = torch.float32
+    return copied
 
 
 @torch.no_grad()

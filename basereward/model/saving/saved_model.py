@@ -61,6 +61,11 @@ from basereward.recipe.schema import Recipe
 logger = logging.getLogger(__name__)
 
 HEAD = "head.safetensors"
+MODEL_CARD = "README.md"
+CARD_MARK = b"\n- basereward\n"
+"""A tag in the metadata of every model card that this project writes."""
+CARD_HEAD = 4096
+"""Bytes of a model card that hold its metadata."""
 LANGUAGE = "language.safetensors"
 PROMPT = "prompt.txt"
 PROCESSOR = "processor"
@@ -164,9 +169,22 @@ def foreign_model_files(folder: Path) -> list[str]:
     def is_own(name: str) -> bool:
         top, _, inner = name.partition("/")
         known = any(fnmatch.fnmatchcase(inner, pattern) for pattern in FOLDERS.get(top, ()))
-        return is_model and (name in FILES or ("/" not in inner and known))
+        own_card = name == MODEL_CARD and is_own_card(folder)
+        return is_model and (name in FILES or own_card or ("/" not in inner and known))
 
     return foreign_files(folder, is_own)
+
+
+def is_own_card(folder: Path) -> bool:
+    """Whether README.md of a folder is a model card that this project wrote; a page of the user is never replaced.
+
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / MODEL_CARD).write_text("# Notes")
+    >>> is_own_card(folder)
+    False
+    """
+    with (folder / MODEL_CARD).open("rb") as file:
+        return CARD_MARK in file.read(CARD_HEAD)
 
 
 def _write(

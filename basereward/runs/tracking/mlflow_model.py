@@ -64,7 +64,8 @@ def write_mlflow_model(folder: Path, *, metadata: Mapping[str, str]) -> None:
 def _signature() -> ModelSignature:
     """The columns of a row, and its scores.
 
-    The type `any` lets a prompt be a text or messages.
+    The type `any` lets a prompt be a text or messages, and lets rows with and without images stand in one table: pandas
+    fills an empty cell with NaN, which MLflow refuses in a column of arrays.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
@@ -74,7 +75,7 @@ def _signature() -> ModelSignature:
         [
             ColSpec(AnyType(), "prompt"),
             ColSpec(Array(DataType.string), "responses"),
-            ColSpec(Array(DataType.string), "images", required=False),
+            ColSpec(AnyType(), "images", required=False),
         ]
     )
     return ModelSignature(inputs=inputs, outputs=Schema([ColSpec(Array(DataType.double), "scores")]))

@@ -7,14 +7,19 @@ import io
 import os
 import subprocess
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
 
+from basereward.data.images import image_store
 from basereward.data.images import open_images as images
 from basereward.data.images.image_store import ImageError, ImageStore, read_archived
 from basereward.data.images.open_images import open_image
+from basereward.data.schema.group import ArchivedImage
 from basereward.data.sources.hub import Hub
 from basereward.errors import DataError
 from tests.helpers.support import picture, write_rows
@@ -169,3 +174,35 @@ def test_file_above_the_size_limit_is_rejected(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(ImageError) as caught:
             read(tmp_path / "0.png")
         assert caught.value.reason == "image_too_large"
+
+
+class _SlowFile:
+    """A file in which other threads get their turn after every change of the position."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def seek(self, *arguments: int) -> int:
+        position: int = self._file.seek(*arguments)
+        time.sleep(0.001)
+        return position
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def test_threads_read_one_tar_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The members share the position in the file of the archive; each thread gets the content of its own."""
+    contents = [bytes([index]) * (5_000 + index) for index in range(8)]
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        for index, content in enumerate(contents):
+            _add_member(file, f"{index}.png", tarfile.REGTYPE, content=content)
+    archive = image_store._opened(str(tmp_path / "a.tar"), os.getpid())
+    monkeypatch.setattr(archive._file, "fileobj", _SlowFile(archive._file.fileobj))
+
+    def read(index: int) -> bool:
+        image = ArchivedImage(str(tmp_path / "a.tar"), f"{index}.png")
+        return all(read_archived(image) == contents[index] for _ in range(5))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(read, range(8)))

@@ -9,6 +9,7 @@ from typing import Any
 
 from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult
 from basereward.cli.options import MODEL_FORMS, check_choice
+from basereward.errors import ModelError
 from basereward.io.progress import phase
 
 FORMATS = ("hf", "vllm")
@@ -84,7 +85,12 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         )
     if arguments.push is not None:
         with phase("uploading the export"):
-            result["address"] = push_folder(Path(result["out"]), arguments.push)
+            try:
+                result["address"] = push_folder(Path(result["out"]), arguments.push)
+            except ModelError as error:
+                out = result["out"]
+                error.add_note(f"The export is complete in '{out}'; `hf upload {arguments.push} {out}` uploads it.")
+                raise
     return result, SUCCESS
 
 

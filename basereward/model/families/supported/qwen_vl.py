@@ -60,8 +60,10 @@ class VisionPositions:
             return torch.arange(len(input_ids)).expand(3, -1)
         # Built at the first prompt with an image; encoders of text alone never need it.
         if self._indexer is None:
+            # While transformers makes a model, its data type is the default of all threads of the process, and others
+            # may be scoring: float32 changes nothing for them. It is written into the configuration, hence the copy.
             with torch.device("meta"):
-                self._indexer = AutoModel.from_config(self.config)
+                self._indexer = AutoModel.from_config(copy.deepcopy(self.config), dtype=torch.float32)
         is_image_token = (input_ids == self.config.image_token_id).int()
         positions: Tensor = self._indexer.get_rope_index(
             input_ids[None], mm_token_type_ids=is_image_token[None], image_grid_thw=images_thw

@@ -1,0 +1,65 @@
+"""`basereward serve` as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.helpers.servers import ROOT
+
+START_S = 240.0
+"""Seconds after which a server that does not answer has failed; it takes some ten."""
+
+
+class ScoringServer:
+    """A server of one model. It starts at once, and is ready after `wait`.
+
+    Args:
+        model: the folder of the saved model.
+        log: the file for its output.
+    """
+
+    def __init__(self, model: Path, *, log: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.address = f"http://127.0.0.1:{port}"
+        self._log = log
+        command = [sys.executable, "-m", "basereward", "serve", str(model), "--port", str(port)]
+        paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command, env={**os.environ, "PYTHONPATH": paths}, stdout=output, stderr=output
+            )
+
+    def wait(self) -> None:
+        """Return when the server has opened the model."""
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                if requests.get(f"{self.address}/health", timeout=5).status_code == 200:
+                    return
+            except requests.ConnectionError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError(f"the server has not started: {self._log.read_text()[-3000:]}")
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Send a request, and return the answer."""
+        answer = requests.post(f"{self.address}{path}", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        content: dict[str, Any] = answer.json()
+        return content
+
+    def close(self) -> None:
+        """End the server."""
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait()
