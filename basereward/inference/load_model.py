@@ -8,10 +8,11 @@ from pathlib import Path
 import huggingface_hub
 
 from basereward.errors import ModelError
-from basereward.inference.ensemble import ENSEMBLE, Ensemble, is_ensemble, load_ensemble
+from basereward.inference.ensemble import ENSEMBLE, is_ensemble, load_ensemble
 from basereward.inference.export.model_card import is_hub_id
 from basereward.inference.export.push import HUB_ERRORS
-from basereward.inference.scorer import Scorer, load_scorer
+from basereward.inference.reward_scorer import RewardScorer
+from basereward.inference.scorer import load_scorer
 from basereward.io.progress import phase
 from basereward.model.saving.card import CARD
 from basereward.recipe.trust import trusting
@@ -25,8 +26,8 @@ CODE = ("*.py",)
 
 def load(
     model: str | os.PathLike[str], *, device: str | None = None, dtype: str | None = None, trust: bool = False
-) -> Scorer | Ensemble:
-    """Opens a trained model, or an ensemble of them. Both are a `RewardScorer`, which has the methods to score.
+) -> RewardScorer:
+    """Opens a trained model (a `Scorer`), or an ensemble of them (an `Ensemble`).
 
     Args:
         model: a run id, `runs:/<run id>/model`, `models:/<name>/<version>`, or a folder that was saved.
@@ -55,7 +56,7 @@ def from_pretrained(
     device: str | None = None,
     dtype: str | None = None,
     trust: bool = False,
-) -> Scorer | Ensemble:
+) -> RewardScorer:
     """Opens a model of the Hugging Face hub that `push_to_hub` has uploaded; or, as `load`, a folder or a run.
 
     Args:

@@ -14,6 +14,7 @@ from basereward.errors import BaseRewardError, ModelError
 from basereward.inference.ensemble import Ensemble, model_digest
 from basereward.inference.judges.chat_model import GeneratedText, trained_chat_model
 from basereward.inference.load_model import load
+from basereward.inference.reward_scorer import RewardScorer
 from basereward.inference.scorer import Scorer
 from basereward.io.logs import log_to_stderr
 from basereward.io.processes import end_with_parent
@@ -137,20 +138,20 @@ def _forget(waiting: dict[int, ScoreRequest | TextRequest], number: int, _: Futu
     waiting.pop(number, None)
 
 
-def _is_judge(scorer: Scorer | Ensemble) -> bool:
+def _is_judge(scorer: RewardScorer) -> bool:
     """Whether scores may depend on the other responses of a group, since a model of them has a generative head."""
     scorers = scorer.scorers if isinstance(scorer, Ensemble) else [scorer]
-    return any(is_generative(one.model.head) for one in scorers)
+    return any(isinstance(one, Scorer) and is_generative(one.model.head) for one in scorers)
 
 
-def _prefixes(scorer: Scorer | Ensemble, max_bytes: int) -> KeptPrefixes | None:
+def _prefixes(scorer: RewardScorer, max_bytes: int) -> KeptPrefixes | None:
     """What keeps prompts; None for ensembles and generative heads, which read a complete prompt every time."""
-    if max_bytes == 0 or isinstance(scorer, Ensemble) or _is_judge(scorer):
+    if max_bytes == 0 or not isinstance(scorer, Scorer) or _is_judge(scorer):
         return None
     return KeptPrefixes(scorer, max_bytes=max_bytes)
 
 
-def model_info(model: str, scorer: Scorer | Ensemble) -> dict[str, Any]:
+def model_info(model: str, scorer: RewardScorer) -> dict[str, Any]:
     """What `/info` says of a model.
 
     Args:
@@ -163,5 +164,5 @@ def model_info(model: str, scorer: Scorer | Ensemble) -> dict[str, Any]:
     if isinstance(scorer, Ensemble):
         info |= {"kind": "ensemble", "members": [member.digest for member in scorer.members]}
         return info
-    info |= {"kind": "generative" if is_generative(scorer.model.head) else "scalar", "hash": model_digest(folder)}
+    info |= {"kind": "generative" if _is_judge(scorer) else "scalar", "hash": model_digest(folder)}
     return info | {"scores": scorer.scores}

@@ -16,7 +16,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from basereward.errors import CheckpointError, ModelError
-from basereward.inference.ensemble import Ensemble
 from basereward.inference.export import modeling_reward
 from basereward.inference.export.adapter import check_adapter_exportable, write_adapter
 from basereward.inference.export.exportable import (
@@ -30,6 +29,7 @@ from basereward.inference.export.exportable import (
 from basereward.inference.export.model_card import BenchmarkResult, model_card
 from basereward.inference.export.turn_ending import exported_tokenizer
 from basereward.inference.export.vllm_plugin import check_plugin, write_plugin
+from basereward.inference.reward_scorer import RewardScorer
 from basereward.inference.scorer import Scorer
 from basereward.io.files import apply_umask, json_text, write_atomic
 from basereward.io.limits import read_json_object
@@ -45,7 +45,7 @@ SHARD = "5GB"
 
 
 def export_model(
-    model: Scorer | Ensemble,
+    model: RewardScorer,
     folder: Path,
     *,
     source: Path,

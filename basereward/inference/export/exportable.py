@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from basereward.errors import ModelError
-from basereward.inference.ensemble import Ensemble
+from basereward.inference.reward_scorer import RewardScorer
 from basereward.inference.scorer import Scorer
 from basereward.model.heads.contracts import is_generative
 from basereward.model.heads.linear import Linear
@@ -72,7 +72,7 @@ def head_layers(head: nn.Module) -> HeadLayers:
     return HeadLayers(sizes, activation, layers[0].bias is not None, weights)
 
 
-def check_exportable(model: Scorer | Ensemble) -> Scorer:
+def check_exportable(model: RewardScorer) -> Scorer:
     """Checks that a model can be exported.
 
     Returns:
@@ -81,7 +81,7 @@ def check_exportable(model: Scorer | Ensemble) -> Scorer:
     Raises:
         ModelError: it cannot; the message has the reason.
     """
-    if isinstance(model, Ensemble):
+    if not isinstance(model, Scorer):
         raise ModelError(
             "an ensemble has no form that other software opens: it combines the scores of several models. Export its "
             "members one by one, make a soup of them, or use `basereward serve`"
