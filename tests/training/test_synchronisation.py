@@ -70,6 +70,9 @@ def test_step_reads_the_device_once(loss: str, log_every: int) -> None:
             *("model.backbone.make.layers=2", "model.backbone.freeze=[vision]", f"loss._target_={loss}"),
             *("batch.groups=8", f"batch.groups_per_forward={8 // MICRO_BATCHES}", f"trainer.steps={STEPS}"),
             *("trainer.validations=1", f"trainer.log_every={log_every}", "trainer.accelerator=cpu"),
+            *("data.sources.digits.size=24", "data.sources.digits.copies=1", "data.sources.digits.val_size=5"),
+            *("data.sources.digits.test_size=5", "data.sources.numbers.size=24", "data.sources.numbers.val_size=5"),
+            "data.sources.numbers.test_size=5",
         ],
     )
     counter = CountSteps()
