@@ -147,7 +147,9 @@ def test_registered_model_is_served(logged: Logged, tmp_path: Path) -> None:
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     log = (tmp_path / "log").open("wb")
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
-    environment = {**os.environ, "PYTHONPATH": paths, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    # MLflow starts `uvicorn` by its name, which is found only beside the interpreter when no environment is activated.
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PYTHONPATH": paths, "PATH": programs, "MLFLOW_DISABLE_TELEMETRY": "true"}
     server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         address = f"http://127.0.0.1:{port}"
