@@ -7,7 +7,7 @@ The documentation lists the table, and a test reads every example.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 Cells: TypeAlias = Mapping[str, Any]
@@ -26,6 +26,8 @@ class Format:
         convert: makes a row with our columns (see `basereward/data/schema/rows.py`) of the cells that it reads. Columns
             of ours that it does not return, such as `images` and `system`, are taken from the row itself. None: the
             row has our columns already.
+        names: our name of a column that `convert` returns -> its name in the format, for columns that a user may leave
+            unread. Those with the same name need none.
         note: how the format is read, for the documentation.
         example: a row of this format.
 
@@ -40,6 +42,7 @@ class Format:
     absent: tuple[str, ...] = ()
     matches: Callable[[Cells], bool] | None = None
     convert: Callable[[Cells], Cells] | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
     def fits(self, row: Cells) -> bool:
