@@ -72,6 +72,8 @@ ULTRA_FEEDBACK = Format(
     ("instruction", "completions"),
     matches=_have_scores,
     convert=_completions,
+    nested={"completions": ("response", "overall_score")},
+    annotated=("completions",),
     note="every two completions with unequal `overall_score`",
     example={
         "instruction": "2 + 2?",

@@ -90,6 +90,7 @@ class RowReader:
                 notes=own.notes | report.notes,
                 formats=dict(report.formats),
             )
+        report.rendered |= own.rendered | self._converted_format.report.rendered
         report.notes |= self._converted_format.report.notes
         return report
 
@@ -124,6 +125,7 @@ class RowReader:
         watched = WatchedRow(self._with_our_names(row), accessed)
         with located(where):
             converted = dict(form.convert(watched))
+            self._report.skipped.update(dict.fromkeys(form.unread_keys(watched)))
             for name in (*COMMON, *self._mapped_prompt):
                 if name in watched and name not in converted:
                     converted[name] = watched[name]

@@ -95,6 +95,7 @@ class ColumnsRead:
         read: our name of each column that was read -> its name in the data.
         skipped: columns, and keys of messages, that were not read in at least one row, in order of occurrence.
         notes: further remarks on how rows were read.
+        rendered: columns with text that a chat template has rendered already.
         formats: the formats that rows were recognised as (see `basereward/data/formats`).
 
     >>> report = ColumnsRead(read={"prompt": "question"})
@@ -108,6 +109,7 @@ class ColumnsRead:
     skipped: dict[str, None] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
     formats: dict[str, None] = field(default_factory=dict)
+    rendered: dict[str, None] = field(default_factory=dict)
 
     @property
     def unread(self) -> list[str]:

@@ -19,7 +19,7 @@ two responses.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from basereward.data.images.image_store import ImageStore
@@ -44,6 +44,7 @@ from basereward.data.schema.preferences import check_ratings, read_preferences
 from basereward.data.schema.prompts import join_prompt, place_images, with_history, with_input, with_system
 from basereward.data.schema.python_text import parse_python
 from basereward.data.schema.rejections import ColumnRejected, RowRejected, located
+from basereward.data.schema.text import is_rendered
 from basereward.errors import DataError, unknown
 
 COLUMNS = (
@@ -182,6 +183,7 @@ class RowFormat:
         self.report.skipped.update(dict.fromkeys(sorted(reader.unread)))
         for column in sorted(reader.literal):
             self.report.notes[f"{column} has JSON objects that are no messages; they are read as text"] = None
+        self._find_rendered(messages, zip(names, responses, strict=True))
         annotations = read_annotations(cells, names, rating_range=self.rating_range)
         return Group(
             id=_id(cells, default=row_id),
@@ -192,6 +194,13 @@ class RowFormat:
             images=tuple(find_image(image, place=i, images=self.images) for i, image in enumerate(references)),
             **annotations,
         )
+
+    def _find_rendered(self, prompt: Sequence[Message], responses: Iterable[tuple[str, str]]) -> None:
+        """Report the columns whose text a chat template has rendered; it would be put into the template again."""
+        texts = [("prompt", message.text) for message in prompt]
+        for name, text in (*texts, *responses):
+            if is_rendered(text):
+                self.report.rendered[name.partition("[")[0]] = None
 
     def _cells(self, row: Mapping[str, Any], names_in_data: Mapping[str, str]) -> dict[str, Any]:
         """Return the cells of a row that are not null, by our column names."""
