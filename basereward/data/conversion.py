@@ -175,14 +175,12 @@ class _Writer:
             row["reasonings"] = [[item.first, item.second, item.text] for item in group.reasonings]
         return row
 
-    def _image(self, image: Image) -> str | None:
-        """Return the path of an image, which is written if it is no file yet; None for a missing image."""
+    def _image(self, image: Image) -> str:
+        """Return the path of an image, which is written if it is no file yet."""
         if isinstance(image, str | Path):
             path = Path(image).absolute()
             folder = self.folder.absolute()
             return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
-        if image == b"":
-            return None
         content = read_image(image)
         if isinstance(content, PIL.Image.Image):
             buffer = io.BytesIO()

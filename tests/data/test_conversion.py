@@ -73,6 +73,15 @@ def test_lost_rows_and_columns_are_named(tmp_path: Path, capsys: pytest.CaptureF
     assert "{}x{} pixels".format(*picture(0).size) in printed
 
 
+@pytest.mark.parametrize("image", [None, {"bytes": None, "path": None}, {"bytes": b""}])
+def test_row_without_its_image_is_lost(image: Any, tmp_path: Path) -> None:
+    """No row is written that no command could read."""
+    row = {"prompt": "Which digit?", "chosen": "7", "rejected": "3"}
+    facts = convert([row | {"images": [image]}, row], tmp_path / "rows.jsonl")
+    assert (facts["rows"], facts["lost"]) == (1, {"image_unreadable": 1})
+    assert "images" not in json.loads((tmp_path / "rows.jsonl").read_text())
+
+
 def test_no_input_is_overwritten(tmp_path: Path) -> None:
     """Neither the rows nor an image."""
     picture(0).save(tmp_path / "0.png")

@@ -46,6 +46,7 @@ RESPONSES = Format(
     "argilla",
     ("instruction", "chosen_response", "rejected_response"),
     convert=_responses,
+    names={"chosen_rating": "chosen_avg_rating", "rejected_rating": "rejected_avg_rating"},
     note="with `chosen_avg_rating` and `rejected_avg_rating`",
     example={
         "instruction": "2 + 2?",
@@ -71,6 +72,8 @@ ULTRA_FEEDBACK = Format(
     ("instruction", "completions"),
     matches=_have_scores,
     convert=_completions,
+    nested={"completions": ("response", "overall_score")},
+    annotated=("completions",),
     note="every two completions with unequal `overall_score`",
     example={
         "instruction": "2 + 2?",

@@ -49,6 +49,7 @@ PAIR = Format(
     "MLLM-as-a-Judge, pairs",
     ("instruction", "answer1", "answer2", "human_answer"),
     convert=_pair,
+    nested={"answer1": ("name", "answer"), "answer2": ("name", "answer")},
     note="`human_answer` is A, B, or C for a tie",
     example={
         "instruction": "2 + 2?",
@@ -62,6 +63,7 @@ BATCH = Format(
     "MLLM-as-a-Judge, rankings",
     ("instruction", "answers", "human_answer"),
     convert=_batch,
+    nested={"answers": ("name", "answer")},
     note="`human_answer` has one letter for each answer, the best first",
     example={
         "instruction": "2 + 2?",

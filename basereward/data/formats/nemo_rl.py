@@ -39,6 +39,7 @@ RANKED = Format(
     ("context", "completions"),
     matches=_are_ranked,
     convert=_ranked,
+    nested={"completions": ("rank", "completion")},
     note="completions with `rank`, 0 for the best; more than two are used too",
     example={
         "context": [{"role": "user", "content": "2 + 2?"}],

@@ -11,6 +11,7 @@ from basereward.data.formats.one_response import ADVICE
 from basereward.data.formats.recognise import recognise, with_structure
 from basereward.data.formats.trl import IMPLICIT_TEXTS
 from basereward.data.schema.annotations import COLUMNS as ANNOTATIONS
+from basereward.data.schema.column_mapping import ColumnNames
 from basereward.data.schema.columns import (
     ALIAS_NAMES,
     ALIASES,
@@ -68,6 +69,8 @@ class RowReader:
         self._renamed = self.columns if adapter is not None else row_format.columns
         self._recognises = adapter is None and MAIN_COLUMNS.isdisjoint(row_format.columns)
         self._converted_format = row_format.without_mapping()
+        # Parts of a prompt that few formats have; a mapping adds them to any format.
+        self._mapped_prompt = [name for name in ("input", "history") if name in row_format.columns]
         self._report = ColumnsRead()
         self._first_format: Format | None = None
 
@@ -87,6 +90,7 @@ class RowReader:
                 notes=own.notes | report.notes,
                 formats=dict(report.formats),
             )
+        report.rendered |= own.rendered | self._converted_format.report.rendered
         report.notes |= self._converted_format.report.notes
         return report
 
@@ -121,13 +125,15 @@ class RowReader:
         watched = WatchedRow(self._with_our_names(row), accessed)
         with located(where):
             converted = dict(form.convert(watched))
-            for name in COMMON:
+            self._report.skipped.update(dict.fromkeys(form.unread_keys(watched)))
+            for name in (*COMMON, *self._mapped_prompt):
                 if name in watched and name not in converted:
                     converted[name] = watched[name]
             unread = self._record(row, accessed)
             check_media(unread, has_images=_has_images(converted))
+        names = ColumnNames({**form.names, **self._renamed}, mapped=self._renamed, present=row.keys())
         try:
-            group = self._converted_format.group(converted, source=source, row_id=row_id, where=where)
+            group = self._converted_format.group(converted, source=source, row_id=row_id, where=where, names=names)
         except RowRejected as rejection:
             if rejection.reason != "single_response":
                 raise
@@ -150,7 +156,8 @@ class RowReader:
         with located(where):
             unread = self._record(row, accessed)
             check_media(unread, has_images=_has_images(adapted))
-        group = self.row_format.group(adapted, source=source, row_id=row_id, where=where)
+        # The adapter makes the columns, so none of them can be left unread: the row has no names for them.
+        group = self.row_format.group(adapted, source=source, row_id=row_id, where=where, names=ColumnNames())
         with located(where):
             check_prompt_columns(unread, prompt=_prompt_text(group), can_map=False)
         return group

@@ -50,6 +50,7 @@ def open_image(image: Image, *, name: str | None = None) -> PIL.Image.Image:
     if isinstance(image, ArchivedImage):
         image = read_archived(image)
     if isinstance(image, bytes):
+        _check_not_null(image)
         return _open(io.BytesIO(image), name=name)
     with _file(image, name=name) as file:
         return _open(file, name=name)
@@ -69,9 +70,23 @@ def read_image(image: Image) -> bytes | PIL.Image.Image:
     if isinstance(image, ArchivedImage):
         return read_archived(image)
     if isinstance(image, bytes):
+        _check_not_null(image)
         return image
     with _file(image, name=describe(image)) as file:
         return file.read()
+
+
+def _check_not_null(content: bytes) -> None:
+    """Check that there are bytes; a null reference of a row has none (see `find_image`).
+
+    Raises:
+        ImageError: `image_unreadable`.
+    """
+    if not content:
+        raise ImageError(
+            "image_unreadable",
+            "an image is null or has 0 bytes; give its path or its bytes, or remove it and its place in the prompt",
+        )
 
 
 @contextlib.contextmanager

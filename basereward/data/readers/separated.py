@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -38,12 +39,19 @@ def number_columns(columns: Mapping[str, str | None] | None = None) -> list[str]
     return [own for own in mapped.values() if own is not None]
 
 
+# The first characters of a row, or of a list of rows, in JSON.
+JSON_START = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*)?\{\s*"')
+HEAD_BYTES = 512
+
+
 # The cells of a row, or the error message of the CSV parser.
 Raw: TypeAlias = list[str] | str
 
 
 class Separated(FileTable):
     """The rows below the header. Places are byte offsets, numbers are those of a row's first line.
+
+    Blanks around the names of columns are dropped; those of cells are kept.
 
     Args:
         path: the file.
@@ -128,20 +136,31 @@ class Separated(FileTable):
         """Return the column names.
 
         Raises:
-            DataError: the header is not valid CSV or UTF-8, is empty, repeats a name or has another delimiter.
+            DataError: the header is not valid CSV or UTF-8, is empty, repeats a name or has another delimiter;
+                or the file is JSON.
         """
+        self._check_not_json()
         if isinstance(header, str):
             raise DataError(f"{self.name}: the header is not CSV: {header}")
         if not _is_text(header):
             raise DataError(f"{self.name}: the header is not UTF-8; save the file as UTF-8")
         if not header:
             raise DataError(f"{self.name} is empty; the first line of a CSV file names its columns")
+        # Blanks after the delimiter (`prompt, chosen`) are common in headers, and YAML drops them from a mapping.
+        header = [name.strip() for name in header]
         repeated = {name for name in header if header.count(name) > 1}
         if repeated:
             raise DataError(f"{self.name}: the header names {', '.join(sorted(repeated))} more than once")
         if len(header) == 1:
             self._check_delimiter(header[0])
         return header
+
+    def _check_not_json(self) -> None:
+        """Check that the file does not begin as JSON. A CSV cell with quotation marks inside begins with one, too."""
+        with self.path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+        if JSON_START.match(head):
+            raise DataError(f"{self.name}: its content is JSON and not CSV; name the file .jsonl, or .json")
 
     def _check_delimiter(self, column: str) -> None:
         """Check that the only column name of a header does not contain another common delimiter."""

@@ -8,12 +8,13 @@ from typing import Any
 
 from basereward.data.schema.group import Reasoning
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowRejected
+from basereward.data.schema.rejections import ColumnRejected, RowRejected
 
 COLUMNS = (
     "critiques", "chosen_critique", "rejected_critique", "reasonings", "reasoning", "ratings", "chosen_rating",
     "rejected_rating",
 )  # fmt: skip
+RATINGS = ("ratings", "chosen_rating", "rejected_rating")
 
 
 def read_annotations(
@@ -74,9 +75,8 @@ def _ratings(
         return ()
     is_list = isinstance(values, list) and len(values) == len(names)
     if not is_list or not all(_is_number(value) for value in values):
-        unread = "ratings" if "ratings" in cells else "chosen_rating: null, rejected_rating"
         detail = f"`ratings` is {shown(values)}; a list of {len(names)} numbers is needed, one per response"
-        raise RowRejected("bad_ratings", f"{detail}; columns: {{{unread}: null}} leaves them unread")
+        raise ColumnRejected("bad_ratings", f"{detail}; correct the row, or leave the ratings unread", columns=RATINGS)
     ratings = tuple(map(float, values))
     return ratings if rating_range is None else _scaled(ratings, rating_range)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+from basereward.data.schema.column_mapping import columns_text
 from basereward.data.schema.messages import is_empty, shown
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import nearest
@@ -94,6 +95,7 @@ class ColumnsRead:
         read: our name of each column that was read -> its name in the data.
         skipped: columns, and keys of messages, that were not read in at least one row, in order of occurrence.
         notes: further remarks on how rows were read.
+        rendered: columns with text that a chat template has rendered already.
         formats: the formats that rows were recognised as (see `basereward/data/formats`).
 
     >>> report = ColumnsRead(read={"prompt": "question"})
@@ -107,6 +109,7 @@ class ColumnsRead:
     skipped: dict[str, None] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
     formats: dict[str, None] = field(default_factory=dict)
+    rendered: dict[str, None] = field(default_factory=dict)
 
     @property
     def unread(self) -> list[str]:
@@ -198,7 +201,7 @@ def check_media(rest: Mapping[str, Any], *, has_images: bool) -> None:
     """
     for name, value in rest.items():
         media = media_of(name, value)
-        ignore_hint = f"if not, columns: {{{name}: null}} leaves it unread"
+        ignore_hint = f"if not, {columns_text({name: None})} leaves it unread"
         if media in ("video", "audio"):
             raise RowRejected(media, f"the row has a `{name}`; {media}s cannot be used; {ignore_hint}")
         if media == "response_image":
@@ -206,7 +209,7 @@ def check_media(rest: Mapping[str, Any], *, has_images: bool) -> None:
                 "image_in_response", f"column '{name}' seems to contain images of a response; {ignore_hint}"
             )
         if media == "image" and not (has_images and _is_origin(name)):
-            mapping = f"if these are the images: columns: {{images: {name}}}"
+            mapping = f"if these are the images: {columns_text({'images': name})}"
             if has_images:
                 mapping = "if it contains another image of the row, write all images as a list in one column, `images`"
             raise RowRejected("image_column_not_mapped", f"column '{name}' is not read; {mapping}; {ignore_hint}")
@@ -242,7 +245,7 @@ def _check_tools(name: str, value: object) -> None:
         return
     detail = f"the row has `{name}`, {shown(value)}; tools are not rendered into prompts"
     raise RowRejected(
-        "tools", f"{detail}; write them into the system turn, or columns: {{{name}: null}} leaves it unread"
+        "tools", f"{detail}; write them into the system turn, or {columns_text({name: None})} leaves it unread"
     )
 
 
@@ -260,8 +263,8 @@ def _check_prompt_text(name: str, value: object, *, prompt: str, can_map: bool) 
             ours, effect = "system", "makes it the system turn"
         elif name.lower() == "history":
             ours, effect = "history", "makes it the earlier turns"
-        detail += f": columns: {{{ours}: {name}}} {effect}"
-    raise RowRejected("prompt_column_not_mapped", f"{detail}, columns: {{{name}: null}} leaves it unread")
+        detail += f": {columns_text({ours: name})} {effect}"
+    raise RowRejected("prompt_column_not_mapped", f"{detail}, {columns_text({name: None})} leaves it unread")
 
 
 def media_of(name: str, value: object) -> Media | None:

@@ -44,6 +44,8 @@ BASE64_STARTS = ("iVBORw0K", "/9j/", "R0lGOD", "UklGR")
 BASE64 = re.compile(r"[A-Za-z0-9+/\s]++={0,2}\s*+")
 # Characters. A shorter text that begins with `/9j/` must be a path, because no image is that small.
 SHORTEST_BASE64 = 48
+# More of the first characters of such files, which no path has: a shorter text is an image that was cut off.
+LONGER_STARTS = ("iVBORw0KGgo", "/9j/4AAQSkZJRg", "/9j/4QA", "R0lGODlh", "R0lGODdh")
 
 
 def image_list(value: Any) -> list[Any] | None:
@@ -87,7 +89,7 @@ def find_image(image: object, *, place: int, images: ImageStore) -> Image:
     if isinstance(image, Mapping):
         return _of_mapping(image, place=place, images=images)
     if image is None:
-        # Null in a list of images, or an object of nulls. Opening these bytes reports that the image is empty.
+        # Null in a list of images, or an object of nulls. Opening these bytes reports that the image is null.
         return b""
     if isinstance(image, PIL.Image.Image):
         return image
@@ -122,7 +124,7 @@ def _of_text(text: str, *, place: int, images: ImageStore) -> Image:
         return _from_base64(text[match.end() :], place=place)
     if text[:5].lower() == "data:":
         raise _bad(place, f"is {shown(text)}, a data URI without base64; write data:image/png;base64,...")
-    if text.startswith(BASE64_STARTS) and len(text) >= SHORTEST_BASE64 and _is_base64(text):
+    if text.startswith(BASE64_STARTS if len(text) >= SHORTEST_BASE64 else LONGER_STARTS) and _is_base64(text):
         return _from_base64(text, place=place)
     if match := SCHEME.match(text):
         return images.find(_file_of_address(text, scheme=match[1].lower(), place=place))

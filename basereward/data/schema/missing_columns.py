@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from basereward.data.schema.column_mapping import columns_text
 from basereward.data.schema.columns import like_prompt
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError, nearest
@@ -44,7 +45,7 @@ def no_prompt(row: Mapping[str, Any], *, columns: Mapping[str, str]) -> RowRejec
     close = like_prompt(others)
     hint = ""
     if close:
-        hint = f"'{close[:MAX_NAME]}' looks like it: columns: {{prompt: {close[:MAX_NAME]}}}. "
+        hint = f"'{close[:MAX_NAME]}' looks like it: {columns_text({'prompt': close})}. "
     elif all(isinstance(row.get(name), str) for name in ("chosen", "rejected")):
         hint = "If both responses begin with the prompt, split it off, as TRL's extract_prompt does. "
     detail = f"there is no prompt: no column '{own}', and no turn before the responses. {hint}"
@@ -66,12 +67,12 @@ def missing_response(missing: Sequence[str], *, row: Mapping[str, Any], columns:
     for name in names.values():
         if name in row:
             return RowRejected("null_response", f"'{name}' is null; a response must be a text")
-    others = [str(name)[:MAX_NAME] for name in row]
+    others = [str(name) for name in row]
     sentences = []
     for ours, name in names.items():
         close = nearest(name, others)
         if close:
-            sentences.append(f"'{close}' looks like it: columns: {{{ours}: {close}}}")
+            sentences.append(f"'{close[:MAX_NAME]}' looks like it: {columns_text({ours: close})}")
     general_form = ", or `responses`" if len(names) == 2 else ""
     listed = " and ".join(f"'{name}'" for name in names.values())
     return RowRejected(

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from basereward.data.schema.annotations import RATINGS
 from basereward.data.schema.group import Preference, rank_preferences
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowRejected
+from basereward.data.schema.rejections import ColumnRejected, RowRejected
 
 
 def read_preferences(
@@ -73,11 +74,11 @@ def check_ratings(preferences: Sequence[Preference], ratings: Sequence[float]) -
     """Check that no winner is rated lower than its loser.
 
     Raises:
-        RowRejected: `contradicting_ratings`.
+        ColumnRejected: `contradicting_ratings`.
 
     >>> check_ratings([Preference(0, 1)], [0.1, 0.8])
     Traceback (most recent call last):
-    basereward.data.schema.rejections.RowRejected: response 0 is preferred to response 1 and rated lower, 0.1 ...
+    basereward.data.schema.rejections.ColumnRejected: response 0 is preferred to response 1 and rated lower, 0.1 ...
     """
     if not ratings:
         return
@@ -85,10 +86,10 @@ def check_ratings(preferences: Sequence[Preference], ratings: Sequence[float]) -
         winner, loser = ratings[preference.winner], ratings[preference.loser]
         if not preference.tie and winner < loser:
             pair = f"response {preference.winner} is preferred to response {preference.loser} and rated lower"
-            raise RowRejected(
+            raise ColumnRejected(
                 "contradicting_ratings",
-                f"{pair}, {winner:g} against {loser:g}; correct the row, or leave the ratings unread with "
-                "columns: {chosen_rating: null, rejected_rating: null}",
+                f"{pair}, {winner:g} against {loser:g}; correct the row, or leave the ratings unread",
+                columns=RATINGS,
             )
 
 
@@ -148,9 +149,10 @@ def _margin(value: object, *, name: str) -> float | None:
         raise RowRejected("bad_margin", f"`{name}` is {shown(value)}; a finite number is needed")
     if margin < 0:
         # With a negative margin, the loss would be content with a winner that is scored below its loser.
-        raise RowRejected(
+        raise ColumnRejected(
             "negative_margin",
             f"`{name}` is {shown(value)}: it says by how much the winner is better, and here that it is worse; swap "
-            f"the responses, or leave the margins unread with columns: {{{name.partition('[')[0]}: null}}",
+            "the responses, or leave the margins unread",
+            columns=(name.partition("[")[0],),
         )
     return margin

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 from basereward.data.schema.group import IMAGE, Part, Turn
 from basereward.data.schema.image_marks import with_numbered_marks
 from basereward.data.schema.messages import ImagePart, Message, MessageReader, shown
-from basereward.data.schema.rejections import RowRejected
+from basereward.data.schema.rejections import ColumnRejected, RowRejected
 from basereward.data.schema.text import is_blank
 
 
@@ -100,7 +100,7 @@ def with_history(messages: list[Message], history: object, *, reader: MessageRea
     """
     if not isinstance(history, list):
         detail = f"`history` is {shown(history)}; a list of [question, answer] or of messages is needed"
-        raise RowRejected("wrong_type", f"{detail}; `columns: {{history: null}}` leaves it unread")
+        raise ColumnRejected("wrong_type", f"{detail}; correct the row, or leave it unread", columns=("history",))
     systems = [message for message in messages if message.role == "system"]
     own = [message for message in messages if message.role != "system"]
     if len(own) != 1:

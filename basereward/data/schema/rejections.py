@@ -44,6 +44,25 @@ class RowRejected(DataError):
         return self.detail
 
 
+class ColumnRejected(RowRejected):
+    """A row cannot be used because of columns that it could do without.
+
+    Who reads the row knows the names of these columns in the data, and adds how to leave them unread.
+
+    Args:
+        reason: as for `RowRejected`.
+        detail: as for `RowRejected`.
+        columns: our names of the columns.
+
+    >>> ColumnRejected("bad_margin", "`margin` is -1", columns=("margin",)).columns
+    ('margin',)
+    """
+
+    def __init__(self, reason: str, detail: str, *, columns: tuple[str, ...] = ()) -> None:
+        super().__init__(reason, detail)
+        self.columns = columns
+
+
 # A class, because a generator-based context manager takes three times as long, and each row enters three of them.
 class located:
     """Context manager that prepends the location of a row to the detail of a rejection.

@@ -19,13 +19,14 @@ two responses.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.readers.json_lines import decode_json
 from basereward.data.schema.annotations import COLUMNS as ANNOTATIONS
 from basereward.data.schema.annotations import read_annotations
+from basereward.data.schema.column_mapping import ColumnNames
 from basereward.data.schema.columns import (
     ALIAS_NAMES,
     ALIASES,
@@ -42,7 +43,8 @@ from basereward.data.schema.missing_columns import columns_found, missing_respon
 from basereward.data.schema.preferences import check_ratings, read_preferences
 from basereward.data.schema.prompts import join_prompt, place_images, with_history, with_input, with_system
 from basereward.data.schema.python_text import parse_python
-from basereward.data.schema.rejections import RowRejected, located
+from basereward.data.schema.rejections import ColumnRejected, RowRejected, located
+from basereward.data.schema.text import is_rendered
 from basereward.errors import DataError, unknown
 
 COLUMNS = (
@@ -108,12 +110,14 @@ class RowFormat:
         self._names = self._names_in_data()
 
     def without_mapping(self) -> RowFormat:
-        """Return a format with the same options that reads our own column names.
+        """Return a format with the same options that reads our own column names, and `input` if it is mapped.
 
         >>> RowFormat(columns={"prompt": "question"}).without_mapping().columns
         {}
         """
         return RowFormat(
+            # Without a mapping, `input` is read only after `instruction`.
+            columns={"input": "input"} if "input" in self.columns else None,
             images=self.images,
             for_training=self.for_training,
             of_table=self.of_table,
@@ -121,7 +125,15 @@ class RowFormat:
             rating_range=self.rating_range,
         )
 
-    def group(self, row: Mapping[str, Any], *, source: str, row_id: str, where: str) -> Group:
+    def group(
+        self,
+        row: Mapping[str, Any],
+        *,
+        source: str,
+        row_id: str,
+        where: str,
+        names: ColumnNames | None = None,
+    ) -> Group:
         """Convert a row to a group. Images are not opened; `check_usable` checks whether it is usable for training.
 
         Args:
@@ -129,12 +141,20 @@ class RowFormat:
             source: the name of the source.
             row_id: the id of the group if the row has none.
             where: the location of the row for messages, such as `pairs.jsonl:17`.
+            names: the names in the data, if the row was made of another one.
 
         Raises:
             RowRejected: the row is malformed.
         """
+        names_in_data = self._names | self._aliases(row)
         with located(where):
-            return self._group(row, source=source, row_id=row_id)
+            try:
+                return self._group(row, names_in_data, source=source, row_id=row_id)
+            except ColumnRejected as rejection:
+                own_names = ColumnNames(names_in_data, mapped=self.columns, present=row.keys())
+                advice = (own_names if names is None else names.after(own_names)).leave_unread(rejection.columns)
+                detail = f"{rejection.detail}: {advice}" if advice else rejection.detail
+                raise RowRejected(rejection.reason, detail) from None
 
     def _names_in_data(self) -> dict[str, str]:
         """Map each of our columns that is read to its name in the data."""
@@ -145,9 +165,8 @@ class RowFormat:
                 names[name] = self.columns.get(name, name)
         return names
 
-    def _group(self, row: Mapping[str, Any], *, source: str, row_id: str) -> Group:
+    def _group(self, row: Mapping[str, Any], names_in_data: dict[str, str], *, source: str, row_id: str) -> Group:
         """Convert a row without adding its location to a rejection."""
-        names_in_data = self._names | self._aliases(row)
         cells = self._cells(row, names_in_data)
         reader = MessageReader(mark=self.image_mark, json_text=self.of_table)
         names, values = self._responses(cells, row=row)
@@ -164,6 +183,7 @@ class RowFormat:
         self.report.skipped.update(dict.fromkeys(sorted(reader.unread)))
         for column in sorted(reader.literal):
             self.report.notes[f"{column} has JSON objects that are no messages; they are read as text"] = None
+        self._find_rendered(messages, zip(names, responses, strict=True))
         annotations = read_annotations(cells, names, rating_range=self.rating_range)
         return Group(
             id=_id(cells, default=row_id),
@@ -174,6 +194,13 @@ class RowFormat:
             images=tuple(find_image(image, place=i, images=self.images) for i, image in enumerate(references)),
             **annotations,
         )
+
+    def _find_rendered(self, prompt: Sequence[Message], responses: Iterable[tuple[str, str]]) -> None:
+        """Report the columns whose text a chat template has rendered; it would be put into the template again."""
+        texts = [("prompt", message.text) for message in prompt]
+        for name, text in (*texts, *responses):
+            if is_rendered(text):
+                self.report.rendered[name.partition("[")[0]] = None
 
     def _cells(self, row: Mapping[str, Any], names_in_data: Mapping[str, str]) -> dict[str, Any]:
         """Return the cells of a row that are not null, by our column names."""

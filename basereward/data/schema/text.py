@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Collection
 
@@ -11,6 +12,13 @@ from basereward.data.schema.rejections import RowRejected
 MAX_CHARACTERS = 2 * 2**20
 """The limit on all texts of a group together. A tokenizer needs seconds for a megabyte of text without spaces, and its
 time grows faster than linearly. No backbone has a context of that length."""
+
+# How chat templates begin a turn, and the tokens that end one.
+RENDERED_TURN = re.compile(
+    r"<\|im_start\|>\w+\n|<\|start_header_id\|>\w+<\|end_header_id\|>|<start_of_turn>(?:user|model)\n"
+    r"|<\|(?:system|user|assistant)\|>\n|^(?:<s>)?\s?\[INST\] "
+)
+RENDERED_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 
 # Characters of the Unicode category "letter" or "mark" that are invisible: joiners, variation selectors, fillers,
 # and the empty braille cell.
@@ -57,6 +65,19 @@ def check_texts(texts: Collection[str]) -> None:
         except UnicodeEncodeError as error:
             detail = f"character {error.start + 1} of a text is {text[error.start]!a}, half of a surrogate pair"
             raise RowRejected("half_surrogate", detail) from None
+
+
+def is_rendered(text: str) -> bool:
+    """Whether a text seems to be rendered by a chat template: a turn of it begins in the text, or the text ends one.
+
+    Known are ChatML, Llama 3, Gemma, Zephyr and Llama 2. A text that only mentions a token is not rendered.
+
+    >>> is_rendered("<|im_start|>user\\nHi<|im_end|>"), is_rendered("4<|eot_id|>"), is_rendered("Is <|im_end|> a word?")
+    (True, True, False)
+    """
+    if "<" not in text and "[INST]" not in text:
+        return False
+    return RENDERED_TURN.search(text) is not None or text.rstrip().endswith(RENDERED_ENDS)
 
 
 def is_blank(text: str) -> bool:

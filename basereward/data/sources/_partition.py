@@ -87,6 +87,7 @@ class Partition:
         self._reader = RowReader(row_format, adapter=adapter, columns=columns)
         # Unread columns that a warning has named.
         self._warned: set[str] = set()
+        self._warned_rendered: set[str] = set()
 
     def groups(self, split: Split) -> Sequence[Group]:
         """See `Source.groups`."""
@@ -221,8 +222,17 @@ class Partition:
             mapped.check(table.label)
 
     def _warn_of_unread(self) -> None:
-        """Log the columns that are not read, each only once."""
+        """Log the columns that are not read, and those with rendered text, each only once."""
         report = self.columns_seen()
+        rendered = [name for name in report.rendered if name not in self._warned_rendered]
+        if rendered:
+            self._warned_rendered.update(rendered)
+            logger.warning(
+                "source '%s': text that is already rendered by a chat template: %s; the template of the model is "
+                "applied to it again, and its tokens are read as text. Give messages instead: "
+                '[{"role": "user", "content": ...}, ...]',
+                self.name, shown_names(rendered),
+            )  # fmt: skip
         new = [name for name in report.unread if name not in self._warned]
         if new:
             self._warned.update(new)

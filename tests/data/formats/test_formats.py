@@ -132,3 +132,39 @@ def test_name_of_a_sample_is_not_reported_as_unread(caplog: pytest.LogCaptureFix
 def test_documentation_lists_the_table() -> None:
     """The page of the tutorial has the table that the code gives."""
     assert format_table() in (ROOT / "docs/tutorials/your-data.md").read_text()
+
+
+NEMO: dict[str, Any] = {
+    "context": [{"role": "user", "content": "Q"}],
+    "completions": [
+        {"rank": 0, "completion": [{"role": "assistant", "content": "a"}]},
+        {"rank": 1, "completion": [{"role": "assistant", "content": "b"}]},
+    ],
+}
+JUDGED = {"instruction": "Q", "answer1": {"answer": "a"}, "answer2": {"answer": "b"}, "human_answer": "A"}
+RANKED = {"instruction": "Q", "answers": [{"answer": "a"}, {"answer": "b"}], "human_answer": "AB"}
+
+
+@pytest.mark.parametrize("key", ["reasoning", "tools"])
+@pytest.mark.parametrize(("row", "column"), [(NEMO, "completions"), (JUDGED, "answer2"), (RANKED, "answers")])
+def test_unknown_key_of_a_nested_object_is_refused_or_named(row: dict[str, Any], column: str, key: str) -> None:
+    """It may be part of the response; an empty one says nothing, and metadata is named."""
+
+    def with_key(name: str, value: object) -> dict[str, Any]:
+        items = row[column]
+        last = (items[-1] if isinstance(items, list) else items) | {name: value}
+        return row | {column: [*items[:-1], last] if isinstance(items, list) else last}
+
+    assert reason_of(with_key(key, "x")) == "unknown_key"
+    reader = RowReader(RowFormat(of_table=True))
+    for made in (with_key(key, None), with_key("model", "m")):
+        assert reader.group(made, source="s", row_id="0", where="rows.jsonl:1").responses == ("a", "b")
+    assert reader.report.unread == [f"{column}[].model" if isinstance(row[column], list) else f"{column}.model"]
+
+
+def test_annotations_of_completions_are_named() -> None:
+    """Those of UltraFeedback have a dozen of other scores and texts."""
+    completions = [{"response": "a", "overall_score": 2}, {"response": "b", "overall_score": 1, "critique": "Bad."}]
+    reader = RowReader(RowFormat(of_table=True))
+    reader.group({"instruction": "Q", "completions": completions}, source="s", row_id="0", where="rows.jsonl:1")
+    assert reader.report.unread == ["completions[].critique"]

@@ -222,6 +222,32 @@ def test_unreadable_sample_rejects_only_its_row(tmp_path: Path) -> None:
     assert [rejected.reason for rejected in source.rejected("train")] == list(extra_members)
 
 
+@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ", "), ("tsv", "\t ")])
+def test_blanks_around_names_of_a_header_are_dropped(suffix: str, delimiter: str, tmp_path: Path) -> None:
+    """Those of cells are kept, and numbers are found by the name without blanks."""
+    path = tmp_path / f"rows.{suffix}"
+    path.write_text("\n".join(delimiter.join(line) for line in (["prompt", "chosen ", "rejected", "margin"], "Qab2")))
+    [group] = Jsonl("s", path=str(path), val=0, test=0).groups("train")
+    assert (group.prompt[0].parts[0].text, group.responses, group.preferences[0].margin) == ("Q", (" a", " b"), 2)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "csv.gz"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"prompt":"Q","chosen":"a","rejected":"b"}\n',
+        '\ufeff{"prompt": "Q", "chosen": "a"}\n',
+        '[\n {"prompt": "Q"}]',
+    ],
+)
+def test_json_under_the_name_of_csv_is_said(content: str, suffix: str, tmp_path: Path) -> None:
+    """Its first row was taken for the header, and a mapping of parts of it was proposed."""
+    path = tmp_path / f"rows.{suffix}"
+    path.write_bytes(gzip.compress(content.encode()) if suffix.endswith("gz") else content.encode())
+    with pytest.raises(DataError, match=r"JSON and not CSV.*\.jsonl"):
+        Jsonl("s", path=str(path), val=0, test=0).groups("train")
+
+
 BAD_CSV = b'prompt,chosen,rejected\nQ,a,b\nQ,a,b,c\nQ,a\n\xff,a,b\n\nR,,b\nS,"a"x,b\nT,a,b\n'
 
 
@@ -243,6 +269,7 @@ def test_bad_csv_row_is_rejected_with_its_line(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"", "empty"), (b"prompt;chosen;rejected\nQ;a;b\n", "';'"), (b"prompt,chosen,chosen\nQ,a,b\n", "chosen"),
+        (b"prompt,chosen, chosen\nQ,a,b\n", "chosen more than once"),
         ("prompt,chosen,rejected\nQ,a,b\n".encode("utf-16"), "UTF-8"),
     ],
 )  # fmt: skip

@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 
 from basereward.data.images.image_store import ImageStore
-from basereward.data.images.open_images import open_image
+from basereward.data.images.open_images import open_image, read_image
 from basereward.data.schema import image_references as image_reference
 from basereward.data.schema.group import Group
 from basereward.data.schema.image_references import find_image
@@ -84,6 +84,27 @@ def test_json_list_of_images_is_read(tmp_path: Path) -> None:
     group = _group(json.dumps(["0.png", f"data:image/png;base64,{PNG}"]), folder=tmp_path)
     assert group.images == (tmp_path / "0.png", _bytes())
     assert _group("[1].png", folder=tmp_path, column="image").images == (tmp_path / "[1].png",)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
+@pytest.mark.parametrize("length", [28, 31])
+def test_base64_that_is_cut_off_is_no_path(kind: str, length: int, tmp_path: Path) -> None:
+    """Whole groups of four characters are bytes of an image that does not open; others are broken base64."""
+    text = base64.b64encode(_bytes(kind)).decode()[:length]
+    with pytest.raises(RowRejected) as caught:
+        open_image(_group(text, folder=tmp_path).images[0])
+    assert caught.value.reason == ("bad_base64" if length % 4 else "image_unreadable")
+    # A name of a file that begins in the same way.
+    assert _group(f"{text[:8]}.png", folder=tmp_path, closed=False).images == (tmp_path / f"{text[:8]}.png",)
+
+
+def test_null_image_is_named_when_it_is_opened(tmp_path: Path) -> None:
+    """The row may be one of a data set in which other rows have their images."""
+    [image] = _group([{"bytes": None, "path": None}], folder=tmp_path).images
+    for read in (open_image, read_image):
+        with pytest.raises(RowRejected, match="null") as caught:
+            read(image)
+        assert caught.value.reason == "image_unreadable"
 
 
 def test_path_that_begins_like_base64_is_a_path(tmp_path: Path) -> None:
