@@ -142,9 +142,10 @@ def check_outside_runs(path: Path | str, *, name: str, error: type[BaseRewardErr
         for run in target.parents:
             part = target.relative_to(run).parts[0]
             if part in RUN_FILES | RUN_FOLDERS and all((run / mark).is_file() for mark in RUN_MARKS):
+                # A link to the folder may have another name than the run.
                 raise error(
-                    f"{name} '{path}' has the place of a file of the run '{run.resolve().name}': only the run writes '{part}'; "
-                    "give a path outside its folder"
+                    f"{name} '{path}' has the place of a file of the run '{run.resolve().name}': only the run writes "
+                    f"'{part}'; give a path outside its folder"
                 )
 
 
