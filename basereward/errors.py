@@ -71,6 +71,10 @@ class CheckpointError(TrainingError):
     """A checkpoint cannot be written or read."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint is no longer what was written, so its run cannot resume from it."""
+
+
 class RankError(TrainingError):
     """Another process of a run on several devices has failed or was killed.
 
@@ -166,6 +170,18 @@ def explain(error: BaseException) -> str:
     'pairs.jsonl:3: not JSON\\nThe run is r1.'
     """
     return "\n".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
+
+
+def sentence(message: object) -> str:
+    """A message or an error as a sentence with one full stop, for a message that goes on with another sentence.
+
+    Messages of other libraries end with a full stop or without one.
+
+    >>> sentence(DataError("it is cut off")), sentence("access is unsafe."), sentence("Which one?")
+    ('it is cut off.', 'access is unsafe.', 'Which one?')
+    """
+    text = str(message).rstrip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def format_count(number: int, noun: str, plural: str | None = None) -> str:

@@ -116,7 +116,7 @@ ROWS = [
     ),
     pytest.param(
         {**PAIR, "prompt": "<image> or <image>?", "images": ["0.png"]},
-        "the prompt has 2 image places, and the row has 1 images",
+        "the prompt has 2 image places, and the row has 1 image",
         id="more places than images",
     ),
 ]
@@ -240,3 +240,9 @@ def test_loss_that_is_not_finite_names_its_rows_and_keeps_the_last_checkpoint(re
     error_message = refused(*TRAIN, "trainer.checkpoint_every=1", "--resume", run.run_id)
     assert error_message.endswith("The difference:\n  optimizer.lr: 1e+30 in the run, 0.001 now")
     assert find(run.run_id).state == "failed"
+    # From a damaged checkpoint the run cannot go on, so the message does not repeat the command.
+    (run.checkpoints / "last.ckpt").write_bytes(b"hello world")
+    error_message = refused("resume", run.run_id)
+    assert f"the checkpoint '{run.checkpoints / 'last.ckpt'}' is damaged" in error_message
+    assert "basereward train" in error_message
+    assert "basereward resume" not in error_message

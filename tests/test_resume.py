@@ -9,15 +9,19 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from basereward.cli import main
 from basereward.errors import RunError
+from basereward.recipe import load_experiment, load_recipe, recipe_sha256, recipe_yaml
 from basereward.recipe.trust import trusting
 from basereward.runs.run_folder import RunFolder, list_runs
+from basereward.sweeps.launchers.local import Local
 from basereward.sweeps.resume import resume
+from basereward.sweeps.saved_sweep import load_sweep, save_sweep, sweep_grid
 from tests.helpers.support import pair_rows, write_rows
 from tests.helpers.terminal import run_in_terminal
 
@@ -183,6 +187,39 @@ def test_ensemble_and_early_sweep_are_refused(tmp_path: Path) -> None:
     for kind, word in (("ensemble", "basereward ensemble"), ("sweep", "basereward sweep")):
         with pytest.raises(RunError, match=word):
             resume(str(begun(tmp_path, kind=kind).path))
+
+
+def test_edited_recipe_is_refused(tmp_path: Path) -> None:
+    """A run does not go on with another learning rate. With the file as it was, the check passes."""
+    recipe = load_recipe("basereward")
+    text = recipe_yaml(recipe)
+    run = RunFolder.create(text, recipe_sha256=recipe_sha256(recipe), name="a", root=tmp_path)
+    run.mark("killed")
+    run.recipe.write_text(recipe_yaml(replace(recipe, optimizer=replace(recipe.optimizer, lr=0.5))))
+    status = run.status
+    with pytest.raises(RunError, match=re.escape(str(run.recipe))):
+        resume(str(run.path))
+    assert run.status == status
+    # Comments and the order of the keys are no part of a recipe.
+    run.recipe.write_text("# read by hand\n" + text)
+    assert run.read_recipe() == recipe
+
+
+def test_edited_cells_of_a_sweep_are_refused(tmp_path: Path) -> None:
+    """A cell that was edited in the saved sweep would be trained as a cell of the sweep that was started."""
+    experiment = load_experiment("head_depth")
+    folder = RunFolder.create(sweep_grid(experiment), recipe_sha256="", name="a", kind="sweep", root=tmp_path)
+    save_sweep(folder, experiment, Local())
+    folder.mark("killed")
+    assert load_sweep(folder)[0].cells == experiment.cells
+    file = folder.path / "sweep.json"
+    cells = json.loads(file.read_text())
+    lr = re.compile(r"\blr: [\d.e-]+")
+    assert lr.search(cells["cells"][0]["recipe"])
+    cells["cells"][0]["recipe"] = lr.sub("lr: 0.5", cells["cells"][0]["recipe"], count=1)
+    file.write_text(json.dumps(cells))
+    with pytest.raises(RunError, match=re.escape(str(file))):
+        resume(str(folder.path))
 
 
 def test_missing_working_folder_is_named(tmp_path: Path) -> None:

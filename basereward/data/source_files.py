@@ -52,7 +52,7 @@ def check_source_outputs(
         source: as for `source_inputs`.
         node: as for `source_inputs`.
         groups: whose image files are inputs; they are read only if an output exists.
-        also: further inputs.
+        also: further inputs. No output may lie in a folder among them, such as that of a model.
         folders: as `outputs`, for folders that are written.
         writes_rows: whether the outputs are rows, which the next call would read in a folder of rows.
 
@@ -67,8 +67,9 @@ def check_source_outputs(
     _check_kinds(outputs, folders)
     # A new file in such a folder would be read as rows by the next call.
     row_folders = [Path(name) for name in _texts(node.get("path")) if writes_rows and Path(name).is_dir()]
-    inputs = [*source_inputs(source, node), *also]
-    check_outputs({**outputs, **folders}, inputs, read_whole=row_folders)
+    further = list(also)
+    read_whole = [*row_folders, *(path for path in further if path.is_dir())]
+    check_outputs({**outputs, **folders}, [*source_inputs(source, node), *further], read_whole=read_whole)
     # Apart from the others: a folder that is written again holds no picture of a row.
     check_outputs(outputs, image_files(groups))
 

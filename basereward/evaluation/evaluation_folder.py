@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from basereward.errors import DataError
+from basereward.errors import DataError, sentence
 from basereward.evaluation.benchmark import expected_items
 from basereward.io.files import is_special
 from basereward.io.limits import kind_of
@@ -191,7 +191,7 @@ def _text(file: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
         raise DataError(
-            f"'{file.parent}' is not the folder of an evaluation: it needs {file.name}, which {reason}. "
+            f"'{file.parent}' is not the folder of an evaluation: it needs {file.name}, which {sentence(reason)} "
             "Give a folder that `basereward eval` wrote, such as runs/.../vl_rewardbench."
         ) from error
 
@@ -229,7 +229,7 @@ def _check(values: Any, rules: Mapping[str, FieldRule], where: object) -> None:
 
 
 def _fail(where: object, fault: str) -> NoReturn:
-    raise DataError(f"{where}: {fault}. The evaluation is damaged; run `basereward eval` again.")
+    raise DataError(f"{where}: {sentence(fault)} The evaluation is damaged; run `basereward eval` again.")
 
 
 def _build(kind: type[FieldMaker], values: Mapping[str, Any]) -> FieldMaker:

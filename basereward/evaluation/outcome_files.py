@@ -27,6 +27,11 @@ from basereward.evaluation.items import Item, Outcome
 KINDS = ("scores", "correct", "verdicts")
 # `abs(value) <= LARGEST` is false for an infinite value and for NaN.
 LARGEST = sys.float_info.max
+MISSING_ROW = "`row` is missing"
+NEEDED = (
+    "A line needs `row`, the number of the row in the benchmark from 0, `id`, and one of scores, correct and verdicts. "
+    "The output of `basereward score` has no `row`: evaluate its model in place of --scores, or add `row` to each line."
+)
 # Faults or missing rows that one error message lists.
 MAX_LISTED = 8
 
@@ -70,6 +75,8 @@ def read_outcomes(path: str | Path, items: Sequence[Item], *, allow_partial: boo
         listed = faults[:MAX_LISTED]
         if len(faults) > MAX_LISTED:
             listed.append(f"... and {len(faults) - MAX_LISTED} more")
+        if any(fault.endswith(MISSING_ROW) for fault in faults):
+            listed.append(NEEDED)
         raise DataError("\n  ".join([f"{path} is refused as a whole:", *listed]))
     return outcomes
 
@@ -122,6 +129,8 @@ def _item_of(entry: Mapping[str, Any], items: Sequence[Item]) -> Item:
         DataError: there is no such row, or the entry is about another version of the item.
     """
     row = entry.get("row")
+    if "row" not in entry:
+        raise DataError(MISSING_ROW)
     # `True` is an `int` in Python.
     if not isinstance(row, int) or isinstance(row, bool) or not 0 <= row < len(items):
         raise DataError(f"`row` is {shown(row)}; the benchmark has rows 0 to {len(items) - 1}")

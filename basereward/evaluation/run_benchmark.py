@@ -20,7 +20,7 @@ from basereward.evaluation.scoring import score_items
 from basereward.evaluation.subject import FOLDER, Subject, check_names, find_subject
 from basereward.evaluation.write_evaluation import WRITTEN, measured, write_evaluation
 from basereward.io.files import set_aside
-from basereward.io.outputs import check_outputs
+from basereward.io.outputs import check_outputs, check_outside_runs
 
 # In the folder of an evaluation while it is computed.
 JOURNAL = "partial.jsonl"
@@ -260,15 +260,18 @@ def _check_whole(benchmark: Benchmark, *, allow_partial: bool) -> None:
 
 
 def _check_outputs(subject: Subject, benchmark: Benchmark, *, scores: str | None, judge: Judge | None) -> None:
-    """Check that no output would overwrite an input; set aside what is no file in the place of one.
+    """Check that no output would overwrite an input or lie in the model; set aside what is no file in the place of one.
 
     Raises:
         DataError: it would.
     """
     folder = subject.folder / benchmark.name
-    for name in (*WRITTEN, JOURNAL):
-        set_aside(folder / name)
     outputs = {f"the output '{name}'": folder / name for name in (*WRITTEN, JOURNAL)}
+    # Before anything is set aside, which would rename a file of a run.
+    for name, path in outputs.items():
+        check_outside_runs(path, name=name)
+    for path in outputs.values():
+        set_aside(path)
     # A folder with the files of an earlier evaluation of this subject may be overwritten even if it is also among the
     # inputs; `check_names` has made sure that it is of this subject.
     is_evaluation = (folder / WRITTEN[-1]).is_file() or (folder / JOURNAL).is_file()
@@ -277,7 +280,8 @@ def _check_outputs(subject: Subject, benchmark: Benchmark, *, scores: str | None
         inputs.append(Path(scores))
     if judge is not None and judge.prompt_file is not None:
         inputs.append(judge.prompt_file)
-    check_outputs(outputs, inputs)
+    model = [] if subject.model_folder is None else [subject.model_folder]
+    check_outputs(outputs, inputs, read_whole=model)
 
 
 def _make_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ from basereward.data.schema.group import Group
 from basereward.data.schema.messages import PLACE
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
-from basereward.errors import DataError
+from basereward.errors import DataError, sentence
 from basereward.evaluation.items import Item, Outcome
 from basereward.io.journal import Journal
 from basereward.io.progress import phase
@@ -187,7 +187,7 @@ def _leave_out(bundle: Bundle, error: DataError, *, allow_partial: bool) -> None
     """
     detail = f"{error.reason}: {error.detail}" if isinstance(error, RowRejected) else str(error)
     if not allow_partial:
-        raise DataError(f"{detail}. --allow-partial counts without what cannot be scored") from error
+        raise DataError(f"{sentence(detail)} --allow-partial counts without what cannot be scored") from error
     logger.warning("row %d ('%s') cannot be scored: %s", bundle.item.row, bundle.item.id, detail)
 
 

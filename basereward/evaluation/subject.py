@@ -37,6 +37,8 @@ class Subject:
     run: RunFolder | None = None
     fingerprint: str = ""
     """of the files of a model; empty for everything else"""
+    model_folder: Path | None = None
+    """of a model; None for everything else"""
 
     @property
     def is_model(self) -> bool:
@@ -118,8 +120,8 @@ def _model_subject(model: str, *, out: str | None, name: str | None) -> Subject:
     run = RunFolder(path.parent) if (path.parent / "status.json").is_file() else None
     if run is None:
         shown_name = name or path.name
-        return Subject(shown_name, str(path), Path(out or Path(FOLDER) / shown_name), None, _fingerprint(path))
-    return Subject(name or run.name, run.run_id, Path(out or run.path / FOLDER), run, _fingerprint(path))
+        return Subject(shown_name, str(path), Path(out or Path(FOLDER) / shown_name), None, _fingerprint(path), path)
+    return Subject(name or run.name, run.run_id, Path(out or run.path / FOLDER), run, _fingerprint(path), path)
 
 
 def _fingerprint(folder: Path) -> str:

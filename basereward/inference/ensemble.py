@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.data.schema.group import Group
 from basereward.data.schema.image_references import ImageReference
-from basereward.errors import CheckpointError, DataError, ModelError, check_several
+from basereward.errors import CheckpointError, DataError, ModelError, check_several, sentence
 from basereward.inference.aggregation import MemberScores, Rule, read_rule
 from basereward.inference.export.ensemble_card import ensemble_card
 from basereward.inference.group_scores import ChatPrompt
@@ -32,7 +32,7 @@ from basereward.inference.reward_scorer import RewardScorer
 from basereward.inference.scorer import Scorer, load_scorer
 from basereward.io.files import json_text, write_atomic
 from basereward.io.hashing import file_sha256
-from basereward.io.limits import read_json_object
+from basereward.io.limits import check_format, read_json_object
 from basereward.io.outputs import check_replaceable, foreign_files, replace_folder
 from basereward.model.saving.card import read_card
 from basereward.model.saving.saved_model import (
@@ -300,7 +300,7 @@ class Ensemble(RewardScorer):
             replace_folder(partial, target)
         except (OSError, shutil.Error) as error:
             raise CheckpointError(
-                f"the ensemble cannot be saved in '{target}': {error}. Free disk space, and save it again."
+                f"the ensemble cannot be saved in '{target}': {sentence(error)} Free disk space, and save it again."
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -387,16 +387,14 @@ def load_ensemble(
         ...
     basereward.errors.ModelError: ...ensemble.json...
     """
+    content = read_json_object(folder / ENSEMBLE, error=ModelError)
+    # First: a later format may have other keys.
+    check_format(content, newest=FORMAT, where=f"'{folder / ENSEMBLE}'", error=ModelError)
     try:
-        content = read_json_object(folder / ENSEMBLE, error=ModelError)
         named = [(str(member["name"]), str(member["digest"])) for member in content["members"]]
         rule = read_rule(content["rule"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise ModelError(f"'{folder / ENSEMBLE}' cannot be read: {error}") from error
-    if content.get("format") != FORMAT:
-        raise ModelError(
-            f"'{folder}' has format {content.get('format')}; this version reads {FORMAT}. Update the package."
-        )
     members = [_member(folder, name, digest, find=find) for name, digest in named]
     return Ensemble(members, rule, device=device, dtype=dtype)
 

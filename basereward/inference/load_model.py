@@ -7,7 +7,7 @@ from pathlib import Path
 
 import huggingface_hub
 
-from basereward.errors import ModelError
+from basereward.errors import ModelError, sentence
 from basereward.inference.ensemble import ENSEMBLE, is_ensemble, load_ensemble
 from basereward.inference.export.model_card import is_hub_id
 from basereward.inference.export.push import HUB_ERRORS
@@ -97,7 +97,8 @@ def _download(repository: str, *, revision: str | None, token: str | None, patte
         at = "" if revision is None else f" at revision '{revision}'"
         raise ModelError(
             f"'{repository}' cannot be opened: there is no folder {os.path.abspath(repository)}, and no such model{at} "
-            f"came from the hub: {reason} Give a folder, a run id, or OWNER/NAME; a private repository needs a token"
+            f"came from the hub: {sentence(reason)} Give a folder, a run id, or OWNER/NAME; a private repository needs "
+            "a token"
         ) from error
     if not (folder / CARD).is_file() and not (folder / ENSEMBLE).is_file():
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"

@@ -50,7 +50,8 @@ def score(
     target = Path(out or f"{Path(file).stem}.scores.jsonl")
     _check_target(target)
     # Before the model is loaded, so that an output that would overwrite an input is reported at once.
-    check_outputs({"--out": target}, chain([Path(file), resolve_model(model)], image_files(rows)))
+    folder = resolve_model(model)
+    check_outputs({"--out": target}, chain([Path(file), folder], image_files(rows)), read_whole=[folder])
     latencies: list[float] = []
     with open_scorer(model, devices=devices, dtype=dtype, num_groups=len(rows)) as scorer:
         began = time.perf_counter()

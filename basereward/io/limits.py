@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,37 @@ def parse_json(text: str, *, where: str, error: type[BaseRewardError] = DataErro
     if nested_deeper(value, JSON_DEPTH):
         raise error(f"{where} is JSON nested deeper than {JSON_DEPTH} levels")
     return value
+
+
+def check_format(
+    content: Mapping[str, Any], *, newest: int, where: str, error: type[BaseRewardError] = DataError
+) -> None:
+    """Checks the number under `format` in a file of ours.
+
+    Args:
+        content: of the file.
+        newest: the format that this version writes and reads.
+        where: the file, for the message.
+        error: the type of error to raise.
+
+    Raises:
+        BaseRewardError: of type `error`; a later version of this package wrote the file, or the number is missing or is
+            none that any version has written.
+
+    >>> check_format({"format": 1}, newest=1, where="'card.json'")
+    >>> check_format({"format": "1"}, newest=1, where="'card.json'")
+    Traceback (most recent call last):
+    basereward.errors.DataError: 'card.json' is damaged: its `format` is "1"; the number 1 is needed. Copy ...
+    """
+    value = content.get("format")
+    # `True` is an `int` in Python.
+    number = value if isinstance(value, int) and not isinstance(value, bool) else None
+    if number == newest:
+        return
+    if number is not None and number > newest:
+        raise error(f"{where} has format {str(value)[:80]}; this version reads format {newest}. Update the package.")
+    given = f"is {json.dumps(value)[:80]}" if "format" in content else "is missing"
+    raise error(f"{where} is damaged: its `format` {given}; the number {newest} is needed. Copy the folder again.")
 
 
 def nested_deeper(value: Any, limit: int) -> bool:

@@ -11,6 +11,13 @@ from pathlib import Path
 from basereward.errors import BaseRewardError, DataError
 from basereward.io.files import is_special
 
+RUN_MARKS = ("status.json", "recipe.yaml")
+"""Files that every folder of a run has."""
+RUN_FILES = frozenset({*RUN_MARKS, "result.json", "identity.json", "lost.jsonl", "sweep.json", "cells.json", ".lock"})
+"""Files of the folder of a run or a sweep that only the run itself writes."""
+RUN_FOLDERS = frozenset({"checkpoints", "model", "figures", "scores", "outbox"})
+"""Folders of a run in which only the run itself writes; `evaluations` gets those of every later command."""
+
 
 def same_file(first: Path | str, second: Path | str) -> bool:
     """Whether two paths name the same file, also through symbolic links, hard links and parts such as `..`.
@@ -55,7 +62,7 @@ def check_outputs(
     read_whole: Iterable[Path | str] = (),
     error: type[BaseRewardError] = DataError,
 ) -> None:
-    """Checks that no output is an input, a device or another output, or overwrites a file of an input folder.
+    """Checks that no output is an input, a device or another output, or overwrites a file of a run or an input folder.
 
     Args:
         outputs: the path of each output by the name that the user knows, such as `--out`. Files whose names are made
@@ -95,10 +102,11 @@ def _check_input(path: Path, existing: Mapping[str, Path | str], *, error: type[
 
 
 def _check_each(outputs: Mapping[str, Path | str], *, error: type[BaseRewardError]) -> None:
-    """Checks that each output can be a file, and that no two are the same."""
+    """Checks that each output can be a file and is none of a run, and that no two are the same."""
     names = list(outputs)
     for index, name in enumerate(names):
         check_path(outputs[name], name=name, error=error)
+        check_outside_runs(outputs[name], name=name, error=error)
         if is_special(outputs[name]):
             raise error(
                 f"{name} '{outputs[name]}' is a device or a pipe, which is never replaced by a file; give another path"
@@ -106,6 +114,39 @@ def _check_each(outputs: Mapping[str, Path | str], *, error: type[BaseRewardErro
         for other in names[:index]:
             if same_file(outputs[name], outputs[other]):
                 raise error(f"{name} and {other} are both '{outputs[name]}'; give each a path of its own")
+
+
+def check_outside_runs(path: Path | str, *, name: str, error: type[BaseRewardError] = DataError) -> None:
+    """Checks that a path that a user names is none of the files that a run writes itself.
+
+    Args:
+        path: of a file or a folder, as the user gave it.
+        name: of the option or argument, for the message.
+        error: the type of error to raise.
+
+    Raises:
+        BaseRewardError: of type `error`; the path is a file of a run, such as its recipe, or lies in a folder of a run
+            such as `model` or `checkpoints`. Other names, and the folder `evaluations`, are allowed.
+
+    >>> import tempfile
+    >>> run = Path(tempfile.mkdtemp())
+    >>> for mark in RUN_MARKS:
+    ...     (run / mark).touch()
+    >>> check_outside_runs(run / "evaluations/mine", name="--out")
+    >>> check_outside_runs(run / "model/scores.jsonl", name="--out")
+    Traceback (most recent call last):
+    basereward.errors.DataError: --out '.../model/scores.jsonl' has the place of a file of the run '...': only the ...
+    """
+    # By its own name and through links: one of them may lead into a run.
+    for target in dict.fromkeys((Path(os.path.abspath(path)), Path(path).resolve())):
+        for run in target.parents:
+            part = target.relative_to(run).parts[0]
+            if part in RUN_FILES | RUN_FOLDERS and all((run / mark).is_file() for mark in RUN_MARKS):
+                # A link to the folder may have another name than the run.
+                raise error(
+                    f"{name} '{path}' has the place of a file of the run '{run.resolve().name}': only the run writes "
+                    f"'{part}'; give a path outside its folder"
+                )
 
 
 def check_path(path: Path | str, *, name: str, error: type[BaseRewardError] = DataError) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from basereward.errors import RecipeError
+from basereward.errors import RecipeError, sentence
 from basereward.io.formats import compression, is_hub_id, is_pattern, known_rows, rows_kind, suffix_advice
 from basereward.io.limits import pipe_fault
 from basereward.recipe.checks.targets import SINGULAR, TargetKind
@@ -128,7 +128,9 @@ def _find(given: str, kind: TargetKind, folders: Sequence[Path]) -> Path:
             reason = f"'{given}' is a file of an unknown kind{f': {advice}' if advice else ''}. "
         else:
             reason = ""
-        raise RecipeError(f"{reason}{error} For rows of your own, give the path of a file: {known_rows()}.") from None
+        raise RecipeError(
+            f"{reason}{sentence(error)} For rows of your own, give the path of a file: {known_rows()}."
+        ) from None
 
 
 def _is_named(given: str) -> bool:

@@ -28,11 +28,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from basereward.errors import RunError, nearest
+from basereward.errors import RunError, nearest, sentence
 from basereward.io.files import is_special, json_text, set_aside, write_atomic, write_state
 from basereward.io.limits import read_json_object, read_text
 from basereward.io.processes import identify_process, process_state, temporary_name
 from basereward.io.secrets import redact
+from basereward.recipe import Recipe, recipe_from_yaml, recipe_sha256
 from basereward.recipe.trust import is_trusted
 from basereward.runs.tracking.journal import RunJournal, warn_once
 
@@ -211,8 +212,31 @@ class RunFolder:
         try:
             return read_text(self.recipe, error=RunError)
         except RunError as error:
-            warn_once(f"The recipe of run {self.run_id} cannot be read: {error}.")
+            warn_once(f"The recipe of run {self.run_id} cannot be read: {sentence(error)}")
             return ""
+
+    def read_recipe(self) -> Recipe:
+        """Read recipe.yaml, and check that it is what the run was started with.
+
+        Raises:
+            RunError: the recipe was edited after the start; a run that goes on with another one could not be repeated.
+            RecipeError: the file is missing, or is not a complete recipe.
+
+        >>> import tempfile
+        >>> from basereward.recipe import load_recipe, recipe_yaml
+        >>> recipe, root = load_recipe("basereward"), Path(tempfile.mkdtemp())
+        >>> run = RunFolder.create(recipe_yaml(recipe), recipe_sha256=recipe_sha256(recipe), name="a", root=root)
+        >>> run.read_recipe() == recipe
+        True
+        """
+        recipe = recipe_from_yaml(self.recipe)
+        if recipe_sha256(recipe) != self.status["recipe_sha256"]:
+            raise RunError(
+                f"'{self.recipe}' was edited after run '{self.run_id}' was started, and a run resumes only with the "
+                "recipe that it began with. Put the file back as it was; to train with other values, start a new run "
+                "with `basereward train`"
+            )
+        return recipe
 
     @property
     def identity(self) -> Path:
@@ -264,7 +288,7 @@ class RunFolder:
         try:
             status = read_json_object(self.path / "status.json", error=RunError)
         except RunError as error:
-            raise RunError(f"{self.path} is not the folder of a run: {error}.") from error
+            raise RunError(f"{self.path} is not the folder of a run: {sentence(error)}") from error
         invalid = [key for key, is_valid in STATUS.items() if not is_valid(status.get(key))]
         if invalid:
             raise RunError(
@@ -372,7 +396,7 @@ class RunFolder:
         try:
             result = read_json_object(file, error=RunError)
         except RunError as error:
-            warn_once(f"The result of run {self.run_id} is damaged and left out: {error}.")
+            warn_once(f"The result of run {self.run_id} is damaged and left out: {sentence(error)}")
             return None
         metrics = result.get("metrics")
         # JSON has no NaN, so `write_result` writes null for it.

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from basereward.data.batching.tree_batch import TreeBatch
-from basereward.errors import RunError
+from basereward.errors import RunError, sentence
 from basereward.io.files import json_text, write_state
 from basereward.io.limits import check_regular_file
 from basereward.runs.tracking.journal import warn_once
@@ -137,7 +137,7 @@ def known_scores(path: Path) -> list[ScoredGroup]:
     try:
         return read_scores(path)
     except RunError as error:
-        warn_once(f"{error}. They are left out.")
+        warn_once(f"{sentence(error)} They are left out.")
         return []
 
 

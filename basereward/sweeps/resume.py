@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from basereward.errors import RecipeError, RunError
 from basereward.io.progress import announce, phase
-from basereward.recipe import recipe_from_yaml
 from basereward.recipe.checks.ranges import range_problems
 from basereward.recipe.trust import is_trusted
 from basereward.runs.run_folder import RunFolder, find, runs_root
@@ -146,7 +145,7 @@ def _named_as_given(run: RunFolder, name: str) -> Iterator[None]:
 
 
 def _resume_run(run: RunFolder, *, devices: int | None) -> dict[str, Any]:
-    recipe = recipe_from_yaml(run.recipe)
+    recipe = run.read_recipe()
     if devices is not None:
         # On one machine, whatever the run was begun on.
         recipe = replace(recipe, trainer=replace(recipe.trainer, devices=devices, nodes=1))

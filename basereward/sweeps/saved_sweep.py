@@ -9,7 +9,7 @@ from typing import Any
 from basereward.errors import RunError
 from basereward.io.files import write_state
 from basereward.io.limits import MIB, read_json_object
-from basereward.recipe import Cell, Experiment, recipe_from_yaml, recipe_yaml
+from basereward.recipe import Cell, Experiment, recipe_from_yaml, recipe_sha256, recipe_yaml
 from basereward.recipe.schema import EnsembleRecipe
 from basereward.runs.run_folder import RunFolder
 from basereward.sweeps.launcher import Launcher
@@ -42,16 +42,34 @@ def load_sweep(folder: RunFolder) -> tuple[Experiment, str]:
         The experiment, and the name of the launcher.
 
     Raises:
-        RunError: there is no such file, as in the folder of an earlier version, or it is damaged.
+        RunError: there is no such file, as in the folder of an earlier version, it is damaged, or its cells are not
+            those that the sweep was started with.
         RecipeError: a recipe is not valid in this version.
     """
     content = read_json_object(folder.path / FILE, limit=LIMIT, error=RunError)
     try:
         cells = [Cell(**{**cell, "recipe": recipe_from_yaml(cell["recipe"])}) for cell in content["cells"]]
         ensembles = {name: EnsembleRecipe(**values) for name, values in content["ensembles"].items()}
-        return Experiment(content["name"], content["summary"], cells, ensembles), content["launcher"]
+        experiment = Experiment(content["name"], content["summary"], cells, ensembles)
+        launcher: str = content["launcher"]
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder.path / FILE} is damaged: {error}") from error
+    if sweep_grid(experiment) != folder.recipe_text():
+        raise RunError(
+            f"'{folder.path / FILE}' or '{folder.recipe}' was edited after sweep '{folder.run_id}' was started, and a "
+            "sweep resumes only with the cells that it began with. Put the files back as they were, or start a new "
+            "sweep with `basereward sweep`"
+        )
+    return experiment, launcher
+
+
+def sweep_grid(experiment: Experiment) -> str:
+    """The names and hashes of the cells, which the recipe file of a sweep holds.
+
+    >>> sweep_grid(Experiment("none", "", [], {}))
+    ''
+    """
+    return "\n".join(f"{cell.name}: {recipe_sha256(cell.recipe)}" for cell in experiment.cells)
 
 
 def launcher_name(launcher: Launcher) -> str:

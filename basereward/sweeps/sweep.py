@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from basereward.io.processes import remove_leftovers
 from basereward.io.progress import phase
-from basereward.recipe import Cell, Experiment, recipe_sha256
+from basereward.recipe import Cell, Experiment
 from basereward.runs.locks import lock_run, unlock_run
 from basereward.runs.params import AXIS
 from basereward.runs.run_folder import RunFolder, list_runs, resume_command, runs_root
@@ -20,7 +20,7 @@ from basereward.sweeps.comparison import compare_cells
 from basereward.sweeps.ensembles import make_ensembles
 from basereward.sweeps.launcher import Launcher
 from basereward.sweeps.launchers.local import Local
-from basereward.sweeps.saved_sweep import save_sweep
+from basereward.sweeps.saved_sweep import save_sweep, sweep_grid
 from basereward.sweeps.sweep_record import describe_sweep, record_results
 from basereward.training.preflight import Findings, check_cells, unfinished
 
@@ -126,7 +126,7 @@ def _abandon(folder: RunFolder, tracker: Tracker, error: BaseException) -> None:
 def _sweep_folder(experiment: Experiment) -> RunFolder:
     """The folder of the sweep. An earlier sweep of the same cells is reused, so that its runs keep their parent."""
     name = experiment.name
-    grid = "\n".join(f"{cell.name}: {recipe_sha256(cell.recipe)}" for cell in experiment.cells)
+    grid = sweep_grid(experiment)
     for run in list_runs(kind="sweep"):
         if run.name == name and run.recipe_text() == grid and lock_run(run):
             # Another process may have taken it between the listing and the lock; then its state is "running" here.

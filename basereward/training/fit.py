@@ -16,7 +16,7 @@ from pytorch_lightning import Trainer
 
 from basereward.data.loading import loader_faults
 from basereward.data.module import PreferenceData
-from basereward.errors import BaseRewardError, RunError, TrainingError
+from basereward.errors import BaseRewardError, DamagedCheckpointError, RunError, TrainingError
 from basereward.inference.scorer import load_scorer
 from basereward.io.files import disk_faults
 from basereward.io.processes import remove_leftovers
@@ -195,7 +195,8 @@ def _mark_killed(run: RunFolder | None) -> str:
 
 def _mark_failed(run: RunFolder, error: Exception) -> None:
     run.give_up("failed", error)
-    if isinstance(error, BaseRewardError):
+    # From a damaged checkpoint the command would fail again.
+    if isinstance(error, BaseRewardError) and not isinstance(error, DamagedCheckpointError):
         error.add_note(_how_to_resume(run))
 
 
@@ -294,8 +295,8 @@ def reopen_run(run_id: str, recipe: Recipe) -> RunFolder:
         recipe: that the run must have been started with.
 
     Raises:
-        RunError: there is no such run, it is finished or still running, or it has another recipe. The run stays as it
-            is.
+        RunError: there is no such run, it is finished or still running, it has another recipe, or its recipe was edited
+            after the start. The run stays as it is.
 
     >>> reopen_run("no-such-run", Recipe())
     Traceback (most recent call last):
@@ -329,7 +330,7 @@ def _check_resumable(run: RunFolder, recipe: Recipe) -> None:
         )
     if run.state == "running":
         raise _still_running(run_id)
-    run_recipe = recipe_from_yaml(run.recipe)
+    run_recipe = run.read_recipe()
     if recipe_sha256(run_recipe) != recipe_sha256(recipe):
         raise RunError(
             f"run '{run_id}' has another recipe ({run.recipe}), and a run resumes only with its own. "

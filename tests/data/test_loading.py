@@ -19,6 +19,7 @@ from basereward.data import loading
 from basereward.data.loading import end_with_training, loader_fault, loader_faults
 from basereward.errors import TrainingError
 from basereward.training.callbacks.checkpoints import AtomicCheckpointIO
+from basereward.training.parallel.sharded_checkpoint import KEYS
 
 pytestmark = pytest.mark.slow
 
@@ -106,7 +107,7 @@ def save_while_a_process_is_killed(path: str) -> None:
     next(loader)
     [worker] = [child for child in multiprocessing.active_children() if child not in before]
     write = AtomicCheckpointIO()
-    write.save_checkpoint({"step": torch.tensor(1)}, path)
+    write.save_checkpoint(dict.fromkeys(KEYS) | {"global_step": torch.tensor(1)}, path)
 
     def kill(*_: object) -> None:
         worker.kill()
@@ -125,7 +126,7 @@ def test_killed_loader_during_a_checkpoint_is_a_loader_error(tmp_path: Path) -> 
     completed = in_a_process("save_while_a_process_is_killed", f"{tmp_path}/last.ckpt")
     assert completed.returncode == 0, completed.stderr
     assert "data.workers=0" in completed.stdout
-    assert AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt") == {"step": torch.tensor(1)}
+    assert AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")["global_step"] == torch.tensor(1)
 
 
 def test_loaders_end_with_the_training_process() -> None:

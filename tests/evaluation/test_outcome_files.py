@@ -60,6 +60,8 @@ GOOD = {"row": 3, "id": "wildvision-3", "scores": [0.5, 0.25]}
 REFUSED: dict[str, tuple[str, str]] = {
     "unknown row": (json.dumps({**GOOD, "row": 12}), "rows 0 to 11"),
     "row of a wrong type": (json.dumps({**GOOD, "row": "3"}), "rows 0 to 11"),
+    "row is null": (json.dumps({**GOOD, "row": None}), "rows 0 to 11"),
+    "no row": (json.dumps({"id": "wildvision-3", "scores": [0.5, 0.25]}), "line 4: `row` is missing"),
     "another id": (json.dumps({**GOOD, "id": "wildvision-4"}), "it is 'wildvision-3'"),
     "no outcome": (json.dumps({"row": 3, "id": "wildvision-3"}), "none of scores, correct, verdicts"),
     "two outcomes": (json.dumps({**GOOD, "correct": 1}), "scores and correct"),
@@ -87,6 +89,19 @@ def test_invalid_line_is_refused(fault: str, benchmark: Benchmark, tmp_path: Pat
     with pytest.raises(DataError, match="refused as a whole") as raised:
         read_outcomes(file, benchmark.items, allow_partial=True)
     assert message in str(raised.value)
+
+
+def test_output_of_score_is_explained_once(benchmark: Benchmark, tmp_path: Path) -> None:
+    """Its lines have an id and scores; the message has the keys that are needed, not once for every line."""
+    file = tmp_path / "rows.scores.jsonl"
+    lines = [json.dumps({"id": item.id, "scores": [1.0, 0.0]}) for item in benchmark.items]
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match="refused as a whole") as raised:
+        read_outcomes(file, benchmark.items)
+    message = str(raised.value)
+    for word in ("`row`", "`id`", "scores, correct and verdicts", "basereward score"):
+        assert word in message
+    assert message.count("A line needs") == 1
 
 
 def test_repeated_row_is_refused(benchmark: Benchmark, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from basereward.errors import BaseRewardError, DataError
 from basereward.evaluation.benchmark import load_benchmark
 from basereward.evaluation.reports.evaluation_report import report
 from basereward.evaluation.reports.viewer import look
+from basereward.recipe import Recipe, recipe_sha256, recipe_yaml
+from basereward.runs.run_folder import RunFolder
 from tests.evaluation.annotation.test_annotate import better, read, run, says, write_rows
 from tests.helpers.benchmark_rows import ANY_SIZE, small_benchmark, write_outcomes
 from tests.helpers.chat_servers import serving
@@ -165,6 +167,88 @@ def test_score_does_not_overwrite_its_inputs(
     assert main(["score", "./model", "rows.jsonl", "--out", out]) == 2
     assert "would overwrite the input" in capsys.readouterr().err
     assert content(tmp_path) == before
+
+
+RUN_PLACES = ["recipe.yaml", "status.json", "result.json", "scores/test.jsonl", "scores/new.jsonl"]
+RUN_PLACES += ["outbox/journal.jsonl", "checkpoints/last.ckpt", "model/reward_model.json", "model/new.jsonl"]
+
+
+def run_to_read() -> RunFolder:
+    """Return the folder of a run that has every kind of file; none of them is opened in these tests."""
+    run = RunFolder.create(recipe_yaml(Recipe()), recipe_sha256=recipe_sha256(Recipe()), name="mine")
+    for place in RUN_PLACES:
+        (run.path / place).parent.mkdir(exist_ok=True)
+        if not (run.path / place).exists() and "new" not in place:
+            (run.path / place).write_text("{}")
+    return run
+
+
+@pytest.mark.parametrize("place", RUN_PLACES)
+@pytest.mark.parametrize("command", ["score", "convert", "look"])
+def test_no_command_writes_over_a_file_of_a_run(
+    command: str, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its own path and by a symbolic link, exit code 2 before the model is opened, and every file is unchanged. A
+    new file in a folder of the run would be taken for one of the run's own."""
+    rows, run = write_rows(tmp_path), run_to_read()
+    (tmp_path / "link").symlink_to(run.path)
+    before = content(run.path)
+    arguments = {"score": [run.run_id, str(rows)], "convert": [str(rows)], "look": [str(rows), "--model", run.run_id]}
+    for folder in (run.path, tmp_path / "link"):
+        assert main([command, *arguments[command], "--out", str(folder / place)]) == 2
+        message = capsys.readouterr().err
+        assert f"a file of the run '{run.run_id}'" in message
+        assert place.split("/")[0] in message
+    assert content(run.path) == before
+
+
+@pytest.mark.parametrize("out", ["model", "scores", "."])
+def test_eval_does_not_write_into_a_folder_of_its_run(
+    out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also when the name of the benchmark leads there. The model's folder of no run is protected as well."""
+    run = run_to_read()
+    name = "model.jsonl" if out == "." else "mine.jsonl"
+    (tmp_path / name).write_text(json.dumps({"prompt": "?", "chosen": "a", "rejected": "b"}) + "\n")
+    before = content(run.path)
+    data = ["--data", str(tmp_path / name), *(["--name", "x"] if out == "." else [])]
+    folder = run.path / out
+    if out == ".":
+        # The benchmark of a file has the name pairs-NAME, so the link gives it the name of the folder.
+        (tmp_path / "pairs-model").symlink_to(run.model)
+        folder = tmp_path
+    assert main(["eval", run.run_id, *data, "--out", str(folder)]) == 2
+    assert "a file of the run" in capsys.readouterr().err
+    assert content(run.path) == before
+
+
+@pytest.mark.parametrize("command", ["score", "eval", "look"])
+def test_nothing_is_added_to_the_folder_of_a_model(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copy of a model without its run would no longer be replaced by `save`, which rejects files of others."""
+    rows, model = write_rows(tmp_path), tmp_path / "model"
+    model.mkdir()
+    (model / "reward_model.json").write_text("{}")
+    before = content(model)
+    arguments = {
+        "score": [str(model), str(rows), "--out", str(model / "new.jsonl")],
+        "eval": [str(model), "--data", str(rows), "--out", str(model)],
+        "look": [str(rows), "--model", str(model), "--out", str(model / "new.html")],
+    }
+    assert main([command, *arguments[command]]) == 2
+    assert "lies in the input folder" in capsys.readouterr().err
+    assert content(model) == before
+
+
+def test_report_of_an_experiment_is_not_written_into_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """One page, and the pages of all experiments."""
+    run = run_to_read()
+    before = content(run.path)
+    for arguments in (["head_depth", "--out", str(run.model / "page.html")], ["all", "--out", str(run.scores)]):
+        assert main(["report", *arguments]) == 2
+        assert "a file of the run" in capsys.readouterr().err
+    assert content(run.path) == before
 
 
 def test_report_does_not_overwrite_its_evaluations(tmp_path: Path) -> None:

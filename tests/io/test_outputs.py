@@ -9,7 +9,8 @@ import pytest
 
 from basereward.errors import DataError
 from basereward.io.files import write_atomic
-from basereward.io.outputs import check_outputs, check_replaceable
+from basereward.io.outputs import RUN_FILES, RUN_FOLDERS, check_outputs, check_outside_runs, check_replaceable
+from basereward.runs.run_folder import STATE_FILES, RunFolder
 
 
 def test_output_must_not_be_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +48,20 @@ def test_devices_and_pipes_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to("file")
     check_outputs({"--out": tmp_path / "link"}, [])
+
+
+def test_every_file_of_a_run_is_protected(tmp_path: Path) -> None:
+    """What a run writes itself has a name that no output may have; `evaluations` gets the results of later commands."""
+    run = RunFolder.create("name: a", recipe_sha256="0", name="a", root=tmp_path)
+    assert {run.recipe.name, "status.json", run.identity.name, run.rejections.name, *STATE_FILES} <= RUN_FILES
+    folders = (run.checkpoints, run.model, run.figures, run.scores, run.journal.folder)
+    assert {folder.name for folder in folders} == RUN_FOLDERS
+    for name in (*RUN_FILES, *(f"{folder}/x" for folder in RUN_FOLDERS)):
+        with pytest.raises(DataError, match="of the run"):
+            check_outside_runs(run.path / "evaluations" / ".." / name, name="--out")
+    # A result beside the files of the run, its evaluations, and the same names elsewhere.
+    for path in (run.path / "mine.jsonl", run.evaluations / "model" / "recipe.yaml", tmp_path / "model" / "x"):
+        check_outside_runs(path, name="--out")
 
 
 def test_nul_character_is_named(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ COMPRESSED = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8")
 """First bytes of PNG, JPEG, WebP and GIF, in which a change of the image changes the end of the file."""
 
 PARTS = {
-    "weights": "the weights",
+    "weights": "the files of the weights",
     "config": "config.json",
     "precision": "dtype and quantization",
     "tokenizer": "the tokenizer",
@@ -29,6 +29,10 @@ PARTS = {
     "processor": "the image processor",
 }
 """The parts of a backbone that have a hash, and their names in messages."""
+WHOLE_FILES = (
+    " (files are compared whole: the same weights with other metadata or in other shards differ too, though their "
+    "scores are equal; put the first files back)"
+)
 
 
 def encoded_content(group: Group) -> bytes:
@@ -163,16 +167,18 @@ def hash_differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[
     """List the parts that both dicts contain with different hashes, with the old and the new hash.
 
     >>> hash_differences({"weights": "a" * 64, "config": "c" * 64}, {"weights": "b" * 64})
-    ['the weights differ: aaaaaaaaaaaa before, bbbbbbbbbbbb now']
+    ['the files of the weights differ: aaaaaaaaaaaa before, bbbbbbbbbbbb now (files are compared whole: ...)']
     """
     lines = []
     for part, name in PARTS.items():
         old, new = before.get(part), now.get(part)
         # Models saved by earlier versions have fewer hashes; a part without a hash cannot be compared.
         if old is not None and new is not None and old != new:
-            verb = "differ" if name.startswith("the weights") or " and " in name else "differs"
+            verb = "differ" if part == "weights" or " and " in name else "differs"
             shown = (old, new) if part == "precision" else (old[:12], new[:12])
-            lines.append(f"{name} {verb}: {shown[0]} before, {shown[1]} now")
+            lines.append(
+                f"{name} {verb}: {shown[0]} before, {shown[1]} now" + (WHOLE_FILES if part == "weights" else "")
+            )
     return lines
 
 

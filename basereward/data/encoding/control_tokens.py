@@ -21,7 +21,7 @@ from typing import Any
 
 from basereward.data.encoding.chat import Tokenizer
 from basereward.data.schema.group import Part, Turn
-from basereward.errors import ModelError
+from basereward.errors import ModelError, sentence
 
 REASONING_TAGS = ("<think>", "</think>")
 """Added tokens of reasoning models that are part of texts on purpose."""
@@ -50,7 +50,7 @@ def tokenizer_faults() -> Iterator[None]:
         if type(error).__name__ != "PanicException":
             raise
         raise ModelError(
-            f"the tokenizer cannot read a text: {error}. Correct tokenizer.json, or use another checkpoint"
+            f"the tokenizer cannot read a text: {sentence(error)} Correct tokenizer.json, or use another checkpoint"
         ) from error
 
 

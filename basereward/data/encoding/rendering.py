@@ -11,7 +11,7 @@ from basereward.data.encoding.chat import Tokenizer, messages
 from basereward.data.encoding.template_limits import TemplateStopped, limited_memory, limited_steps, limited_time
 from basereward.data.schema.group import Part, Turn
 from basereward.data.schema.rejections import RowRejected
-from basereward.errors import ModelError
+from basereward.errors import ModelError, sentence
 
 REJECTED = "template_rejects"
 
@@ -57,7 +57,7 @@ def explained() -> Iterator[None]:
             yield
     except (RowRejected, TemplateStopped) as error:
         raise ModelError(
-            f"the backbone's chat template cannot render a question and an answer: {error}. Correct "
+            f"the backbone's chat template cannot render a question and an answer: {sentence(error)} Correct "
             "chat_template.jinja (or chat_template in tokenizer_config.json), or use another checkpoint."
         ) from None
 

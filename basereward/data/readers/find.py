@@ -13,7 +13,7 @@ from basereward.data.readers.folder import folder_table
 from basereward.data.readers.joined import concatenate
 from basereward.data.readers.rows_file import RowsFile
 from basereward.data.readers.separated import NUMBERS
-from basereward.errors import DataError, nearest
+from basereward.errors import DataError, nearest, sentence
 from basereward.io.formats import is_pattern, rows_kind
 
 
@@ -144,8 +144,8 @@ def _from_hub(path: str, pattern: str, *, revision: str | None) -> list[Path]:
         return [Path(hf_hub_download(path, name, repo_type="dataset", revision=revision)) for name in matching]
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise DataError(
-            f"'{path}' is not a folder on this machine, and {pattern} cannot be downloaded from the hub: {error}. "
-            "Set `path` to a local folder with the same files."
+            f"'{path}' is not a folder on this machine, and {pattern} cannot be downloaded from the hub: "
+            f"{sentence(error)} Set `path` to a local folder with the same files."
         ) from error
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from basereward.data.readers import FileTable
 from basereward.data.readers.json_lines import check_rows_file, check_unicode, parse_json, read_line
 from basereward.data.schema.rejections import RowRejected
-from basereward.errors import DataError
+from basereward.errors import DataError, sentence
 from basereward.io.limits import JSON_DEPTH, nested_deeper, read_text
 
 logger = logging.getLogger(__name__)
@@ -85,8 +85,8 @@ class JsonArray(FileTable):
         except (ValueError, RecursionError) as error:
             # The file is too large, not UTF-8, or nested too deeply; or an object has a key twice.
             raise DataError(
-                f"cannot read {self.name}: {error}. JSON Lines (one row per line) has no limit of the file, and a row "
-                "that cannot be read there is listed without stopping the others"
+                f"cannot read {self.name}: {sentence(error)} JSON Lines (one row per line) has no limit of the file, "
+                "and a row that cannot be read there is listed without stopping the others"
             ) from error
         if isinstance(value, list):
             return value

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from basereward.data.readers import FileTable
 from basereward.data.schema.rejections import RowRejected
-from basereward.errors import DataError
+from basereward.errors import DataError, sentence
 from basereward.io.limits import JSON_DEPTH, check_regular_file, nested_deeper, pipe_fault
 
 MAX_ROW_BYTES = 64 * 2**20
@@ -93,7 +93,7 @@ def check_rows_file(path: Path) -> None:
     except DataError as error:
         cause = getattr(error.__cause__, "strerror", None) or str(error)
         advice = f"Give the path of a file with rows; relative paths start from {Path.cwd()}"
-        raise DataError(f"cannot read {path}: {cause}. {advice}") from error.__cause__
+        raise DataError(f"cannot read {path}: {sentence(cause)} {advice}") from error.__cause__
 
 
 def read_line(file: BinaryIO) -> bytes:

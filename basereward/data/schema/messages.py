@@ -12,7 +12,7 @@ from basereward.data.images.array_images import image_of_array, is_array
 from basereward.data.readers.json_lines import decode_json
 from basereward.data.schema.python_text import parse_python
 from basereward.data.schema.rejections import RowRejected
-from basereward.errors import unknown
+from basereward.errors import format_count, unknown
 
 ROLES = ("system", "user", "assistant")
 # The role of each speaker in ShareGPT's `from`, which has no fixed vocabulary.
@@ -238,7 +238,10 @@ class MessageReader:
         if not num_places:
             return (*map(ImagePart, images), *parts)
         if num_places != len(images):
-            raise RowRejected("image_count", f"{where} has {num_places} image places and {len(images)} images")
+            raise RowRejected(
+                "image_count",
+                f"{where} has {format_count(num_places, 'image place')} and {format_count(len(images), 'image')}",
+            )
         next_images = iter(images)
         return tuple(ImagePart(next(next_images)) if isinstance(part, ImagePart) else part for part in parts)
 

@@ -11,6 +11,7 @@ from basereward.data.schema.image_marks import with_numbered_marks
 from basereward.data.schema.messages import ImagePart, Message, MessageReader, shown
 from basereward.data.schema.rejections import ColumnRejected, RowRejected
 from basereward.data.schema.text import is_blank
+from basereward.errors import format_count
 
 
 def join_prompt(prompt: list[Message] | None, before: Sequence[list[Message]]) -> list[Message]:
@@ -211,7 +212,9 @@ def _with_leading_images(turns: Sequence[Turn], *, count: int) -> list[Turn]:
 
 def _wrong_count(num_places: int, num_images: int, *, mark: str | None) -> RowRejected:
     """Make the rejection of a row with more or fewer places than images."""
-    detail = f"the prompt has {num_places} image places, and the row has {num_images} images"
+    detail = (
+        f"the prompt has {format_count(num_places, 'image place')}, and the row has {format_count(num_images, 'image')}"
+    )
     # In a row without any images, the marks are probably meant literally.
     return RowRejected("image_count", detail + ("" if num_images or mark is None else _literal_mark_hint(mark)))
 

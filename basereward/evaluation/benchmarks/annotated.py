@@ -15,7 +15,7 @@ from basereward.data.schema.messages import shown
 from basereward.data.schema.missing_columns import MappedColumns
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources.hub import find_images
-from basereward.errors import DataError
+from basereward.errors import DataError, sentence
 from basereward.evaluation.item_identity import items_fingerprint, pictures_fingerprint
 from basereward.evaluation.items import Item
 from basereward.evaluation.protocols import Protocol, check_protocol
@@ -104,7 +104,7 @@ class Annotated:
                 items.append(self._item(table.decode(raw), number=len(items), mapped=mapped))
             except RowRejected as rejection:
                 raise DataError(
-                    f"{table.where(number)}: {rejection.reason}: {rejection.detail} "
+                    f"{table.where(number)}: {rejection.reason}: {sentence(rejection.detail)} "
                     f"A benchmark is never counted in part, so nothing of '{self.name}' is counted."
                 ) from rejection
         if not items:
@@ -208,6 +208,6 @@ def _check_item(item: Item) -> None:
         raise RowRejected("empty_prompt", f"the prompt of '{item.id}' is empty; nothing was asked.")
     for response in item.responses:
         if not isinstance(response, str):
-            raise RowRejected("wrong_type", f"an answer is {shown(response)}; text is needed.")
+            raise RowRejected("wrong_type", f"an answer is {shown(response)}; text is needed")
     if not isinstance(item.prompt, str | list):
         raise RowRejected("wrong_type", f"the prompt is {shown(item.prompt)}; text or a list of messages is needed.")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from basereward.errors import DataError, unknown
-from basereward.io.outputs import check_folder_of
+from basereward.io.outputs import check_folder_of, check_outside_runs
 from basereward.recipe import names
 
 ALL_EXPERIMENTS = "all"
@@ -113,6 +113,7 @@ def _experiment_report(
         folder = Path(out or FOLDER)
         if folder.suffix == ".html" or folder.is_file():
             raise DataError(f"--out '{out}': the pages of all experiments are written to a folder; give a folder")
+        check_outside_runs(folder / "index.html", name="--out")
         return make_index(folder, profile=profile, overrides=overrides)
     target = Path(out) if out else None
     if target is not None:
@@ -136,3 +137,4 @@ def _check_page(target: Path) -> None:
         raise DataError(f"the page cannot be written to '{target}': give the name of a file that ends in .html")
     # The default folder is made; one that was typed may be a typing error.
     check_folder_of(target, what="the page")
+    check_outside_runs(target, name="--out")

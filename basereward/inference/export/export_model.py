@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
-from basereward.errors import CheckpointError, ModelError
+from basereward.errors import CheckpointError, ModelError, sentence
 from basereward.inference.export import modeling_reward
 from basereward.inference.export.adapter import check_adapter_exportable, write_adapter
 from basereward.inference.export.exportable import (
@@ -85,7 +85,9 @@ def export_model(
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
-        raise CheckpointError(f"the model cannot be exported to '{folder}': {error}. Give another folder.") from error
+        raise CheckpointError(
+            f"the model cannot be exported to '{folder}': {sentence(error)} Give another folder."
+        ) from error
     try:
         card = model_card(scorer, form=form, adapter=adapter, to=to, license_id=license_id, results=results)
         write_atomic(partial / "README.md", card)
@@ -98,7 +100,9 @@ def export_model(
         replace_folder(partial, folder)
     # safetensors reports a full disk as an error of its own.
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"the model cannot be exported to '{folder}': {error}. Give another folder.") from error
+        raise CheckpointError(
+            f"the model cannot be exported to '{folder}': {sentence(error)} Give another folder."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     size = sum((folder / name).stat().st_size for name in files)

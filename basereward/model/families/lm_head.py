@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from basereward.errors import ModelError
+from basereward.errors import ModelError, sentence
 from basereward.io.limits import read_json_object
 
 WEIGHT = "lm_head.weight"
@@ -164,7 +164,7 @@ def _find_file(path: str, *, revision: str | None, **where: Any) -> tuple[str, s
         with safe_open(file, framework="pt") as weights:
             name = _name_among(weights.keys())
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"'{file}' cannot be read: {error}. Copy it again.") from error
+        raise ModelError(f"'{file}' cannot be read: {sentence(error)} Copy it again.") from error
     return None if name is None else (file, name)
 
 

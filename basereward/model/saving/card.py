@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from basereward.data.encoding.content_hash import hash_differences
 from basereward.errors import ModelError
-from basereward.io.limits import read_json_object
+from basereward.io.limits import check_format, read_json_object
 from basereward.model.saving.identity import read_identity
 
 CARD = "reward_model.json"
@@ -44,11 +45,7 @@ def read_card(folder: Path) -> dict[str, Any]:
             "Give a run id, runs:/<run id>, or the folder `model` of a run."
         )
     card = read_json_object(path, error=ModelError)
-    if card.get("format") != FORMAT:
-        raise ModelError(
-            f"'{folder}' has format {str(card.get('format'))[:80]}; this version reads format {FORMAT}. "
-            "Update the package."
-        )
+    check_format(card, newest=FORMAT, where=f"'{path}'", error=ModelError)
     if faults := [*_card_faults(card), *_backbone_faults(card)]:
         raise ModelError(f"'{path}' is damaged:\n  " + "\n  ".join(faults) + "\nCopy the folder again.")
     # Cards of the first version have no such key; no version has written null.
@@ -82,7 +79,7 @@ def _card_faults(card: dict[str, Any]) -> list[str]:
         "kind": (lambda value: value in KINDS, f"one of {', '.join(KINDS)}"),
         "head": (_is_node, "an object with _target_"),
         "backbone": (lambda value: isinstance(value, dict), "an object"),
-        "scores": (_is_numbers, "an object of numbers"),
+        "scores": (_is_numbers, "an object of finite numbers"),
     }
     return _faults(card, checks)
 
@@ -134,11 +131,16 @@ def _is_text_mapping(value: Any) -> bool:
 
 
 def _is_numbers(value: Any) -> bool:
-    """Whether a value is an object whose values are numbers.
+    """Whether a value is an object whose values are finite numbers; Python's parser of JSON reads NaN too.
 
     >>> _is_numbers({"mean": 0.5}), _is_numbers({"mean": True})  # in Python a bool is an int
     (True, False)
+    >>> _is_numbers({"mean": float("nan")}), _is_numbers({"mean": 10**400})
+    (False, False)
     """
-    if not isinstance(value, dict):
-        return False
-    return all(isinstance(number, int | float) and not isinstance(number, bool) for number in value.values())
+    return isinstance(value, dict) and all(_is_finite(number) for number in value.values())
+
+
+def _is_finite(number: Any) -> bool:
+    # `abs(number) <= max` is false for NaN and infinity, and an integer is never converted.
+    return isinstance(number, int | float) and not isinstance(number, bool) and abs(number) <= sys.float_info.max

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from basereward.errors import BaseRewardError, ModelError
+from basereward.errors import BaseRewardError, ModelError, sentence
 from basereward.io.limits import MIB, check_regular_file, read_json_object
 from basereward.model.saving.identity import CONFIG, find_file, weight_files
 
@@ -90,7 +90,7 @@ def explained(path: str | Path) -> Iterator[None]:
     ...     {}["model_type"]
     Traceback (most recent call last):
         ...
-    basereward.errors.ModelError: no model could be loaded from 'missing': KeyError 'model_type' There is no folder ...
+    basereward.errors.ModelError: no model could be loaded from 'missing': KeyError 'model_type'. There is no folder ...
     """
     try:
         yield
@@ -103,9 +103,9 @@ def explained(path: str | Path) -> Iterator[None]:
         if not isinstance(error, OSError | ValueError) or not reason:
             reason = f"{type(error).__name__} {reason}".strip()
         if not os.path.isdir(path):
-            reason += f" There is no folder {os.path.abspath(path)}, so it was taken as a hub id."
+            reason = f"{sentence(reason)} There is no folder {os.path.abspath(path)}, so it was taken as a hub id."
         raise ModelError(
-            f"no model could be loaded from '{path}': {reason} "
+            f"no model could be loaded from '{path}': {sentence(reason)} "
             "Give a hub id, or a folder with config.json, *.safetensors and a tokenizer."
         ) from error
 
@@ -129,7 +129,8 @@ def tensor_shapes(file: Path | str) -> Shapes:
             return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise ModelError(
-            f"'{file}' is not a safetensors file, or is truncated: {error}. Copy the folder again; pickles are not read"
+            f"'{file}' is not a safetensors file, or is truncated: {sentence(error)} Copy the folder again; pickles "
+            "are not read"
         ) from error
 
 

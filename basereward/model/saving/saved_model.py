@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from basereward.data.encoding.content_hash import hash_differences
 from basereward.data.encoding.encoder import Encoder
-from basereward.errors import CheckpointError, ModelError, RecipeError
+from basereward.errors import CheckpointError, ModelError, RecipeError, sentence
 from basereward.io.files import apply_umask, json_text, write_atomic
 from basereward.io.limits import check_regular_file
 from basereward.io.outputs import check_replaceable, foreign_files, replace_folder
@@ -137,7 +137,9 @@ def save_model(
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
-        raise CheckpointError(f"the model cannot be saved in '{folder}': {error}. Give another folder.") from error
+        raise CheckpointError(
+            f"the model cannot be saved in '{folder}': {sentence(error)} Give another folder."
+        ) from error
     try:
         with quiet_transformers():
             state = model.state_dict() if weights is None else dict(weights)
@@ -150,7 +152,7 @@ def save_model(
     # For a full disk the libraries raise errors of their own besides OSError.
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(
-            f"the model cannot be saved in '{folder}': {error}. Free disk space, and save it again."
+            f"the model cannot be saved in '{folder}': {sentence(error)} Free disk space, and save it again."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from basereward.errors import RunError
+from basereward.errors import RunError, sentence
 from basereward.io.secrets import has_secret_query, redact, userinfo_of, with_userinfo, without_userinfo
 from basereward.runs.params import MAX_TAG, shorten
 from basereward.runs.run_folder import find
@@ -129,8 +129,8 @@ def tracking_uri(uri: str | None) -> str:
         )
     if fault := _address_fault(uri):
         raise RunError(
-            f"MLflow has no store at '{masked(uri)}': {fault}. Set MLFLOW_TRACKING_URI or tracking.uri to a database, "
-            f"such as {DEFAULT_URI}, or to the address of a server, such as http://localhost:5000"
+            f"MLflow has no store at '{masked(uri)}': {sentence(fault)} Set MLFLOW_TRACKING_URI or tracking.uri to a "
+            f"database, such as {DEFAULT_URI}, or to the address of a server, such as http://localhost:5000"
         )
     database = database_of(uri)
     # Absolute, because a later command may upload pending records from another working directory.

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from basereward.errors import RunError
+from basereward.errors import RunError, sentence
 from basereward.io.files import write_state
 from basereward.io.secrets import redact
 from basereward.recipe.schema import Recipe
@@ -179,7 +179,7 @@ class Tracker:
         self._worker = None
         if self.run_id is None:
             self._journal.delete()
-        return RunError(f"MLflow at {self._address} rejects the run: {reason}.")
+        return RunError(f"MLflow at {self._address} rejects the run: {sentence(reason)}")
 
     @property
     def run_id(self) -> str | None:

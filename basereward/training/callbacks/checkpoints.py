@@ -44,9 +44,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "last.ckpt"
-    >>> AtomicCheckpointIO().save_checkpoint({"step": 3}, file)
-    >>> AtomicCheckpointIO().load_checkpoint(file)
-    {'step': 3}
+    >>> progress = {"pytorch-lightning_version": "2.6.0", "global_step": 3, "loops": {}}
+    >>> AtomicCheckpointIO().save_checkpoint({**progress, "state_dict": {}, "optimizer_states": []}, file)
+    >>> AtomicCheckpointIO().load_checkpoint(file)["global_step"]
+    3
     """
 
     def save_checkpoint(
@@ -80,7 +81,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             weights_only: has no effect; pickled code is never run.
 
         Raises:
-            CheckpointError: the file is damaged, or holds more than data.
+            DamagedCheckpointError: the file is damaged, is not the checkpoint of a run, or holds more than data.
+            CheckpointError: the system cannot read it.
         """
         # Also one that several processes have written, each a part of it.
         return read_checkpoint(Path(path))

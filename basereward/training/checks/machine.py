@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from basereward.errors import RunError
+from basereward.errors import RunError, sentence
 from basereward.io.files import cache_folder, is_special
 from basereward.io.limits import kind_of
 from basereward.io.names import folder_fault
@@ -170,7 +170,7 @@ def store_problems(recipe: Recipe) -> Iterator[Problem]:
     fault = _database_fault(uri) or _driver_fault(uri)
     if fault:
         remedy = "Set MLFLOW_TRACKING_URI or tracking.uri to another address, such as sqlite:///mlflow.db"
-        yield "tracking.uri", f"MLflow cannot open its store: {fault}. {remedy}"
+        yield "tracking.uri", f"MLflow cannot open its store: {sentence(fault)} {remedy}"
 
 
 def _content_fault(file: Path) -> str:

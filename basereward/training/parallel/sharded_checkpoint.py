@@ -10,9 +10,11 @@ pair.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeAlias
@@ -26,7 +28,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
-from basereward.errors import CheckpointError
+from basereward.errors import CheckpointError, DamagedCheckpointError
 from basereward.io.files import free_space
 from basereward.model.sharded import divided_like
 from basereward.training.parallel.collectives import broadcast, is_first, wait_for_all
@@ -34,6 +36,8 @@ from basereward.training.parallel.collectives import broadcast, is_first, wait_f
 SHARDS = "shards"
 """Key of a checkpoint: the name of the folder with its tensors, beside the file."""
 SUFFIX = ".shards"
+KEYS = ("pytorch-lightning_version", "global_step", "loops", "state_dict", "optimizer_states")
+"""Keys of every checkpoint, which Lightning writes and needs."""
 WEIGHT, STATE = "weight", "optimizer"
 """First parts of the names of tensors in the folder."""
 
@@ -109,19 +113,71 @@ def read_checkpoint(
         What Lightning has collected. Tensors of a file without a folder are whole.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, or holds more than data.
+        DamagedCheckpointError: the checkpoint is damaged, is not one of a run, or holds more than data.
+        CheckpointError: the system cannot read the file.
+    """
+    with _damage_explained(path):
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        _check_keys(checkpoint, path)
+        if SHARDS in checkpoint:
+            _add_shards(checkpoint, path.parent / checkpoint.pop(SHARDS), weights or {}, optimizers)
+    return checkpoint
+
+
+@contextlib.contextmanager
+def _damage_explained(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged checkpoint raises into one error.
+
+    The first bytes decide what torch and pickle raise: KeyError, IndexError, TypeError and many more besides their own.
     """
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if SHARDS not in checkpoint:
-            return checkpoint
-        folder = path.parent / checkpoint.pop(SHARDS)
-        tensors = _empty(folder, weights or {}, optimizers)
-        load(tensors, checkpoint_id=folder)
-    except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError, CheckpointException) as error:
+        yield
+    except (CheckpointError, MemoryError):
+        raise
+    except OSError as error:
+        if path.is_file() and isinstance(error, FileNotFoundError):
+            raise _damaged(path, _damage(path, error)) from error
+        reason = error.strerror or error
         raise CheckpointError(
-            f"the checkpoint '{path}' cannot be read: {error}. Start a new run, without --resume."
+            f"the checkpoint '{path}' cannot be read: {reason}. Make it readable, and run the command again"
         ) from error
+    # CheckpointException of torch.distributed is no Exception.
+    except (Exception, CheckpointException) as error:
+        raise _damaged(path, _damage(path, error)) from error
+
+
+def _damage(path: Path, error: BaseException) -> str:
+    """What is wrong with the file. Messages of torch are about its own arguments, and are no help."""
+    if path.stat().st_size == 0:
+        return "it is empty"
+    if not zipfile.is_zipfile(path):
+        return "it is cut off, or is no file that training wrote"
+    if isinstance(error, UnpicklingError):
+        return "it holds more than tensors and plain data, which training never writes"
+    return f"a part of it is missing or was changed ({type(error).__name__})"
+
+
+def _damaged(path: Path, reason: str) -> DamagedCheckpointError:
+    return DamagedCheckpointError(
+        f"the checkpoint '{path}' is damaged: {reason}. Put back a copy of it, or start a new run with "
+        "`basereward train`"
+    )
+
+
+def _check_keys(checkpoint: Any, path: Path) -> None:
+    """Check that the content is what Lightning wrote for a run, before Lightning reads it."""
+    if not isinstance(checkpoint, dict):
+        raise _damaged(path, f"it holds a {type(checkpoint).__name__} and not the state of a run")
+    if missing := [key for key in KEYS if key not in checkpoint]:
+        raise _damaged(path, f"it lacks {', '.join(missing)}")
+
+
+def _add_shards(
+    checkpoint: dict[str, Any], folder: Path, weights: Mapping[str, Tensor], optimizers: Sequence[Optimizer]
+) -> None:
+    """Add the tensors in the folder of a checkpoint to it."""
+    tensors = _empty(folder, weights, optimizers)
+    load(tensors, checkpoint_id=folder)
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         if kind == WEIGHT:
@@ -129,7 +185,6 @@ def read_checkpoint(
         else:
             index, number, key = rest.split(".")
             checkpoint["optimizer_states"][int(index)]["state"][int(number)][key] = tensor
-    return checkpoint
 
 
 def _empty(folder: Path, weights: Mapping[str, Tensor], optimizers: Sequence[Optimizer]) -> Tensors:

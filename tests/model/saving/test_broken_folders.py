@@ -4,6 +4,7 @@ allocated or code is run for it."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import shutil
@@ -155,6 +156,11 @@ def halve_layer(weights: dict[str, torch.Tensor]) -> None:
     weights[name] = weights[name][:128].clone()
 
 
+def add_metadata(folder: Path) -> None:
+    """Write the weights of the backbone again as they are, with other metadata in the header."""
+    save_file(load_file(folder / BASE_WEIGHTS), folder / BASE_WEIGHTS, metadata={"format": "pt", "note": "copied"})
+
+
 class Marker:
     """An object whose pickle creates a file when it is loaded."""
 
@@ -171,7 +177,12 @@ CASES: dict[str, tuple[str, Change, str]] = {
     "card is empty": ("head", write_content(CARD, ""), "reward_model.json"),
     "card is bytes": ("head", write_content(CARD, b"\xff\xfe\x00"), "reward_model.json"),
     "card is nested": ("head", write_content(CARD, NESTED_CARD), "nested"),
-    "card of another format": ("head", edit_json(CARD, format=2), "format"),
+    "card of a later format": ("head", edit_json(CARD, format=2), "has format 2; this version reads format 1. Update"),
+    "format is text": ("head", edit_json(CARD, format="1"), 'its `format` is "1"; the number 1 is needed. Copy'),
+    "format is true": ("head", edit_json(CARD, format=True), "its `format` is true"),
+    "card without format": ("head", edit_json(CARD, format=...), "its `format` is missing"),
+    "mean score NaN": ("head", edit_json(CARD, scores={"mean": math.nan, "std": 1.0}), "finite numbers is needed"),
+    "mean score infinite": ("head", edit_json(CARD, scores={"mean": math.inf, "std": 1.0}), "finite numbers is needed"),
     "card without head": ("head", edit_json(CARD, head=...), "head is missing"),
     "card without backbone": ("head", edit_json(CARD, backbone=...), "backbone is missing"),
     "card without scores": ("head", edit_json(CARD, scores=...), "scores is missing"),
@@ -401,6 +412,7 @@ CASES: dict[str, tuple[str, Change, str]] = {
     ),
     "own hashes a number": ("full", edit_json(CARD, backbone__hashes=5), "backbone.hashes"),
     "identity null": ("head", edit_json(CARD, identity=None), "the identity of the backbone"),
+    "base weights in another file": ("head", add_metadata, "the files of the weights differ"),
     "base weights NaN": ("head", edit_weights(BASE_WEIGHTS, spoil_norm), "NaN or infinite: model.norm.weight"),
     "base weights of another shape": (
         "head",
