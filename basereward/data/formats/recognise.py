@@ -21,7 +21,7 @@ from basereward.data.formats import (
     trl,
 )
 from basereward.data.readers.json_lines import decode_json
-from basereward.data.schema.python_text import parse_python
+from basereward.data.readers.python_text import parse_python
 from basereward.data.schema.rejections import RowRejected
 
 FORMATS: tuple[Format, ...] = (

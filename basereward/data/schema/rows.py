@@ -24,6 +24,7 @@ from typing import Any
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.readers.json_lines import decode_json
+from basereward.data.readers.python_text import parse_python
 from basereward.data.schema.annotations import COLUMNS as ANNOTATIONS
 from basereward.data.schema.annotations import read_annotations
 from basereward.data.schema.column_mapping import ColumnNames
@@ -42,7 +43,6 @@ from basereward.data.schema.messages import PLACE, Message, MessageReader, is_em
 from basereward.data.schema.missing_columns import columns_found, missing_response, no_prompt
 from basereward.data.schema.preferences import check_ratings, read_preferences
 from basereward.data.schema.prompts import join_prompt, place_images, with_history, with_input, with_system
-from basereward.data.schema.python_text import parse_python
 from basereward.data.schema.rejections import ColumnRejected, RowRejected, located
 from basereward.data.schema.text import is_rendered
 from basereward.errors import DataError, unknown
