@@ -272,16 +272,27 @@ def _check_outputs(subject: Subject, benchmark: Benchmark, *, scores: str | None
         check_outside_runs(path, name=name)
     for path in outputs.values():
         set_aside(path)
-    # A folder with the files of an earlier evaluation of this subject may be overwritten even if it is also among the
-    # inputs; `check_names` has made sure that it is of this subject.
-    is_evaluation = (folder / WRITTEN[-1]).is_file() or (folder / JOURNAL).is_file()
-    inputs = [path for path in benchmark.inputs if path.is_file() or not is_evaluation]
+    inputs = _inputs(benchmark, folder)
     if scores is not None:
         inputs.append(Path(scores))
     if judge is not None and judge.prompt_file is not None:
         inputs.append(judge.prompt_file)
     model = [] if subject.model_folder is None else [subject.model_folder]
     check_outputs(outputs, inputs, read_whole=model)
+
+
+def _inputs(benchmark: Benchmark, folder: Path) -> list[Path]:
+    """The files and folders that a benchmark reads.
+
+    A folder with the files of an earlier evaluation of this subject may be overwritten even if it is also among the
+    inputs; `check_names` has made sure that it is of this subject.
+
+    Args:
+        benchmark: the benchmark.
+        folder: of the evaluation.
+    """
+    is_evaluation = (folder / WRITTEN[-1]).is_file() or (folder / JOURNAL).is_file()
+    return [path for path in benchmark.inputs if path.is_file() or not is_evaluation]
 
 
 def _make_folder(folder: Path) -> None:

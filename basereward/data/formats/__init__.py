@@ -6,7 +6,7 @@ The documentation lists the table, and a test reads every example.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -74,14 +74,13 @@ class Format:
         unread: dict[str, None] = {}
         for column, known in self.nested.items():
             value = row.get(column)
-            for item in value if isinstance(value, list) else [value]:
-                keys = [str(key) for key, cell in item.items() if not is_empty(cell)] if isinstance(item, dict) else []
-                for key in keys:
-                    if key in known:
-                        continue
-                    if key not in METADATA and column not in self.annotated:
-                        raise _unknown_key(column, key, known)
-                    unread[f"{column}[].{key}" if isinstance(value, list) else f"{column}.{key}"] = None
+            where = f"{column}[]" if isinstance(value, list) else column
+            for key in _keys_of_objects(value):
+                if key in known:
+                    continue
+                if key not in METADATA and column not in self.annotated:
+                    raise _unknown_key(column, key, known)
+                unread[f"{where}.{key}"] = None
         return list(unread)
 
     @property
@@ -92,6 +91,13 @@ class Format:
         'TRL (prompt, chosen)'
         """
         return f"{self.project} ({', '.join(self.columns)})"
+
+
+def _keys_of_objects(value: Any) -> Iterator[str]:
+    """The keys with a value of an object, or of the objects in a list."""
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, dict):
+            yield from (str(key) for key, cell in item.items() if not is_empty(cell))
 
 
 def _unknown_key(column: str, key: str, known: tuple[str, ...]) -> RowRejected:

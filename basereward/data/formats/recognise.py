@@ -20,8 +20,8 @@ from basereward.data.formats import (
     published,
     trl,
 )
+from basereward.data.python_text import parse_python
 from basereward.data.readers.json_lines import decode_json
-from basereward.data.readers.python_text import parse_python
 from basereward.data.schema.rejections import RowRejected
 
 FORMATS: tuple[Format, ...] = (

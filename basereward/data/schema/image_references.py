@@ -18,7 +18,7 @@ import PIL.Image
 
 from basereward.data.images.array_images import image_of_array, is_array
 from basereward.data.images.image_store import MAX_BYTES, ImageError, ImageStore
-from basereward.data.readers.python_text import parse_python
+from basereward.data.python_text import parse_python
 from basereward.data.schema.group import Image
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from basereward.data.images.array_images import image_of_array, is_array
+from basereward.data.python_text import parse_python
 from basereward.data.readers.json_lines import decode_json
-from basereward.data.readers.python_text import parse_python
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import format_count, unknown
 

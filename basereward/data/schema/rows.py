@@ -23,8 +23,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from basereward.data.images.image_store import ImageStore
+from basereward.data.python_text import parse_python
 from basereward.data.readers.json_lines import decode_json
-from basereward.data.readers.python_text import parse_python
 from basereward.data.schema.annotations import COLUMNS as ANNOTATIONS
 from basereward.data.schema.annotations import read_annotations
 from basereward.data.schema.column_mapping import ColumnNames
