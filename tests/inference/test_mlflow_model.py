@@ -79,8 +79,6 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
         tracker.model_files("model", run.model, step=1)
         assert tracker.finish()
         run.mark("finished")
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(uri)
         assert mlflow.register_model(f"runs:/{tracker.run_id}/model", "rewards").version in (1, "1")
         yield Logged(uri, str(tracker.run_id), load_scorer(saved))
 
@@ -89,8 +87,6 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
 def here(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
     """Use the store of the module. The folders of runs are those of each test, so that nothing is found locally."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", logged.uri)
-    mlflow.set_tracking_uri(logged.uri)
-    mlflow.set_registry_uri(logged.uri)
 
 
 def image(index: int, *, uri: bool) -> str:

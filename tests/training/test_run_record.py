@@ -87,8 +87,6 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
 def here(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> Recorded:
     """The run in the environment of this test."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", recorded.uri)
-    mlflow.set_tracking_uri(recorded.uri)
-    mlflow.set_registry_uri(recorded.uri)
     return recorded
 
 
