@@ -34,7 +34,7 @@ def test_second_process_that_resumes_a_run_is_refused() -> None:
     leftovers = [run.checkpoints / ".last.ckpt.part", run.path / ".status.json.0a.tmp", run.path / ".model-abc"]
     for leftover in leftovers:
         leftover.write_text("")
-    stop_before_marking = Moment("basereward.training.fit:recipe_from_yaml", signal=signal.SIGSTOP)
+    stop_before_marking = Moment("basereward.runs.run_folder:RunFolder.read_recipe", signal=signal.SIGSTOP)
     first = start_training("basereward", overrides, profile=PROFILE, resume=run.run_id, kill=stop_before_marking)
     wait_until_stopped(first.pid)
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
