@@ -19,6 +19,19 @@ START_S = 240.0
 """Seconds after which a server that does not answer has failed; it takes some ten."""
 
 
+def wait_until_ready(address: str, server: subprocess.Popen[bytes], *, log: Path) -> None:
+    """Return when a server answers at an address; fail with the end of its log when it ends or takes too long."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            if requests.get(address, timeout=5).status_code == 200:
+                return
+        except requests.ConnectionError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f"the server has not started: {log.read_text()[-3000:]}")
+
+
 class ScoringServer:
     """A server of one model. It starts at once, and is ready after `wait`.
 
@@ -42,15 +55,7 @@ class ScoringServer:
 
     def wait(self) -> None:
         """Return when the server has opened the model."""
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                if requests.get(f"{self.address}/health", timeout=5).status_code == 200:
-                    return
-            except requests.ConnectionError:
-                pass
-            time.sleep(0.1)
-        raise AssertionError(f"the server has not started: {self._log.read_text()[-3000:]}")
+        wait_until_ready(f"{self.address}/health", self._process, log=self._log)
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send a request, and return the answer."""

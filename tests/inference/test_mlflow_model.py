@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +27,12 @@ from basereward.inference.scorer import Scorer, load_scorer
 from basereward.recipe.schema import Recipe
 from basereward.runs.run_folder import RunFolder
 from basereward.runs.tracking.tracker import Tracker
+from tests.helpers.scoring_server import wait_until_ready
 from tests.helpers.served_model import save_scored_model
 from tests.helpers.servers import ROOT
 from tests.helpers.support import picture
 
 pytestmark = pytest.mark.slow
-
-START_S = 240.0
-"""Seconds after which a server that does not answer has failed; it takes some twenty."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,7 @@ def test_registered_model_is_served(logged: Logged, tmp_path: Path) -> None:
     server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         address = f"http://127.0.0.1:{port}"
-        _wait_until_ready(address, server, tmp_path / "log")
+        wait_until_ready(f"{address}/ping", server, log=tmp_path / "log")
         rows = some_rows()
         expected = logged.expected(rows)
         columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -171,18 +168,6 @@ def test_registered_model_is_served(logged: Logged, tmp_path: Path) -> None:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait()
         log.close()
-
-
-def _wait_until_ready(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            if requests.get(f"{address}/ping", timeout=5).status_code == 200:
-                return
-        except requests.ConnectionError:
-            pass
-        time.sleep(0.2)
-    raise AssertionError(f"the server has not started: {log.read_text()[-3000:]}")
 
 
 def test_registered_model_is_evaluated(logged: Logged) -> None:

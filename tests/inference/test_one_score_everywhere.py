@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,7 +31,7 @@ from basereward.model.families.processing import recipe_encoder
 from basereward.model.reward_model import build_model
 from basereward.recipe.schema import BackboneRecipe, DataRecipe, LoraRecipe, ModelRecipe, Recipe
 from basereward.runs.tracking.mlflow_model import write_mlflow_model
-from tests.helpers import exported_scores
+from tests.helpers.exported_process import scores_elsewhere
 from tests.helpers.scoring_server import ScoringServer
 from tests.helpers.support import checkpoint, fill_adapters, picture, write_rows
 
@@ -342,14 +339,7 @@ def test_exports(saved: Callable[[str], Saved], tmp_path: Path) -> None:
             answers = [{"role": "assistant", "content": _parts(response)} for response in row.responses]
             batches.append([{"messages": [*turns, answer], "images": row.images} for answer in answers])
         cases.append({"folder": str(tmp_path / name), "opener": "AutoModel", "rows": batches})
-    (tmp_path / "cases.json").write_text(json.dumps(cases))
-    script = tmp_path / "exported_scores.py"
-    script.write_text(Path(exported_scores.__file__).read_text())
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""}
-    command = [sys.executable, str(script), str(tmp_path / "cases.json")]
-    completed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert completed.returncode == 0, completed.stderr[-2000:]
-    for name, scores in zip(("linear", "mlp"), json.loads(completed.stdout), strict=True):
+    for name, scores in zip(("linear", "mlp"), scores_elsewhere(cases, tmp_path), strict=True):
         saved(name).check(scores)
 
 

@@ -80,6 +80,26 @@ class VideoFrames:
         return [names[index] for index in spaced(len(names), self.frames)]
 
 
+class ReadsVideo:
+    """The common base of adapters of rows with a video.
+
+    Args:
+        video, frames: as in `VideoFrames`.
+
+    >>> ReadsVideo("lost", frames=8).with_images(ImageStore("pictures"))._video.images.root.as_posix()
+    'pictures'
+    """
+
+    def __init__(self, video: VideoMode, *, frames: int) -> None:
+        self._video = VideoFrames(video, frames=frames)
+
+    def with_images(self, images: ImageStore) -> Self:
+        """Return this adapter with the store in which it lists frames."""
+        other = copy.copy(self)
+        other._video = self._video.with_images(images)
+        return other
+
+
 def spaced(count: int, wanted: int) -> list[int]:
     """Choose at most `wanted` evenly spaced indices below `count`.
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,7 @@ from basereward.inference.scorer import Scorer
 from basereward.model.families.processing import recipe_encoder
 from basereward.model.reward_model import build_model
 from basereward.recipe.schema import BackboneRecipe, DataRecipe, LoraRecipe, ModelRecipe, Recipe
-from tests.helpers import exported_scores
+from tests.helpers.exported_process import scores_elsewhere
 from tests.helpers.support import checkpoint, picture
 
 TURNS = [
@@ -90,19 +86,6 @@ def _in_parts(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
         turn if isinstance(turn["content"], list) else turn | {"content": [{"type": "text", "text": turn["content"]}]}
         for turn in turns
     ]
-
-
-def scores_elsewhere(cases: list[dict[str, Any]], folder: Path) -> list[list[list[float]]]:
-    """Return the scores of cases in a process without this package, in another working folder."""
-    (folder / "cases.json").write_text(json.dumps(cases))
-    script = folder / "exported_scores.py"
-    script.write_text(Path(exported_scores.__file__).read_text())
-    environment = {**os.environ, "HF_MODULES_CACHE": str(folder / "modules"), "PYTHONPATH": ""}
-    command = [sys.executable, str(script), str(folder / "cases.json")]
-    completed = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert completed.returncode == 0, completed.stderr[-2000:]
-    scores: list[list[list[float]]] = json.loads(completed.stdout)
-    return scores
 
 
 @pytest.mark.slow

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
-from basereward.data.adapters.frames import VideoFrames, VideoMode
+from basereward.data.adapters.frames import ReadsVideo, VideoMode
 from basereward.data.adapters.judge_prompts import Ties, judged_cells
 from basereward.data.adapters.turns import read_turns
-from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.rejections import RowRejected
 
 
-class JudgedPair:
+class JudgedPair(ReadsVideo):
     """Reads the judge's prompt and verdict from `conversations`, and the images from `image` or `images`.
 
     Args:
@@ -32,13 +30,7 @@ class JudgedPair:
 
     def __init__(self, *, ties: Ties = "keep", video: VideoMode = "lost", frames: int = 8) -> None:
         self.ties = ties
-        self._video = VideoFrames(video, frames=frames)
-
-    def with_images(self, images: ImageStore) -> Self:
-        """Return this adapter with the store in which it lists frames."""
-        other = copy.copy(self)
-        other._video = self._video.with_images(images)
-        return other
+        super().__init__(video, frames=frames)
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Convert a row to our general form.

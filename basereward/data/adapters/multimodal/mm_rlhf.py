@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
-from basereward.data.adapters.frames import VideoFrames, VideoMode
-from basereward.data.images.image_store import ImageStore
+from basereward.data.adapters.frames import ReadsVideo, VideoMode
 
 PAIR_COLUMNS = ("id", "prompt", "chosen", "rejected")
 
 
-class MMRLHF:
+class MMRLHF(ReadsVideo):
     """Reads pairs with the path of an `image`, or of a `video`, which is a folder of frames.
 
     The annotators' reasons become critiques if both answers have one.
@@ -29,13 +27,7 @@ class MMRLHF:
     columns = ("prompt", "chosen", "rejected")
 
     def __init__(self, *, video: VideoMode = "lost", frames: int = 8) -> None:
-        self._video = VideoFrames(video, frames=frames)
-
-    def with_images(self, images: ImageStore) -> Self:
-        """Return this adapter with the store in which it lists frames."""
-        other = copy.copy(self)
-        other._video = self._video.with_images(images)
-        return other
+        super().__init__(video, frames=frames)
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Convert a row to our pair form.
