@@ -97,7 +97,7 @@ def _figure(*, rows: tuple[int, ...], legend_lines: int = 0) -> tuple[Figure, li
     figure = Figure(figsize=(width, height), dpi=120)
     FigureCanvasAgg(figure)
     figure.subplots_adjust(
-        left=0.9 / width, right=1 - 0.2 / width, bottom=below / height, top=1 - 0.4 / height, hspace=0.2
+        left=0.9 / width, right=1 - 0.2 / width, bottom=below / height, top=1 - 0.4 / height, hspace=0.28
     )
     axes = figure.subplots(len(rows), 1, squeeze=False, height_ratios=rows)[:, 0].tolist()
     for panel in axes:
