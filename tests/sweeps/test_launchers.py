@@ -20,7 +20,7 @@ from basereward.runs.run_folder import find, list_runs
 from basereward.sweeps.cell_queue import CellQueue, run_cells
 from basereward.sweeps.launcher import CellJob, CellOutcome, check_launcher, load_launcher
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ready_store")]
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHERS = list(short_names("launchers"))
