@@ -151,6 +151,8 @@ def _import_ray() -> ModuleType:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Else a task without a GPU sees all of them in a later release of Ray, and this one warns about that at each start.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    # Its parts in C++ write warnings about Ray Data's own actors to standard error.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
     except ImportError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import PIL.Image
@@ -14,6 +14,7 @@ from basereward.data.encoding.encoder import Encoder
 from basereward.data.images.image_store import read_archived
 from basereward.data.schema.group import ArchivedImage, Group, Image, role_texts
 from basereward.data.schema.rejections import RowRejected
+from basereward.io.hashing import combined_sha256
 
 ENDS = 32 * 1024
 """Bytes at the beginning and at the end of an image file that `group_content` reads. Small files are read whole."""
@@ -93,6 +94,17 @@ def group_content(group: Group) -> bytes:
     for image in group.images:
         digest.update(_image_file_content(image))
     return digest.digest()
+
+
+def rows_hash(groups: Sequence[Group], rows: range, parts: Sequence[tuple[str, str]]) -> str:
+    """A hash of some of the groups with their ids, and of other parts: the name of a shard.
+
+    >>> groups = [Group("a", "s", (), ("yes",)), Group("b", "s", (), ("yes",))]
+    >>> rows_hash(groups, range(0, 1), []) == rows_hash(groups, range(1, 2), [])
+    False
+    """
+    contents = ((f"row {place}", f"{groups[place].id} {group_content(groups[place]).hex()}") for place in rows)
+    return combined_sha256([*contents, *parts])[:32]
 
 
 def _image_file_content(image: Image) -> bytes:
