@@ -265,8 +265,9 @@ def parse_cluster(arguments: argparse.Namespace) -> ClusterOptions | None:
     if arguments.on == "ray":
         return ClusterOptions(arguments.address, shards=arguments.shards, workers=arguments.workers)
     for option in ("address", "shards", "workers"):
-        if getattr(arguments, option) is not None:
-            raise UsageError(f"--{option} is an option of a cluster; add --on ray, or leave it out")
+        value = getattr(arguments, option)
+        if value is not None:
+            raise UsageError(f"--{option} {value} is an option of a cluster; add --on ray, or leave it out")
     return None
 
 

@@ -30,9 +30,13 @@ ATTEMPTS = 3
 """How often a shard is begun before its rows are held to be what ends the process, for example by its memory."""
 SHARDS_PER_WORKER = 4
 """So that workers end at about the same time, and a killed one loses a part of its work only."""
+ROWS_OF_SHARD = 50_000
+"""The most rows of a shard when the number of shards is not given: what a worker counts of a shard is in its memory."""
 FEW_ROWS = 2000
 """With fewer rows, starting the processes of workers takes longer than work that needs no model."""
 FACTS, BEGUN = ".facts", ".begun"
+STOP = "stop"
+"""A file that tells the other workers that a shard has failed."""
 
 
 class ShardWorker(Protocol):
@@ -132,21 +136,28 @@ class ShardedRows:
         Raises:
             BaseRewardError: what a worker raised, or a shard ended its process three times.
         """
-        shards = cut(num_rows, shards=self.options.shards or SHARDS_PER_WORKER * self.workers, multiple=multiple)
+        number = self.options.shards or max(SHARDS_PER_WORKER * self.workers, -(-num_rows // ROWS_OF_SHARD))
+        shards = cut(num_rows, shards=number, multiple=multiple)
         for file in self.folder.glob(f"*{BEGUN}"):
             file.unlink()
+        (self.folder / STOP).unlink(missing_ok=True)
         done: dict[int, ShardFile] = {}
+        faults: list[tuple[str, str]] = []
         progress = begin(what, total=len(shards), unit="shards")
         answers = self._answers_here if num_rows < few else self._answers
         try:
+            # To the end also after an error, when the other workers stop: Ray Data must not run when Ray is left.
             for answer in answers(make_worker, shards):
                 if "error" in answer:
-                    raise _error(*answer["error"])
-                rows = shards[answer["shard"]]
-                done[answer["shard"]] = ShardFile(rows, self.folder / answer.pop("file"), **answer["result"])
-                progress.advance()
+                    faults.append(answer["error"])
+                if "file" in answer:
+                    rows = shards[answer["shard"]]
+                    done[answer["shard"]] = ShardFile(rows, self.folder / answer["file"], **answer["result"])
+                    progress.advance()
         finally:
             progress.end()
+        if faults:
+            raise _error(*faults[0])
         for shard in done.values():
             self.peaks[shard.worker] = max(self.peaks.get(shard.worker, 0), shard.peak_bytes)
         return (done[number] for number in range(len(shards)))
@@ -166,16 +177,16 @@ class ShardedRows:
     def _answers(self, make_worker: MakeWorker, shards: Sequence[range]) -> Iterator[dict[str, Any]]:
         from ray import data
 
-        _quiet(data)
+        _configure(data)
         ray = self.cluster.ray
         # Once in the object store, from which the actors of a machine read without copies of arrays.
-        setup = ray.put(_Setup(make_worker, self.folder))
+        setup = ray.put(_ActorSetup(make_worker, self.folder))
         items = [{"shard": number, "start": rows.start, "stop": rows.stop} for number, rows in enumerate(shards)]
         # A block for each shard, so that an actor gets one at a time. One task of an actor: another one would wait
         # behind it while other actors have nothing to do.
         blocks = data.from_items(items, override_num_blocks=len(items))
         pool = data.ActorPoolStrategy(size=min(self.workers, len(items)), max_tasks_in_flight_per_actor=1)
-        options = {"num_cpus": self._resources["CPU"], "num_gpus": self._resources.get("GPU", 0)}
+        options: dict[str, Any] = {"num_cpus": self._resources["CPU"], "num_gpus": self._resources.get("GPU", 0)}
         answers = blocks.map_batches(
             _ShardActor, fn_constructor_args=(setup,), batch_size=1, batch_format="numpy", compute=pool, **options
         )
@@ -253,12 +264,14 @@ def _plan_workers(cluster: RayCluster, workers: int | None) -> tuple[dict[str, f
     return needed, number
 
 
-def _quiet(data: Any) -> None:
-    """Turn off Ray Data's own progress and its plans, which it prints."""
+def _configure(data: Any) -> None:
+    """Turn off Ray Data's own progress and its plans, which it prints, and let it replace actors that end at once."""
     context = data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.verbose_stats_logs = False
+    # A machine may be taken away while an actor starts there; by default Ray Data gives up at the first one.
+    context.max_consecutive_actor_init_deaths = ATTEMPTS
     # It writes a log of every execution to standard error otherwise.
     import logging
 
@@ -266,7 +279,7 @@ def _quiet(data: Any) -> None:
 
 
 @dataclass(frozen=True)
-class _Setup:
+class _ActorSetup:
     make_worker: MakeWorker
     folder: Path
 
@@ -277,13 +290,15 @@ class _ShardActor:
     def __init__(self, setup: Any) -> None:
         import ray
 
-        given: _Setup = ray.get(setup)
+        given: _ActorSetup = ray.get(setup)
         self._make, self._folder = given.make_worker, given.folder
         self._worker: ShardWorker | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         (number,), (start,), (stop,) = (batch[name].tolist() for name in ("shard", "start", "stop"))
         answer: dict[str, Any] = {"shard": number}
+        if (self._folder / STOP).exists():
+            return {"answer": [json_text(answer)]}
         try:
             if self._worker is None:
                 self._worker = self._make()
@@ -291,6 +306,7 @@ class _ShardActor:
         # Ray would wrap it, and its type would be lost. Other errors are bugs and end the work with their traceback.
         except BaseRewardError as error:
             answer["error"] = [type(error).__name__, errors.explain(error)]
+            (self._folder / STOP).touch()
         return {"answer": [json_text(answer)]}
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from basereward.cluster.shards import ClusterOptions, ShardedRows
+from basereward.cluster.options import ClusterOptions
+from basereward.cluster.shards import ShardedRows
 from basereward.data.encoding.content_hash import rows_hash
 from basereward.data.schema.group import Group, image_files
 from basereward.data.sources.jsonl import read_rows

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,8 @@ from basereward.cluster.ray_cluster import connect
 from basereward.cluster.shards import ShardedRows, cut
 from basereward.data.curation import sharded as sharded_module
 from basereward.errors import ClusterError, DataError
+from basereward.evaluation.annotation.annotate import annotate
+from tests.helpers.chat_servers import serving, words
 from tests.helpers.ray_servers import free_port, running_ray
 from tests.helpers.served_model import save_scored_model
 from tests.helpers.shard_workers import Squares
@@ -121,14 +125,44 @@ def test_audit_is_that_of_one_process(
     against = f"{{_target_: jsonl, path: {tmp_path / 'benchmark.jsonl'}}}"
     results = []
     for options in ([], ["--on", "ray", "--address", address, "--shards", "3"]):
-        command = ["audit", "basereward", f"data.sources={{rows: {source}}}", "data.mixture.weights={rows: 1}"]
-        command += ["data.mixture.limits={}", "data.curation.near=0.8", f"data.curation.against={{bench: {against}}}"]
-        assert main([*command, "--json", *options]) == 0
+        command = ["audit", "basereward", "data.sources.digits=null", "data.sources.numbers=null"]
+        command += [f"data.sources.rows={source}", "data.curation.near=0.8"]
+        assert main([*command, f"data.curation.against={{bench: {against}}}", "--json", *options]) == 0
         results.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
     assert results[0] == results[1]
     left_out = results[0]["curation"]["left_out"]["rows"]
     assert left_out["near_duplicate"] > 0
     assert left_out["contaminated"] > 0
+
+
+def often_right(body: dict[str, Any], _: int) -> str:
+    """Answer as a judge that is right at every second attempt only for one prompt in three."""
+    text = words(body)
+    right = 1 + [int(answer) % 2 for answer in re.findall(r"Answer \d: (\d)", text)].index(0)
+    is_right = body["seed"] > 0 or int(re.findall(r"Row (\d+)", text)[0]) % 3 > 0
+    return f"<think>One of them is odd.</think><answer>{right if is_right else 3 - right}</answer>"
+
+
+@needs_ray
+def test_annotations_are_those_of_one_process(address: str, tmp_path: Path) -> None:
+    """All files of `annotate` are the same on a cluster, with the answers in the order of one request after another."""
+    rows = [
+        {"id": f"r{n}", "prompt": f"Row {n}: name an even number.", "chosen": "4", "rejected": "7"} for n in range(40)
+    ]
+    file = write_rows(tmp_path / "pairs.jsonl", rows)
+    results = []
+    with serving(often_right) as server:
+        for name, cluster in (("local", None), ("ray", ClusterOptions(address, shards=2))):
+            out = tmp_path / name / "pairs.jsonl"
+            out.parent.mkdir()
+            options: dict[str, Any] = {"overrides": ["val=0.0", "test=0.0"], "concurrency": 1, "attempts": 2}
+            result = annotate(str(file), model="judge", endpoint=server.url, out=str(out), cluster=cluster, **options)
+            results.append(result)
+    assert results[0]["by_attempts"] == results[1]["by_attempts"] == {"1": 26, "2": 14}
+    for name in ("pairs.jsonl", "pairs.disagreed.jsonl", "pairs.answers.jsonl"):
+        assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
+    assert not (tmp_path / "ray" / "pairs.jsonl.shards").exists()
+    assert results[1]["shards"]["all"] == 2
 
 
 @needs_ray

@@ -34,7 +34,7 @@ from basereward.data.schema.group import Group
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Part: TypeAlias = "tuple[str, Sequence[Group], NDArray[np.int64]]"
+PlacedPart: TypeAlias = "tuple[str, Sequence[Group], NDArray[np.int64]]"
 """The name of a source, its groups, and the indices of those that are used."""
 
 
@@ -47,7 +47,7 @@ class PlacedGroups(Sequence[Group]):
     ('b', ('s', 1), 1)
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[PlacedPart]) -> None:
         self.parts = list(parts)
         self._stops = list(accumulate(len(indices) for _, _, indices in self.parts))
 
@@ -65,7 +65,7 @@ class PlacedGroups(Sequence[Group]):
         part, index = self._find(number)
         return part[0], index
 
-    def _find(self, number: int) -> tuple[Part, int]:
+    def _find(self, number: int) -> tuple[PlacedPart, int]:
         # A range checks the number.
         number = range(len(self))[number]
         place = bisect_right(self._stops, number)
@@ -74,7 +74,7 @@ class PlacedGroups(Sequence[Group]):
 
     def without(self, dropped: Container[tuple[str, int]]) -> PlacedGroups:
         """The same groups without those at some places."""
-        kept: list[Part] = []
+        kept: list[PlacedPart] = []
         for name, groups, indices in self.parts:
             mask = np.array([(name, index) not in dropped for index in indices.tolist()], bool)
             kept.append((name, groups, indices[mask]))
@@ -117,7 +117,7 @@ class ShardedCuration:
         """The overlaps of the groups that are not dropped with benchmarks, in order."""
         groups = self.groups.without(dropped)
         shards = self.rows.run(
-            _AskingWork(groups, references), num_rows=len(groups), what="comparing with benchmarks", few=FEW_ROWS
+            _ComparingWork(groups, references), num_rows=len(groups), what="comparing with benchmarks", few=FEW_ROWS
         )
         for shard in shards:
             answers = dict(_read_answers(shard.file))
@@ -153,13 +153,13 @@ class _SigningWork:
 
 
 @dataclass(frozen=True)
-class _AskingWork:
+class _ComparingWork:
     """Compares groups with benchmarks; itself the worker."""
 
     groups: PlacedGroups
     references: References
 
-    def __call__(self) -> _AskingWork:
+    def __call__(self) -> _ComparingWork:
         return self
 
     def key(self, rows: range) -> str:

@@ -14,7 +14,6 @@ from basereward.data.encoding.encoder import Encoder
 from basereward.data.images.image_store import read_archived
 from basereward.data.schema.group import ArchivedImage, Group, Image, role_texts
 from basereward.data.schema.rejections import RowRejected
-from basereward.io.hashing import combined_sha256
 
 ENDS = 32 * 1024
 """Bytes at the beginning and at the end of an image file that `group_content` reads. Small files are read whole."""
@@ -103,8 +102,12 @@ def rows_hash(groups: Sequence[Group], rows: range, parts: Sequence[tuple[str, s
     >>> rows_hash(groups, range(0, 1), []) == rows_hash(groups, range(1, 2), [])
     False
     """
-    contents = ((f"row {place}", f"{groups[place].id} {group_content(groups[place]).hex()}") for place in rows)
-    return combined_sha256([*contents, *parts])[:32]
+    # Row by row, because a shard may have more rows than fit in memory.
+    digest = hashlib.blake2b(repr(sorted(parts)).encode("utf-8", "surrogatepass"), digest_size=16)
+    for place in rows:
+        group = groups[place]
+        digest.update(repr(group.id).encode("utf-8", "surrogatepass") + group_content(group))
+    return digest.hexdigest()
 
 
 def _image_file_content(image: Image) -> bytes:

@@ -118,8 +118,8 @@ def measure(
         if store is not None:
             store.keep(key, *measured)
     lengths, rejections = measured
-    rows = [RejectedRow(source.name, split, row["id"], row["reason"], row["detail"]) for row in rejections]
-    return lengths, [*source.rejected(split), *rows]
+    rejected = [RejectedRow(source.name, split, row["id"], row["reason"], row["detail"]) for row in rejections]
+    return lengths, [*source.rejected(split), *rejected]
 
 
 class _MeasuredGroups(Dataset[tuple[Any, ...]]):

@@ -166,7 +166,7 @@ class AskingCluster:
             What is reported about the workers.
         """
         settings = (asker.prompt, asker.pattern, asker.writing, asker.attempts)
-        work = _AskingWork(self.opening, *settings, pairs=pairs, known=dict(answers.known), trusted=is_trusted())
+        work = _PairAskingWork(self.opening, *settings, pairs=pairs, known=dict(answers.known), trusted=is_trusted())
         with ShardedRows(self.options, folder=folder) as rows:
             running = rows.run(work, num_rows=len(pairs), what="asking the judge", multiple=PAIRS_OF_BLOCK)
             shards = list(running)
@@ -187,7 +187,7 @@ HEADER = {"of": "a shard of pairs"}
 
 
 @dataclass(frozen=True)
-class _AskingWork:
+class _PairAskingWork:
     """Asks about shards of pairs; itself the worker."""
 
     opening: Opening
@@ -199,7 +199,7 @@ class _AskingWork:
     known: Mapping[str, dict[str, Any]]
     trusted: bool
 
-    def __call__(self) -> _AskingWork:
+    def __call__(self) -> _PairAskingWork:
         return self
 
     @cached_property
