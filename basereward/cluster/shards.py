@@ -106,6 +106,9 @@ class ShardedRows:
             check_shared(self.cluster, self.folder)
         except BaseException:
             self.cluster.close()
+            # Shards of an earlier call stay.
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
             raise
 
     def __enter__(self) -> Self:

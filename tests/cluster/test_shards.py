@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,7 @@ from typing import Any
 import pytest
 
 from basereward.cli import main
+from basereward.cluster import shards as shards_module
 from basereward.cluster.options import ClusterOptions
 from basereward.cluster.ray_cluster import connect
 from basereward.cluster.shards import ShardedRows, cut
@@ -23,6 +29,8 @@ from tests.helpers.ray_servers import free_port, running_ray
 from tests.helpers.served_model import save_scored_model
 from tests.helpers.shard_workers import Squares
 from tests.helpers.support import pair_rows, write_rows
+
+ROOT = Path(__file__).parents[2]
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra ray")
 
@@ -81,6 +89,30 @@ def test_complete_shards_are_found_again_and_those_of_other_rows_are_not(address
     output, found = squares(Squares(changed, str(tmp_path / "notes")), address, tmp_path / "shards")
     assert output == "".join(f"{number**2}\n" for number in changed)
     assert found == 3
+
+
+KILLED_DRIVER = """
+import os, sys
+from pathlib import Path
+from basereward.cluster.options import ClusterOptions
+from basereward.cluster.shards import ShardedRows
+from tests.helpers.shard_workers import Squares
+address, folder = sys.argv[1:]
+work = Squares(tuple(range(100)), folder + "/notes", kill_at=60, kills=1, victim=os.getpid())
+with ShardedRows(ClusterOptions(address, shards=4, workers=1), folder=Path(folder, "shards")) as rows:
+    list(rows.run(work, num_rows=100, what="squaring"))
+"""
+
+
+@needs_ray
+def test_a_killed_driver_continues_from_its_shards(address: str, tmp_path: Path) -> None:
+    """After SIGKILL of the process that started the work, another one makes the missing shards only."""
+    command = [sys.executable, "-c", KILLED_DRIVER, address, str(tmp_path)]
+    killed = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    output, found = squares(Squares(tuple(range(100)), str(tmp_path / "notes")), address, tmp_path / "shards")
+    assert output == "".join(f"{number**2}\n" for number in range(100))
+    assert found >= 2
 
 
 @needs_ray
@@ -176,6 +208,16 @@ def test_what_a_cluster_lacks_is_refused_before_work_begins(address: str, tmp_pa
                 cluster.require(needed, tasks=tasks)
     with pytest.raises(ClusterError, match="has 2 CPU"):
         ShardedRows(ClusterOptions(address, workers=5), folder=tmp_path / "shards")
+    assert not (tmp_path / "shards").exists()
+
+
+@needs_ray
+def test_a_folder_that_a_machine_does_not_see(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file that the command writes is not there for another machine, that machine is named."""
+    # As on a machine with another file system under the same path.
+    monkeypatch.setattr(shards_module, "write_atomic", lambda *_: None)
+    with pytest.raises(ClusterError, match=f"not see the folder.*{socket.gethostname()}"):
+        ShardedRows(ClusterOptions(address), folder=tmp_path / "shards")
     assert not (tmp_path / "shards").exists()
 
 

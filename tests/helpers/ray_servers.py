@@ -37,7 +37,7 @@ def running_ray(*, cpus: int, log: Path) -> Iterator[str]:
     command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={port}"]
     command += [f"--num-cpus={cpus}", "--include-dashboard=false", "--disable-usage-stats"]
     # Ray joins an address that is given without a token, and asks for one if a file of the user has it.
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
     try:

@@ -19,9 +19,10 @@ class Squares:
     Attributes:
         numbers: the rows.
         notes: the file of the notes; a line for each beginning.
-        kill_at: the number at which the process kills itself.
+        kill_at: the number at which the process kills itself, or the victim.
         kills: how often, in all processes together.
         bad: a number that is refused.
+        victim: number of the process that is killed; 0: its own.
     """
 
     numbers: tuple[int, ...]
@@ -29,6 +30,7 @@ class Squares:
     kill_at: int = -1
     kills: int = 0
     bad: int = -1
+    victim: int = 0
 
     def __call__(self) -> Squares:
         """Return the worker."""
@@ -49,6 +51,6 @@ class Squares:
                     raise DataError(f"{number} is bad")
                 if number == self.kill_at and Path(self.notes).read_text().split().count(str(rows.start)) <= self.kills:
                     output.flush()
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    os.kill(self.victim or os.getpid(), signal.SIGKILL)
                 output.write(f"{number**2}\n")
         return {"rows": len(rows)}
