@@ -11,6 +11,7 @@ BaseRewardError
 │   ├── CheckpointError  a checkpoint cannot be written or read
 │   └── RankError        another process of a run on several devices has failed or was killed
 ├── RunError             a run does not exist, or cannot be continued
+├── ClusterError         a cluster cannot be reached, or has not what is asked for
 └── UsageError           the command line itself is wrong; defined in `basereward.cli.command`
 
 Each of them is a mistake of the user or a fault of the machine: the command line prints the message without a traceback
@@ -92,6 +93,10 @@ class RankError(TrainingError):
 
 class RunError(BaseRewardError, LookupError):
     """A run does not exist, or cannot be continued."""
+
+
+class ClusterError(BaseRewardError, RuntimeError):
+    """A cluster cannot be reached, or has not what is asked for."""
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str | None:
