@@ -27,7 +27,7 @@ from basereward.model.saving.folder_checks import check_text_files, explained
 IMAGE_FAMILIES = ("qwen2_5_vl", "qwen2_vl")
 
 
-class ImageTextProcessor(Qwen2_5_VLProcessor):  # type: ignore[misc, no-untyped-call]
+class ImageTextProcessor(Qwen2_5_VLProcessor):
     """Qwen-VL's processor without videos, so that it needs no torchvision.
 
     A batch may mix rows with and without images: the images of all rows are one list, in the order of their places.
@@ -98,7 +98,7 @@ def load_policy(
         )
     check_text_files(path, revision=revision)
     with quiet_transformers(), explained(path):
-        auto = AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
+        auto: Any = AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
         model, loading = auto.from_pretrained(path, revision=revision, dtype=dtype, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, padding_side="left")
     if loading["missing_keys"]:
