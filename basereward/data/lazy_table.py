@@ -8,11 +8,11 @@ from typing import Any, NoReturn, TypeAlias
 
 from datasets import Dataset
 
-Table: TypeAlias = Dataset
+LazyTable: TypeAlias = Dataset
 MakeRow: TypeAlias = Callable[[int], Mapping[str, Any]]
 
 
-def lazy_table(row: MakeRow, count: int) -> Table:
+def lazy_table(row: MakeRow, count: int) -> LazyTable:
     """A data set of `count` rows.
 
     Processes that load rows must be forked, as they are by default on Linux: the function is not pickled.

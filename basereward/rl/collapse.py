@@ -60,6 +60,10 @@ class CollapseWatch:
                 f"{metrics['completions/clipped_ratio']:.0%} of the rollouts reach the limit of tokens without an end, "
                 "and have no verdict. Raise max_completion_length, or start from a judge that was trained on examples"
             )
+        return signs | self._reward_signs(metrics)
+
+    def _reward_signs(self, metrics: Mapping[str, float | None]) -> dict[str, str]:
+        signs: dict[str, str] = {}
         spread = metrics.get("reward_std")
         if spread is not None and spread < EPS:
             signs["constant"] = "all rewards of a step are equal: nothing is learned from it"

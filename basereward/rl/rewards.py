@@ -104,9 +104,12 @@ def _metrics(texts: Sequence[str], labels: Sequence[Label], parts: Sequence[Rewa
         "judge/consistency": _mean([part.consistency for part in parts if part.right]),
     }
     for label in (1, 2):
-        rights = [part.right for part, number in zip(parts, labels, strict=True) if number == label]
-        metrics[f"judge/accuracy_label_{label}"] = _mean(rights)
+        metrics[f"judge/accuracy_label_{label}"] = _label_accuracy(labels, parts, label)
     return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _label_accuracy(labels: Sequence[Label], parts: Sequence[RewardParts], label: int) -> float | None:
+    return _mean([part.right for part, number in zip(parts, labels, strict=True) if number == label])
 
 
 def _mean(values: Sequence[float]) -> float | None:

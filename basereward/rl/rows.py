@@ -9,7 +9,7 @@ from typing import Any
 
 from basereward.data.encoding.chat import messages
 from basereward.data.images.open_images import open_image
-from basereward.data.lazy_table import Table, lazy_table
+from basereward.data.lazy_table import LazyTable, lazy_table
 from basereward.data.schema.group import Group
 from basereward.errors import DataError
 from basereward.model.generation.prompts import PAIRWISE, Prompt, load_prompt
@@ -114,6 +114,6 @@ class JudgeRows:
             "id": name,
         }
 
-    def table(self) -> Table:
+    def table(self) -> LazyTable:
         """The rows as a data set, made when they are read."""
         return lazy_table(self.row, len(self))

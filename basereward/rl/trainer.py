@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
-from basereward.data.lazy_table import Table
+from basereward.data.lazy_table import LazyTable
 from basereward.errors import NotFiniteError, RecipeError, unknown
 from basereward.model.policy import Policy
 from basereward.rl.advantages import Standardised, kept, standardise, token_returns
@@ -156,7 +156,7 @@ class JudgeTrainer(GRPOTrainer):  # type: ignore[misc]
         self,
         policy: Policy,
         reward: Callable[..., Any],
-        rows: Table,
+        rows: LazyTable,
         objective: PolicyObjective,
         settings: GRPOConfig,
         **options: Any,
