@@ -52,9 +52,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run files marked `slow` first, so that no process waits for one at the end, and skip tests marked `gpu` on a
-    machine without a GPU."""
+    """Run files marked `slow` first, so that no process waits for one at the end. Skip tests marked `peers` unless they
+    are asked for, and tests marked `gpu` on a machine without a GPU."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    if os.environ.get("BASEREWARD_PEERS") != "1":
+        for item in items:
+            if item.get_closest_marker("peers"):
+                item.add_marker(pytest.mark.skip(reason="compares with another trainer; set BASEREWARD_PEERS=1"))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
