@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 TOGETHER = """\
-# Two models of all rows and one of text alone, for which every picture is too long, together in three ways.
+# Two models of all rows and one of text alone, for which every picture is too long, together in four ways.
 include: basereward
 data:
   sources: {digits: {size: 24, copies: 1, val_size: 12, test_size: 12}}
@@ -37,20 +37,23 @@ ensembles:
   average: {members: ["*one", "*two"]}
   careful: {how: pessimistic, k: 0.5, members: ["*one", "*two"]}
   routed: {members: ["*one", "*two"], text: ["*text"]}
+  mixed: {how: soup, members: ["*one", "*two"]}
 """
 BROKEN = """\
-# A cell that no training survives, and what depends on it.
+# A cell that no training survives, and what depends on it. Probes share one process, which a failed cell ends.
 include: basereward
-grid: {optimizer.lr: {wild: 1e30, tame: 1e-3, slow: 1e-4}}
+probe: true
+grid: {optimizer.lr: {tame: 1e-3, slow: 1e-4, wild: 1e30}}
 ensembles: {all: {}, calm: {members: ["*tame", "*slow"]}}
 """
 FEW = ["trainer.steps=2", "trainer.validations=1"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     """Return the folder of this file's runs."""
     experiments = tmp_path_factory.mktemp("together")
+    shutil.copy(empty_store, experiments / "mlflow.db")
     (experiments / "together.yaml").write_text(TOGETHER)
     (experiments / "broken.yaml").write_text(BROKEN)
     return experiments
@@ -77,7 +80,7 @@ def swept(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """Run the sweep once and return its runs by name."""
     if not (folder / "runs").is_dir():
         result = sweep(experiment)
-        assert [row["status"] for row in (*result["cells"], *result["ensembles"])] == ["finished"] * 6, result
+        assert [row["status"] for row in (*result["cells"], *result["ensembles"])] == ["finished"] * 7, result
     runs: dict[str, Any] = {row.name: row.run for row in results(experiment)}
     return runs
 
@@ -127,12 +130,12 @@ def test_next_sweep_skips_cells_and_ensembles(experiment: Experiment, swept: dic
     """Skipped cells and ensembles keep their metrics and are compared again."""
     before = {run.run_id for run in list_runs(kind="ensemble")}
     result = sweep(experiment)
-    assert [row["status"] for row in (*result["cells"], *result["ensembles"])] == ["skipped"] * 6
+    assert [row["status"] for row in (*result["cells"], *result["ensembles"])] == ["skipped"] * 7
     assert {run.run_id for run in list_runs(kind="ensemble")} == before
     metrics = {row["name"]: row["metrics"]["test/pair_accuracy"] for row in result["ensembles"]}
     assert metrics == {name: swept[name].result()["metrics"]["test/pair_accuracy"] for name in metrics}
     compared = {name for row in result["comparisons"] for name in (row["better"], row["other"])}
-    assert compared >= {"average", "careful", "routed"}
+    assert compared >= {"average", "careful", "routed", "mixed"}
 
 
 @pytest.fixture
@@ -146,9 +149,8 @@ def test_ensemble_with_a_member_that_cannot_score_fails(
     swept: dict[str, Any], together: Callable[..., Experiment]
 ) -> None:
     """A text model cannot score pictures: the error names it, the rows are listed, and there are no metrics."""
-    result = sweep(
-        together("ensembles={unfit: {members: ['*one', '*text']}, average: null, careful: null, routed: null}")
-    )
+    others = ", ".join(f"{name}: null" for name in ("average", "careful", "routed", "mixed"))
+    result = sweep(together(f"ensembles={{unfit: {{members: ['*one', '*text']}}, {others}}}"))
     (unfit,) = result["ensembles"]
     assert (unfit["status"], unfit["metrics"]) == ("failed", {})
     assert "every row of digits is rejected" in unfit["error"]
@@ -176,9 +178,9 @@ def test_ensemble_with_a_failed_member_fails(folder: Path) -> None:
 def test_ensembles_of_a_deleted_run_are_rebuilt(swept: dict[str, Any], together: Callable[..., Experiment]) -> None:
     """The new ensembles, also the soup, have the new run as a member. The report lists no ensemble of the deleted run,
     and the next sweep skips everything."""
-    experiment = together("ensembles={mixed: {how: soup, members: ['*one', '*two']}, careful: null, routed: null}")
+    experiment = together("ensembles={careful: null, routed: null}")
     before = {row["name"]: row["run_id"] for row in sweep(experiment)["ensembles"]}
-    assert before["average"] == swept["average"].run_id
+    assert before == {name: swept[name].run_id for name in ("average", "mixed")}
     shutil.rmtree(swept["recipe=one"].path)
     assert [row.name for row in results(experiment) if row.run is None] == ["recipe=one", "average", "mixed"]
     result = sweep(experiment)

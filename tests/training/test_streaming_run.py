@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -21,6 +18,7 @@ from basereward.cli import main
 from basereward.recipe import load_recipe
 from basereward.runs.run_folder import find
 from basereward.training.fit import train
+from tests.helpers.killed_process import start_training
 from tests.helpers.support import only, pair_rows, write_rows
 
 STREAMED = ("data.streaming={buffer: 20, held_out: 8}", "data.max_lost=0.2", "trainer.checkpoint_every=1")
@@ -39,16 +37,15 @@ def overrides(tmp_path: Path) -> list[str]:
 
 def killed_run(overrides: list[str], *, at_step: int) -> str:
     """Start a run in a process of its own and kill it after it has written the checkpoint of a step."""
-    command = [sys.executable, "-m", "basereward", "train", "basereward", *overrides]
     before = set(Path(os.environ["BASEREWARD_RUNS"]).iterdir())
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = start_training("basereward", overrides)
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.is_alive():
         for run in set(Path(os.environ["BASEREWARD_RUNS"]).iterdir()) - before:
             last = run / "checkpoints" / "last.ckpt"
             if last.exists() and torch.load(last, weights_only=True)["global_step"] >= at_step:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
+                process.kill()
+                process.join()
                 return run.name
         time.sleep(0.01)
     process.kill()
