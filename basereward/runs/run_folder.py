@@ -11,6 +11,7 @@ runs/20260314-153012-9f2c41/
 ├── scores/         the scores of each split, as JSON Lines files
 ├── evaluations/    the results of benchmarks, one folder each
 ├── lost.jsonl      rows that were not used, each with the reason
+├── lease/          the process that works on the run, for other machines; see `basereward.io.lease`
 └── outbox/         the journal of records for the tracking server; see `basereward.runs.tracking`
 """
 
@@ -30,6 +31,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from basereward.errors import RunError, nearest, sentence
 from basereward.io.files import is_special, json_text, set_aside, write_atomic, write_state
+from basereward.io.lease import shared_holder
 from basereward.io.limits import read_json_object, read_text
 from basereward.io.processes import identify_process, process_state, temporary_name
 from basereward.io.secrets import redact
@@ -70,9 +72,10 @@ STATUS: dict[str, Callable[[Any], bool]] = {
 STATE_FILES = ("result.json", "sweep.json", "cells.json")
 """Further files of a run or a sweep, which other packages write."""
 SILENCE_S = 15 * 60
-"""Seconds without a written record after which a run of another machine counts as killed.
+"""Seconds without a written record after which a run of another machine without a lease counts as killed.
 
-Its process cannot be looked up from here. A validation, the longest silence of a live run, takes minutes.
+Runs of earlier versions and of a user's own `trainer.fit` have no lease, and their process cannot be looked up from
+here. A validation, the longest silence of a live run, takes minutes.
 """
 
 
@@ -269,6 +272,11 @@ class RunFolder:
         return self.path / "evaluations"
 
     @property
+    def lease(self) -> Path:
+        """The folder of the lease of the process that works on the run."""
+        return self.path / "lease"
+
+    @property
     def rejections(self) -> Path:
         """The file of rejected rows, each with the reason."""
         return self.path / "lost.jsonl"
@@ -323,12 +331,20 @@ class RunFolder:
         state: State = status["state"]
         if state != "running":
             return state
-        process = process_state(status.get("process") or {})
-        # Only for runs of other machines: their processes cannot be asked for, so silence is the only sign.
-        silent = time.time() - self._last_write_time() > SILENCE_S
-        if process == "gone" or (process == "unknown" and silent):
-            return self.recorded_end() or "killed"
-        return "running"
+        return "running" if self._is_worked_on(status.get("process") or {}) else self.recorded_end() or "killed"
+
+    def _is_worked_on(self, process: Mapping[str, Any]) -> bool:
+        """Whether the process that has marked the run as running still works on it."""
+        holder = shared_holder(self.lease)
+        if holder is not None and all(holder.process.get(key) == value for key, value in process.items()):
+            return holder.is_live
+        state = process_state(process)
+        if state != "unknown":
+            return state == "alive"
+        # The process cannot be looked up here. If the run ever had a lease, its process has released or lost it.
+        if self.lease.is_dir():
+            return False
+        return time.time() - self._last_write_time() <= SILENCE_S
 
     def recorded_end(self) -> State | None:
         """The state with which the journal ends; None while it has no end."""

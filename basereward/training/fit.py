@@ -19,6 +19,7 @@ from basereward.data.module import PreferenceData
 from basereward.errors import BaseRewardError, DamagedCheckpointError, RunError, TrainingError
 from basereward.inference.scorer import load_scorer
 from basereward.io.files import disk_faults
+from basereward.io.lease import LostLeaseError
 from basereward.io.processes import remove_leftovers
 from basereward.io.progress import phase
 from basereward.recipe import recipe_from_yaml, recipe_sha256, recipe_yaml
@@ -163,6 +164,9 @@ def _current_run() -> Iterator[_CurrentRun]:
         interrupt = KeyboardInterrupt()
         interrupt.add_note(_mark_killed(current.folder))
         raise interrupt from stop
+    # The folder belongs to another process now.
+    except LostLeaseError:
+        raise
     except Exception as error:
         if current.folder is not None and current.folder.exists and is_first():
             _mark_failed(current.folder, error)
@@ -241,7 +245,7 @@ def _fit_and_test(prepared: PreparedRun) -> dict[str, Any]:
     # Lightning reports only errors of the two calls above to its callbacks.
     except BaseException as error:
         # After `finish` a failed upload must not turn a finished run into a failed one.
-        if run.state != "finished":
+        if isinstance(error, LostLeaseError) or run.state != "finished":
             recorder.on_exception(trainer, module, error)
         raise
 

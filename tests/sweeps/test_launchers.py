@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from basereward.sweeps.cell_queue import CellQueue, run_cells
 
 from basereward.cli import main
 from basereward.errors import RecipeError, RunError
@@ -17,7 +18,6 @@ from basereward.recipe import Cell, load_cells
 from basereward.recipe.checks.targets import short_names
 from basereward.recipe.trust import trusting
 from basereward.runs.run_folder import find, list_runs
-from basereward.sweeps.cell_queue import CellQueue, run_cells
 from basereward.sweeps.launcher import CellJob, CellOutcome, check_launcher, load_launcher
 
 pytestmark = pytest.mark.slow

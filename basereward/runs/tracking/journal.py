@@ -5,7 +5,7 @@ outbox/
 ├── delivered.json   the byte of the journal up to which the server has everything, and the run's id on the server
 ├── refused.jsonl    records that the server rejects permanently, each with the reason
 ├── files/           copies of files that could have changed before their upload
-└── lock             held by the one process that writes or uploads
+└── lease/           held by the one process that writes or uploads, on whatever machine
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 from basereward.errors import RunError
 from basereward.io.files import set_aside, state_folder, write_state
-from basereward.io.lease import Lease, acquire
+from basereward.io.lease import SharedLease, acquire_shared
 from basereward.io.limits import read_json_object
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class RunJournal:
         self.folder = folder
         self.file = folder / "journal.jsonl"
         self._append_lock = threading.Lock()
-        self._lease: Lease | None = None
+        self._lease: SharedLease | None = None
 
     def acquire(self) -> bool:
         """Take the lock, and repair the journal after a crash.
@@ -154,9 +154,9 @@ class RunJournal:
         Returns:
             Whether this process now holds the lock; false when another one does.
         """
-        # The lock file needs its folder, which a run without tracking does not have.
+        # The lease needs its folder, which a run without tracking does not have.
         state_folder(self.folder)
-        lease = acquire(self.folder / "lock", wait=False)
+        lease = acquire_shared(self.folder / "lease", wait=False)
         if lease is None:
             return False
         self._lease = lease

@@ -27,6 +27,7 @@ from basereward.data.loading import loader_fault
 from basereward.errors import CheckpointError
 from basereward.io.files import apply_umask, atomic_file, atomic_path, free_space, json_text, write_atomic
 from basereward.model.sharded import whole
+from basereward.runs.locks import check_run_lock
 from basereward.runs.run_folder import RunFolder
 from basereward.runs.score_files import spread, write_scores
 from basereward.runs.tracking.uploader import describe
@@ -134,7 +135,12 @@ class Checkpoints(Callback):
         self.best = state_dict["best"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store what Lightning does not: the decision of early stopping, and the number of micro-batches of a step."""
+        """Store what Lightning does not: the decision of early stopping, and the number of micro-batches of a step.
+
+        Raises:
+            LostLeaseError: another process has taken over the run, and writes its checkpoints.
+        """
+        check_run_lock(RunFolder(self.folder.parent))
         checkpoint[STOPPED_EARLY] = trainer.should_stop
         checkpoint[MICRO_BATCHES] = trainer.accumulate_grad_batches
 
@@ -182,6 +188,7 @@ class Checkpoints(Callback):
         trainer.save_checkpoint(self.last)
 
     def _write_best(self, trainer: Trainer, module: RewardModule, weights: Mapping[str, Tensor]) -> None:
+        check_run_lock(RunFolder(self.folder.parent))
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / "best.safetensors"
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}

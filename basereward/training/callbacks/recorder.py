@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
 
 from basereward.data.module import PreferenceData
+from basereward.io.lease import LostLeaseError
 from basereward.io.progress import phase
 from basereward.metrics.figures import margin_histogram, reliability_diagram
 from basereward.model.heads.contracts import GenerativeHead
@@ -21,6 +22,7 @@ from basereward.model.saving.saved_model import save_model
 from basereward.model.sharded import whole_state
 from basereward.recipe import recipe_sha256, recipe_yaml
 from basereward.recipe.schema import Recipe
+from basereward.runs.locks import check_run_lock
 from basereward.runs.params import AXIS
 from basereward.runs.resolve_model import MODEL
 from basereward.runs.run_folder import RunFolder
@@ -252,6 +254,14 @@ class Recorder(Callback):
             values = {name: value for name, value in values.items() if name not in of_model}
         self.tracker.metrics(values, step=step)
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stop a process that has lost the run to another one.
+
+        Raises:
+            LostLeaseError: another process has taken over the run.
+        """
+        check_run_lock(self.run)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -281,6 +291,7 @@ class Recorder(Callback):
         weights = whole_state(model)
         if not trainer.is_global_zero:
             return
+        check_run_lock(self.run)
         save_model(
             *(model, self.run.model),
             recipe=self.recipe,
@@ -328,6 +339,9 @@ class Recorder(Callback):
         # An interrupt is no Exception: the run can resume from its checkpoint.
         state: Literal["killed", "failed"] = "failed" if isinstance(error, Exception) else "killed"
         self._stop_sampling()
+        # The folder and its journal belong to another process now, which ends them.
+        if isinstance(error, LostLeaseError):
+            return
         close_loggers(self._loggers, state)
         tracker.close(state)
         self.run.give_up(state, error)
@@ -355,7 +369,12 @@ class Recorder(Callback):
         return f"runs:/{mlflow_id}/model" if mlflow_id else str(self.run.model)
 
     def finish(self) -> None:
-        """Close the record, and mark the run as finished."""
+        """Close the record, and mark the run as finished.
+
+        Raises:
+            LostLeaseError: another process has taken over the run.
+        """
+        check_run_lock(self.run)
         self._stop_sampling()
         close_loggers(self._loggers, "finished")
         # The journal gets its end before the folder; see `Tracker.close`.
