@@ -121,10 +121,10 @@ def acquire(path: Path, *, wait: bool, owner: Owner = "descriptor", flags: int =
 
 # Leases that also hold between machines.
 #
-# A folder holds the history of a lease: `00000007` is held, `00000007.free` was released. The highest number counts. A
-# number is created by one process alone, by a hard link or O_EXCL, which are atomic on NFS too. So one of several
-# processes wins a free or an expired lease, and a holder that was replaced sees a higher number than its own. No process
-# renames or removes the file of another one that may be live: a slow one could believe a new lease to be the old one.
+# A folder holds the history of a lease: `00000007` is held, `00000007.free` was released. The highest number counts.
+# A number is created by one process alone, by a hard link or O_EXCL, which are atomic on NFS too. So one of several
+# processes wins a free or an expired lease, and a holder that was replaced sees a higher number than its own. No
+# process renames or removes the file of another one that may be live: a slow one could believe a new lease to be the old one.
 
 EXPIRY_S = 120.0
 """Seconds without a heartbeat after which a lease of another machine is free. A step that keeps Python's interpreter

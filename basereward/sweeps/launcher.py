@@ -187,7 +187,7 @@ def check_launcher(launcher: Any) -> Launcher:
 
     >>> check_launcher(object())
     Traceback (most recent call last):
-    basereward.errors.RecipeError: launcher 'object' lacks: prepare, has_room, submit, cancel, close. See `Launcher` in ...
+    basereward.errors.RecipeError: launcher 'object' lacks: prepare, has_room, submit, cancel, close. See ...
     """
     missing = [name for name in REQUIRED_MEMBERS if not callable(getattr(launcher, name, None))]
     if missing:

@@ -26,7 +26,9 @@ RECHECK_S = 1.0
 class CellQueue:
     """Gives out the cells of a sweep one by one, and collects their rows.
 
-    Sweeps of one grid at the same time, on one machine or on several, share its cells by their locks. The lock of a cell is held from when its job is given out until its outcome is recorded.
+    Sweeps of one grid at the same time, on one machine or on several, share its cells by their locks.
+
+    The lock of a cell is held from when its job is given out until its outcome is recorded.
 
     Args:
         cells: of the sweep.

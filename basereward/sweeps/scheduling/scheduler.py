@@ -1,4 +1,4 @@
-"""Runs the cells of a sweep on a launcher: as many at a time as it has room for, and again those whose machine was lost."""
+"""Runs the cells of a sweep on a launcher, as many at a time as it has room for; again if their machine was lost."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Clusters of several machines: the only package that imports Ray."""

@@ -1,0 +1,208 @@
+"""A Ray cluster: starts one on this machine, or joins one that runs. Needs `pip install basereward[ray]`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from types import ModuleType, TracebackType
+from typing import Any, Self
+
+from basereward.errors import ClusterError, format_bytes, sentence
+from basereward.io.progress import phase
+
+CONNECT_TIMEOUT_S = 10.0
+"""Ray itself tries a wrong address for minutes."""
+START_ATTEMPTS = 3
+"""A busy machine may miss Ray's own limit of 30 s; at the next attempt the files of Ray are in the memory."""
+AUTO = "auto"
+# As Ray names them.
+CPU, GPU, MEMORY = "CPU", "GPU", "memory"
+CHECK_ADDRESS = "Give --address HOST:PORT as `ray start --head` prints it, or leave it out to use this machine alone"
+
+
+class RayCluster:
+    """A connection to a Ray cluster; a context manager that closes it. Use `connect` to make one.
+
+    Args:
+        ray: the module, connected.
+        address: of the cluster; None: it was started for this process, and ends with it.
+
+    Attributes:
+        ray: the module `ray`, so that only this package imports it.
+        address: as given.
+
+    Example:
+        with connect(None) as cluster:
+            cluster.require({"CPU": 2})
+            square = cluster.ray.remote(lambda number: number**2)
+            cluster.ray.get(square.remote(3))
+    """
+
+    def __init__(self, ray: ModuleType, address: str | None) -> None:
+        # Any, because types of Ray's decorators would have to be stated at every use.
+        self.ray: Any = ray
+        self.address = address
+
+    def resources(self) -> dict[str, float]:
+        """What all machines of the cluster have, in use or not: `CPU`, `GPU` (0 without one) and `memory` in bytes."""
+        found = self.ray.cluster_resources()
+        # Ray also counts each machine and each type of accelerator as a resource.
+        return {name: float(found.get(name, 0.0)) for name in (CPU, GPU, MEMORY)}
+
+    def largest_machine(self) -> dict[str, float]:
+        """The most that one machine of the cluster has of each resource: what a single task can get."""
+        machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        most: dict[str, float] = {}
+        for name in (CPU, GPU, MEMORY):
+            most[name] = max((float(machine.get(name, 0.0)) for machine in machines), default=0.0)
+        return most
+
+    def require(self, needed: Mapping[str, float], *, tasks: int = 1) -> None:
+        """Checks that the cluster has what tasks that run at the same time need, used or not.
+
+        Ray leaves a task pending for ever, and says nothing, when no machine has what it asks for.
+
+        Args:
+            needed: resources of one task, as `resources` names them.
+            tasks: how many run at the same time.
+
+        Raises:
+            ClusterError: no machine has enough for one task, or all together have too little.
+        """
+        total, largest = self.resources(), self.largest_machine()
+        for name, amount in needed.items():
+            if amount > largest.get(name, 0.0) or amount * tasks > total.get(name, 0.0):
+                of_each = f" for each of {tasks} tasks" if tasks > 1 else ""
+                raise ClusterError(
+                    f"{_quantity(name, amount)}{of_each} is needed, and {self.describe()} has "
+                    f"{_quantity(name, total.get(name, 0.0))}, of which {_quantity(name, largest.get(name, 0.0))} on "
+                    "its largest machine; ask for less, or add machines with `ray start --address`"
+                )
+
+    def describe(self) -> str:
+        """Names the cluster in a message."""
+        return "this machine" if self.address is None else f"the cluster at {self.address}"
+
+    def close(self) -> None:
+        """Leaves the cluster; one that was started for this process ends."""
+        self.ray.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def connect(address: str | None, *, cpus: int | None = None) -> RayCluster:
+    """Joins a Ray cluster, or starts one on this machine that ends with this process.
+
+    Args:
+        address: `HOST:PORT` of the head of a running cluster; `auto` for the one that `ray start` has started on this
+            machine; None: the variable RAY_ADDRESS, which `ray job submit` sets, or else a cluster of this machine.
+        cpus: CPUs of a cluster that is started; None: those of the machine.
+
+    Raises:
+        ClusterError: Ray is not installed, no cluster answers at the address, or none can be started.
+    """
+    ray = _import_ray()
+    if address is None:
+        address = os.environ.get("RAY_ADDRESS") or None
+    with phase("starting Ray" if address is None else f"joining the Ray cluster at {address}"):
+        if address is None:
+            _start(ray, cpus)
+        else:
+            _join(ray, check_address(address))
+    return RayCluster(ray, address)
+
+
+def check_address(address: str) -> str:
+    """Checks that an address has the right form; nothing is connected.
+
+    Raises:
+        ClusterError: it is neither `auto` nor `HOST:PORT`.
+
+    >>> check_address("head:6379"), check_address("auto")
+    ('head:6379', 'auto')
+    >>> check_address("ray://head:10001")
+    Traceback (most recent call last):
+        ...
+    basereward.errors.ClusterError: the address 'ray://head:10001' is that of a Ray client, which cannot ... files...
+    """
+    if address == AUTO:
+        return address
+    if address.startswith("ray://"):
+        raise ClusterError(
+            f"the address '{address}' is that of a Ray client, which cannot see the files of the cluster. Run the "
+            "command on a machine of the cluster with --address auto, or by `ray job submit`"
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise ClusterError(f"the address '{address}' is neither HOST:PORT nor auto. {CHECK_ADDRESS}")
+    return address
+
+
+def _import_ray() -> ModuleType:
+    # Ray reads both when it is imported. Nothing is sent to its makers.
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Else a task without a GPU sees all of them in a later release of Ray, and this one warns about that at each start.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    try:
+        import ray
+    except ImportError as error:
+        raise ClusterError(f"Ray is not installed ({error}): pip install 'basereward[ray]'") from error
+    return ray
+
+
+def _options() -> dict[str, Any]:
+    # Output of tasks on other machines would be mixed with the command's own; what they raise arrives anyway.
+    return {"log_to_driver": False, "logging_level": logging.CRITICAL, "ignore_reinit_error": False}
+
+
+def _start(ray: Any, cpus: int | None) -> None:
+    """
+    Raises:
+        ClusterError: Ray does not start.
+    """
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_options())
+        # Ray raises `Exception` itself when its processes do not start in time.
+        except Exception as error:
+            ray.shutdown()
+            if attempt == START_ATTEMPTS:
+                raise ClusterError(
+                    f"Ray does not start on this machine, in {attempt} attempts: {sentence(error)} Its log is in "
+                    "/tmp/ray/session_latest/logs; the machine may be too busy or have too little memory"
+                ) from error
+        else:
+            return
+
+
+def _join(ray: Any, address: str) -> None:
+    """
+    Raises:
+        ClusterError: no cluster answers, or it cannot be joined.
+    """
+    if address != AUTO:
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            raise ClusterError(f"no Ray cluster answers at '{address}': {sentence(error)} {CHECK_ADDRESS}") from error
+    try:
+        ray.init(address=address, **_options())
+    # RuntimeError for another version of Ray or Python, ConnectionError for a missing cluster, and `Exception` itself.
+    except Exception as error:
+        ray.shutdown()
+        raise ClusterError(
+            f"the Ray cluster at '{address}' cannot be joined: {sentence(str(error).strip())} {CHECK_ADDRESS}"
+        ) from error
+
+
+def _quantity(name: str, amount: float) -> str:
+    return f"{format_bytes(amount)} of memory" if name == MEMORY else f"{amount:g} {name}"
