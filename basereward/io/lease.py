@@ -124,7 +124,7 @@ def acquire(path: Path, *, wait: bool, owner: Owner = "descriptor", flags: int =
 # A folder holds the history of a lease: `00000007` is held, `00000007.free` was released. The highest number counts.
 # A number is created by one process alone, by a hard link or O_EXCL, which are atomic on NFS too. So one of several
 # processes wins a free or an expired lease, and a holder that was replaced sees a higher number than its own. No
-# process renames or removes the file of another one that may be live: a slow one could believe a new lease to be the old one.
+# process renames or removes the file of another one that may be live: a slow one could take a new lease for the old.
 
 EXPIRY_S = 120.0
 """Seconds without a heartbeat after which a lease of another machine is free. A step that keeps Python's interpreter
@@ -342,7 +342,7 @@ def _take(folder: Path, details: Mapping[str, Any]) -> SharedLease | None:
 def _newest(folder: Path) -> tuple[int, bool]:
     """The highest number in a folder, and whether it is released; 0 in a folder without any."""
     newest = (0, True)
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
             if match := NUMBER.fullmatch(entry.name):
                 newest = max(newest, (int(match[1]), match[2] is not None))

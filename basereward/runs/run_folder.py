@@ -367,6 +367,14 @@ class RunFolder:
         now = {"state": state, "error": error, "process": identify_process(), "started": time.time()}
         self._write_status({**self.status, **now, "seconds": self.seconds})
 
+    def record_place(self, place: Mapping[str, Any]) -> None:
+        """Write where the run is trained, and how far it is to go, to status.json.
+
+        Args:
+            place: JSON values; see `basereward.runs.activity`.
+        """
+        self._write_status({**self.status, "place": dict(place)})
+
     @property
     def seconds(self) -> float | None:
         """Seconds of work on the run, without pauses before it was resumed; None for a run of an earlier version."""

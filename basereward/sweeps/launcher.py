@@ -15,8 +15,10 @@ from typing import Any, Protocol
 from basereward.errors import RecipeError, RunError
 from basereward.recipe import Cell, make, recipe_yaml
 from basereward.recipe.nodes import check_node
+from basereward.recipe.schema import Node
 
-REQUIRED_MEMBERS = ("prepare", "has_room", "submit", "cancel", "close")
+METHODS = ("prepare", "has_room", "submit", "cancel", "close")
+ATTRIBUTES = ("retries", "spans_machines")
 
 
 class LostWorkerError(RunError):
@@ -116,9 +118,11 @@ class Launcher(Protocol):
 
     Attributes:
         retries: how often a cell is submitted again after `LostWorkerError`.
+        spans_machines: whether cells may run on other machines than this one; known after `prepare`.
     """
 
     retries: int
+    spans_machines: bool
 
     def prepare(self, needed: Sequence[Resources]) -> None:
         """Check that the cells can run, and start what takes time, such as a process that imports torch.
@@ -151,6 +155,22 @@ class Launcher(Protocol):
     def close(self) -> None:
         """Wait until no cell runs, and release what the launcher holds. Calling it again does nothing."""
         ...
+
+
+def make_launcher(node: Node | None) -> Launcher:
+    """Make the launcher that a recipe names; without one, the cells run in processes of this machine.
+
+    Args:
+        node: the value of `launcher` in a recipe.
+
+    Raises:
+        RecipeError: as of `load_launcher`.
+
+    >>> type(make_launcher(None)).__name__
+    'Local'
+    """
+    settings = dict(node or {"_target_": "local"})
+    return load_launcher(settings.pop("_target_", ""), **settings)
 
 
 def load_launcher(name: str, **settings: Any) -> Launcher:
@@ -187,9 +207,10 @@ def check_launcher(launcher: Any) -> Launcher:
 
     >>> check_launcher(object())
     Traceback (most recent call last):
-    basereward.errors.RecipeError: launcher 'object' lacks: prepare, has_room, submit, cancel, close. See ...
+    basereward.errors.RecipeError: launcher 'object' lacks: prepare, has_room, submit, cancel, close, retries, ...
     """
-    missing = [name for name in REQUIRED_MEMBERS if not callable(getattr(launcher, name, None))]
+    missing = [name for name in METHODS if not callable(getattr(launcher, name, None))]
+    missing += [name for name in ATTRIBUTES if getattr(launcher, name, None) is None]
     if missing:
         raise RecipeError(
             f"launcher '{type(launcher).__name__}' lacks: {', '.join(missing)}. See `Launcher` in "

@@ -19,6 +19,7 @@ from basereward.data.module import PreferenceData
 from basereward.errors import BaseRewardError, DamagedCheckpointError, RunError, TrainingError
 from basereward.inference.scorer import load_scorer
 from basereward.io.files import disk_faults
+from basereward.io.interrupts import Terminated, termination
 from basereward.io.lease import LostLeaseError
 from basereward.io.processes import remove_leftovers
 from basereward.io.progress import phase
@@ -160,8 +161,10 @@ def _current_run() -> Iterator[_CurrentRun]:
     # Lightning's loops turn an interrupt into SystemExit.
     except (KeyboardInterrupt, SystemExit) as stop:
         if not is_first():
+            if termination.requested:
+                raise Terminated from stop
             raise
-        interrupt = KeyboardInterrupt()
+        interrupt = Terminated() if termination.requested else KeyboardInterrupt()
         interrupt.add_note(_mark_killed(current.folder))
         raise interrupt from stop
     # The folder belongs to another process now.

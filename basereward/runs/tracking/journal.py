@@ -223,16 +223,27 @@ class RunJournal:
 
     def last(self) -> Record | None:
         """The last whole record; None when there is none, or it is longer than `LAST_BYTES`."""
+        lines = self._last_lines()
+        return _parse(lines[-1]) if lines else None
+
+    def last_step(self) -> int:
+        """The step of the last metrics of the training in the last `LAST_BYTES`; 0 without any."""
+        for line in reversed(self._last_lines()):
+            record = _parse(line)
+            if record["kind"] == "metrics" and any(name.startswith("train/") for name in record["values"]):
+                return int(record["step"])
+        return 0
+
+    def _last_lines(self) -> list[bytes]:
         if not self.file.is_file():
-            return None
+            return []
         try:
             with self.file.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - LAST_BYTES))
-                lines = file.read().split(b"\n")[:-1]
+                return file.read().split(b"\n")[:-1]
         except OSError:
-            return None
-        return _parse(lines[-1]) if lines else None
+            return []
 
     @property
     def closed(self) -> bool:

@@ -40,6 +40,7 @@ class Local:
         retries: Annotated[int, Interval(ge=0)] = 0,
     ) -> None:
         self.retries = retries
+        self.spans_machines = False
         self._per_gpu = per_gpu
         self._places = [_Place(number) for number in range(cells)]
         # Free parts of each visible GPU; None as long as they were not counted, which takes a second.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import resource
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from basereward.model.saving.saved_model import save_model
 from basereward.model.sharded import whole_state
 from basereward.recipe import recipe_sha256, recipe_yaml
 from basereward.recipe.schema import Recipe
+from basereward.runs.activity import place_of_process
 from basereward.runs.locks import check_run_lock
 from basereward.runs.params import AXIS
 from basereward.runs.resolve_model import MODEL
@@ -35,7 +37,7 @@ from basereward.training.callbacks.loggers import close_loggers, other_loggers
 from basereward.training.callbacks.run_note import dataset_inputs, run_note, split_sizes
 from basereward.training.callbacks.step_timer import DATA_WAIT_SHARE, STEP_SECONDS
 from basereward.training.module import RewardModule
-from basereward.training.parallel.collectives import broadcast, wait_for_all
+from basereward.training.parallel.collectives import broadcast, num_ranks, wait_for_all
 from basereward.training.run_identity import RunIdentity, identity_tags
 
 
@@ -222,6 +224,13 @@ class Recorder(Callback):
                 summary=self.recipe.summary,
             )
         self.tracker.params({AXIS: axes} if axes else {})
+        # Tags, because a run that resumes may be elsewhere.
+        place = place_of_process(num_ranks(), _device_name(trainer.strategy.root_device))
+        self.tracker.tags({name: str(place[name]) for name in ("host", "job", "devices") if place[name] is not None})
+        plan = self.data.plan
+        steps = plan.steps if plan is not None else None
+        first = self.tracker.last_step("train/loss")
+        self.run.record_place({**place, "steps": steps, "first_step": first, "began": time.time()})
         self.tracker.inputs(dataset_inputs(self.recipe, self.data))
         self._record_rejections(trainer)
         # Probes share a process and end within seconds.
@@ -388,6 +397,10 @@ class Recorder(Callback):
     def _stop_sampling(self) -> None:
         if self._system_metrics is not None:
             self._system_metrics.stop()
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
 
 
 def _axis_names(axes: Mapping[str, str]) -> dict[str, str]:
