@@ -541,8 +541,20 @@ def _no_such_run(run_id: str, runs: Sequence[RunFolder], *, root: Path) -> RunEr
     return RunError(f"There is no run '{run_id}' in {root}.{hint} Recent runs: {recent}. All: basereward ls runs.")
 
 
-def finished_with(recipe_sha256: str, *, kind: RunKind = "run", root: Path | None = None) -> RunFolder | None:
+def finished_with(
+    recipe_sha256: str,
+    *,
+    kind: RunKind = "run",
+    root: Path | None = None,
+    runs: Sequence[RunFolder] | None = None,
+) -> RunFolder | None:
     """The newest finished run (or ensemble) of a recipe, which a sweep does not repeat.
+
+    Args:
+        recipe_sha256: hash of the recipe.
+        kind: of what.
+        root: folder of all runs.
+        runs: among which it is searched, the newest first; None: all runs in the folder.
 
     >>> import tempfile
     >>> root = Path(tempfile.mkdtemp())
@@ -551,7 +563,7 @@ def finished_with(recipe_sha256: str, *, kind: RunKind = "run", root: Path | Non
     >>> finished_with("0", root=root) == run
     True
     """
-    return _newest(recipe_sha256, {"finished"}, root, kind=kind)
+    return _newest(recipe_sha256, {"finished"}, root, kind=kind, runs=runs)
 
 
 def unfinished_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
@@ -567,8 +579,12 @@ def unfinished_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolde
     return _newest(recipe_sha256, {"killed", "failed"}, root)
 
 
-def resumable_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
+def resumable_with(
+    recipe_sha256: str, *, root: Path | None = None, runs: Sequence[RunFolder] | None = None
+) -> RunFolder | None:
     """The newest killed or failed run of a recipe that has a checkpoint, from which a sweep resumes it.
+
+    Args: as of `finished_with`.
 
     >>> import tempfile
     >>> root = Path(tempfile.mkdtemp())
@@ -577,26 +593,19 @@ def resumable_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder
     >>> resumable_with("0", root=root) is None  # there is no checkpoint
     True
     """
-    return _newest(recipe_sha256, {"killed", "failed"}, root, with_checkpoint=True)
-
-
-def running_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
-    """The newest run of a recipe that a sweep started and a process still works on.
-
-    >>> import tempfile
-    >>> root = Path(tempfile.mkdtemp())
-    >>> run = RunFolder.create("name: a", recipe_sha256="0", name="a", parent="s1", root=root)
-    >>> running_with("0", root=root) == run
-    True
-    """
-    run = _newest(recipe_sha256, {"running"}, root)
-    return run if run is not None and run.status["parent"] is not None else None
+    return _newest(recipe_sha256, {"killed", "failed"}, root, with_checkpoint=True, runs=runs)
 
 
 def _newest(
-    recipe_sha256: str, states: set[State], root: Path | None, *, kind: RunKind = "run", with_checkpoint: bool = False
+    recipe_sha256: str,
+    states: set[State],
+    root: Path | None,
+    *,
+    kind: RunKind = "run",
+    with_checkpoint: bool = False,
+    runs: Sequence[RunFolder] | None = None,
 ) -> RunFolder | None:
-    for run in list_runs(kind=kind, root=root):
+    for run in list_runs(kind=kind, root=root) if runs is None else runs:
         checkpoint = run.checkpoints / "last.ckpt"
         if with_checkpoint and (is_special(checkpoint) or not checkpoint.exists()):
             continue

@@ -14,6 +14,7 @@ from basereward.recipe import Cell, recipe_sha256
 from basereward.runs.listing import SCORE
 from basereward.runs.locks import cell_lock, is_in_training
 from basereward.runs.run_folder import RunFolder, finished_with, list_runs, resumable_with, unfinished_with
+from basereward.runs.run_index import RunIndex
 from basereward.sweeps.launcher import CellJob, CellOutcome
 from basereward.sweeps.results import summary_row
 
@@ -43,6 +44,7 @@ class CellQueue:
         self._locks: dict[str, contextlib.ExitStack] = {}
         # Cells of one sweep mostly share a backbone, whose files take seconds to hash.
         self._backbones: dict[str, Mapping[str, str]] = {}
+        self._index = RunIndex()
         self._pace = _Pace(_num_unfinished(cells))
         # Names of cells that other processes train, and when they are looked at again.
         self._elsewhere: set[str] = set()
@@ -125,11 +127,12 @@ class CellQueue:
     def _job(self, cell: Cell) -> CellJob | None:
         """The job of a locked cell; None for a finished cell, which gets its row."""
         sha256 = recipe_sha256(cell.recipe)
-        finished = finished_with(sha256)
+        runs = self._index.runs_of(sha256)
+        finished = finished_with(sha256, runs=runs)
         if finished is not None:
             self._finish(cell, _skipped_row(cell, finished, backbones=self._backbones))
             return None
-        interrupted = resumable_with(sha256)
+        interrupted = resumable_with(sha256, runs=runs)
         resume = interrupted.run_id if interrupted is not None else None
         return CellJob(cell, self._sweep_id, resume, label=self._place(cell))
 
