@@ -181,4 +181,4 @@ def _import_submitit() -> ModuleType:
         import submitit
     except ImportError as error:
         raise ClusterError(f"submitit is not installed ({error}): pip install 'basereward[slurm]'") from error
-    return submitit  # type: ignore[no-any-return]
+    return submitit

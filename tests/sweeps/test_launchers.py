@@ -59,7 +59,7 @@ def test_local_launcher_exists() -> None:
 
 
 def train_all(launcher: Launcher, jobs: Sequence[CellJob]) -> dict[str, Future[dict[str, Any]]]:
-    """Submit every job when there is room for it, and return the futures by the names of the cells when all are done."""
+    """Submit every job when there is room for it, and return the done futures by the names of the cells."""
     futures: dict[str, Future[dict[str, Any]]] = {}
     for job in jobs:
         resources = needed_resources(job.cell.recipe)

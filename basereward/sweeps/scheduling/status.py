@@ -98,4 +98,5 @@ def _remaining(rows: list[dict[str, Any]]) -> float | None:
             known
         )
         left += waiting * whole
-    return max(left / len(running), *(row["remaining_s"] for row in known))
+    longest: float = max(row["remaining_s"] for row in known)
+    return max(left / len(running), longest)
