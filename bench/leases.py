@@ -112,7 +112,7 @@ def cells_of(number: int) -> list[Cell]:
 def host(name: str, folder: Path, *, cells: int, dies: bool) -> subprocess.Popen[bytes]:
     """Start a sweep on a host of its own, which begins when the file `start` exists."""
     sweep = [sys.executable, "-m", "bench.leases", "--host", name, "--folder", str(folder), "--cells", str(cells)]
-    script = f"hostname {name} && exec {' '.join([*sweep, *(['--dies'] if dies else [])])}"
+    script = f"hostname {name} && {' '.join([*sweep, *(['--dies'] if dies else [])])}; exit"
     environment = os.environ | {"BASEREWARD_RUNS": str(folder / "runs"), EXPIRY_VARIABLE: str(EXPIRY_S)}
     # `--kill-child`: the end of `unshare` ends the namespace.
     command = ["unshare", "--pid", "--uts", "--mount-proc", "--fork", "--kill-child", "sh", "-c", script]
@@ -135,8 +135,11 @@ def one_round(*, cells: int, dies: bool) -> dict[str, int]:
         for process in hosts:
             process.wait()
         lines = (folder / "log").read_text().splitlines()
+    return _counts(lines, [cell.name for cell in cells_of(cells)])
+
+
+def _counts(lines: Sequence[str], names: Sequence[str]) -> dict[str, int]:
     ended = Counter(line.split()[1] for line in lines if line.startswith(ENDED))
-    names = [cell.name for cell in cells_of(cells)]
     return {
         "once": sum(ended[cell] == 1 for cell in names),
         "doubled": sum(ended[cell] > 1 for cell in names),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ NO_TIMEOUTS = 10_000
 COMMAND_S = 60.0
 
 
-class Partition(NamedTuple):
+class SlurmPartition(NamedTuple):
     """A partition of a SLURM cluster.
 
     Attributes:
@@ -89,7 +89,7 @@ def delayed(work: Callable[..., Any], *arguments: Any) -> Any:
     return _import_submitit().helpers.DelayedSubmission(work, *arguments)
 
 
-def partitions() -> dict[str, Partition]:
+def partitions() -> dict[str, SlurmPartition]:
     """The partitions of the cluster by name; the default one has the name '' too.
 
     Raises:
@@ -99,19 +99,19 @@ def partitions() -> dict[str, Partition]:
     return parse_partitions(text)
 
 
-def parse_partitions(text: str) -> dict[str, Partition]:
+def parse_partitions(text: str) -> dict[str, SlurmPartition]:
     """The partitions in the output of `sinfo --format=%P|%D|%G`.
 
     >>> parse_partitions("cpu*|4|(null)\\ngpu|2|gpu:h100:8(S:0-1)\\ngpu|1|gpu:4")
-    {'cpu': Partition(nodes=4, gpus=0), '': Partition(nodes=4, gpus=0), 'gpu': Partition(nodes=3, gpus=8)}
+    {'cpu': SlurmPartition(nodes=4, gpus=0), '': ..., 'gpu': SlurmPartition(nodes=3, gpus=8)}
     """
-    found: dict[str, Partition] = {}
+    found: dict[str, SlurmPartition] = {}
     for line in text.splitlines():
         name, nodes, resources = line.split("|", 2)
         for key in (name.rstrip("*"), *([""] if name.endswith("*") else [])):
-            before = found.get(key, Partition(0, 0))
+            before = found.get(key, SlurmPartition(0, 0))
             gpus = sum(_gpus(part) for part in resources.split(",") if part.startswith("gpu"))
-            found[key] = Partition(before.nodes + int(nodes), max(before.gpus, gpus))
+            found[key] = SlurmPartition(before.nodes + int(nodes), max(before.gpus, gpus))
     return found
 
 
@@ -133,14 +133,7 @@ def check_partition(name: str | None, *, nodes: int, gpus: int, cpu_only: bool =
     Raises:
         ClusterError: there is no such partition, or it has too few machines or GPUs.
     """
-    found = partitions()
-    if (name or "") not in found:
-        allowed = [known for known in found if known]
-        reason = (
-            unknown("partition", name, allowed) if name else f"there is no default partition; give one of {allowed}"
-        )
-        raise ClusterError(f"{reason} Set it with launcher.partition=NAME")
-    partition = found[name or ""]
+    partition = _named(name)
     title = f"partition '{name}'" if name else "the default partition"
     if nodes > partition.nodes:
         raise ClusterError(f"a cell needs {nodes} machines (trainer.nodes), and {title} has {partition.nodes}")
@@ -151,12 +144,17 @@ def check_partition(name: str | None, *, nodes: int, gpus: int, cpu_only: bool =
         )
 
 
-def job_states(job_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The present jobs among some, each with its state, as SLURM's queue has them."""
-    text = _output(["squeue", "--noheader", "--format=%i|%T", f"--jobs={','.join(job_ids)}"])
-    for line in text.splitlines():
-        job_id, _, state = line.partition("|")
-        yield job_id, state
+def _named(name: str | None) -> SlurmPartition:
+    """
+    Raises:
+        ClusterError: there is no such partition.
+    """
+    found = partitions()
+    if (name or "") in found:
+        return found[name or ""]
+    allowed = [known for known in found if known]
+    reason = unknown("partition", name, allowed) if name else f"no partition is the default of {', '.join(allowed)}."
+    raise ClusterError(f"{reason} Set it with launcher.partition=NAME")
 
 
 def _output(command: list[str]) -> str:

@@ -160,18 +160,14 @@ def _current_run() -> Iterator[_CurrentRun]:
         yield current
     # Lightning's loops turn an interrupt into SystemExit.
     except (KeyboardInterrupt, SystemExit) as stop:
-        if not is_first():
-            if termination.requested:
-                raise Terminated from stop
+        if not is_first() and not termination.requested:
             raise
         interrupt = Terminated() if termination.requested else KeyboardInterrupt()
-        interrupt.add_note(_mark_killed(current.folder))
+        if is_first():
+            interrupt.add_note(_mark_killed(current.folder))
         raise interrupt from stop
-    # The folder belongs to another process now.
-    except LostLeaseError:
-        raise
     except Exception as error:
-        if current.folder is not None and current.folder.exists and is_first():
+        if current.folder is not None and is_first():
             _mark_failed(current.folder, error)
         raise
     finally:
@@ -201,6 +197,9 @@ def _mark_killed(run: RunFolder | None) -> str:
 
 
 def _mark_failed(run: RunFolder, error: Exception) -> None:
+    # After a lost lease the folder belongs to another process.
+    if not run.exists or isinstance(error, LostLeaseError):
+        return
     run.give_up("failed", error)
     # From a damaged checkpoint the command would fail again.
     if isinstance(error, BaseRewardError) and not isinstance(error, DamagedCheckpointError):

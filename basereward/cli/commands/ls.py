@@ -91,19 +91,21 @@ def _format_runs(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """A table of runs, newest first, and why folders are broken."""
     is_running = any(run["state"] == "running" for run in runs)
     head = ("run", "date", "experiment", "cell", "state", "score", "duration", *(RUNNING if is_running else ()))
-    rows = []
-    for run in runs:
-        # To the minute: seconds are in the id, and a narrow terminal would wrap the line.
-        date = run["created"][:16].replace("T", " ")
-        kind = "" if run["kind"] == "run" else f"{run['kind']}: "
-        seconds = "-" if run["seconds"] is None else format_seconds(run["seconds"])
-        texts = (date, run["experiment"], f"{kind}{run['cell']}", run["state"])
-        doing = _doing(run) if is_running else ()
-        rows.append((run["name"], *(text or "-" for text in texts), format_number(run["score"]), seconds, *doing))
+    rows = [(*_columns(run), *(_doing(run) if is_running else ())) for run in runs]
     yield from format_table(head, rows)
     for run in runs:
         if run["state"] == "broken":
             yield f"{run['name']} is broken: {run['error']}"
+
+
+def _columns(run: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns that every run has."""
+    # To the minute: seconds are in the id, and a narrow terminal would wrap the line.
+    date = run["created"][:16].replace("T", " ")
+    kind = "" if run["kind"] == "run" else f"{run['kind']}: "
+    seconds = "-" if run["seconds"] is None else format_seconds(run["seconds"])
+    texts = (date, run["experiment"], f"{kind}{run['cell']}", run["state"])
+    return (run["name"], *(text or "-" for text in texts), format_number(run["score"]), seconds)
 
 
 def _doing(run: Mapping[str, Any]) -> tuple[str, ...]:

@@ -72,15 +72,20 @@ class CellQueue:
         Returns:
             A job; None when there is no cell to train now.
         """
-        open_cells = [cell for cell in self._cells if cell.name not in self._rows and cell.name not in self._locks]
-        for cell in open_cells:
-            if cell.name not in self._elsewhere and fits(cell) and (job := self._try(cell)) is not None:
-                return job
-        if not self._elsewhere or time.monotonic() < self._recheck_at:
-            return None
+        job = self._first(fits, elsewhere=False)
+        if job is not None or not self._elsewhere or time.monotonic() < self._recheck_at:
+            return job
         self._recheck_at = time.monotonic() + RECHECK_S
-        for cell in open_cells:
-            if cell.name in self._elsewhere and fits(cell) and (job := self._try(cell)) is not None:
+        return self._first(fits, elsewhere=True)
+
+    def _first(self, fits: Callable[[Cell], bool], *, elsewhere: bool) -> CellJob | None:
+        """The first job of the cells that another process was seen to train, or of the others."""
+        for cell in self._cells:
+            is_open = cell.name not in self._rows and cell.name not in self._locks
+            if not is_open or (cell.name in self._elsewhere) != elsewhere or not fits(cell):
+                continue
+            job = self._try(cell)
+            if job is not None:
                 return job
         return None
 

@@ -20,8 +20,8 @@ from basereward.sweeps.scheduling.cell_queue import RECHECK_S, CellQueue
 
 logger = logging.getLogger(__name__)
 
-Work = Future[dict[str, Any]]
-Wait = Callable[[Iterable[Work], float | None], Iterable[Work]]
+CellFuture = Future[dict[str, Any]]
+Wait = Callable[[Iterable[CellFuture], float | None], Iterable[CellFuture]]
 """Waits for the first of some futures, at most for so many seconds, and returns those that are done."""
 
 
@@ -52,10 +52,10 @@ def needed_resources(recipe: Recipe) -> Resources:
     return Resources(trainer.devices, trainer.nodes, kind)
 
 
-def wait_for_first(futures: Iterable[Work], limit_s: float | None) -> Iterable[Work]:
+def wait_for_first(futures: Iterable[CellFuture], limit_s: float | None) -> Iterable[CellFuture]:
     """Wait for the first of some futures, at most for `limit_s` seconds, and return those that are done.
 
-    >>> work = Work()
+    >>> work = CellFuture()
     >>> work.set_result({})
     >>> wait_for_first([work], None) == {work}
     True
@@ -79,7 +79,7 @@ class Scheduler:
         self._queue = queue
         self._launcher = launcher
         self._wait = wait
-        self._running: dict[Work, tuple[CellJob, Resources]] = {}
+        self._running: dict[CellFuture, tuple[CellJob, Resources]] = {}
         self._attempts: dict[str, int] = {}
 
     def run(self) -> None:
@@ -99,7 +99,7 @@ class Scheduler:
     def _submit(self, job: CellJob, resources: Resources) -> None:
         self._running[self._launcher.submit(job, resources)] = (job, resources)
 
-    def _end(self, work: Work) -> None:
+    def _end(self, work: CellFuture) -> None:
         """Record the outcome of a cell, or submit it again."""
         job, resources = self._running.pop(work)
         error = work.exception()

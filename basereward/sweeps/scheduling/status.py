@@ -87,16 +87,11 @@ def _remaining(rows: list[dict[str, Any]]) -> float | None:
     60.0
     """
     running = [row for row in rows if row["state"] == "running"]
-    known = [row for row in running if row["remaining_s"] is not None and row["step"]]
-    if not running or len(known) < len(running):
+    if not running or not all(row["remaining_s"] is not None and row["step"] for row in running):
         return None
-    left = sum(row["remaining_s"] for row in known)
-    waiting = sum(row["state"] not in ("running", "finished") for row in rows)
-    if waiting:
-        # The whole time of the running cells at their pace.
-        whole = sum(row["remaining_s"] * row["steps"] / max(row["steps"] - row["step"], 1) for row in known) / len(
-            known
-        )
-        left += waiting * whole
-    longest: float = max(row["remaining_s"] for row in known)
-    return max(left / len(running), longest)
+    left = [float(row["remaining_s"]) for row in running]
+    # The whole time of each running cell at its pace, which a waiting one is expected to take.
+    whole = [row["remaining_s"] * row["steps"] / max(row["steps"] - row["step"], 1) for row in running]
+    waiting = sum(row["state"] in ("waiting", "killed") for row in rows)
+    all_left_s = sum(left) + waiting * sum(whole) / len(whole)
+    return max(all_left_s / len(running), *left)

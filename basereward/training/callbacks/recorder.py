@@ -224,19 +224,22 @@ class Recorder(Callback):
                 summary=self.recipe.summary,
             )
         self.tracker.params({AXIS: axes} if axes else {})
-        # Tags, because a run that resumes may be elsewhere.
-        place = place_of_process(num_ranks(), _device_name(trainer.strategy.root_device))
-        self.tracker.tags({name: str(place[name]) for name in ("host", "job", "devices") if place[name] is not None})
-        plan = self.data.plan
-        steps = plan.steps if plan is not None else None
-        first = self.tracker.last_step("train/loss")
-        self.run.record_place({**place, "steps": steps, "first_step": first, "began": time.time()})
+        self._record_place(self.tracker, trainer.strategy.root_device)
         self.tracker.inputs(dataset_inputs(self.recipe, self.data))
         self._record_rejections(trainer)
         # Probes share a process and end within seconds.
         if tracking.system_metrics is not None and not self.recipe.probe:
             self._system_metrics = SystemMetrics(self.tracker, every_s=tracking.system_metrics)
             self._system_metrics.start()
+
+    def _record_place(self, tracker: Tracker, device: torch.device) -> None:
+        """Record where this process trains. Tags, because a run that resumes may be elsewhere."""
+        place = place_of_process(num_ranks(), _device_name(device))
+        tracker.tags({name: str(place[name]) for name in ("host", "job", "devices") if place[name] is not None})
+        plan = self.data.plan
+        steps = plan.steps if plan is not None else None
+        first = tracker.last_step("train/loss")
+        self.run.record_place({**place, "steps": steps, "first_step": first, "began": time.time()})
 
     def _record_rejections(self, trainer: Trainer) -> None:
         """Record the counts and the list of rejected rows. Those of a stream are known after it was read."""
