@@ -2,10 +2,10 @@
 
     python -m bench.clusters [--cells 1000] [--gpus 256] [--hours-between-failures 2]
 
-The scheduler, the queue of cells, the leases and the folders of runs are those of a real sweep. Only the cells are
-made: one takes 1 to 6 hours by the clock of the simulation, saves a checkpoint every 15 minutes, and is lost at random with
-its GPU. A lost cell is submitted again and goes on from its checkpoint. It prints how often each cell was finished, how
-many were lost, how many GPU hours were repeated, and the seconds of the scheduler for each cell.
+Scheduler, queue of cells, leases and folders of runs are those of a real sweep. Only the cells are made: one takes 1 to
+6 hours by the clock of the simulation, saves a checkpoint every 15 minutes, and is lost at random with its GPU. A lost
+cell is submitted again and goes on from its checkpoint. It prints how often each cell was finished, how many were lost,
+how many GPU hours were repeated, and the seconds of the scheduler for each cell.
 """
 
 from __future__ import annotations
