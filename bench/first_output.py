@@ -13,7 +13,7 @@ import time
 COMMANDS = (
     "--help", "--version", "trian", "train basereward --profle tiny", "ls heads", "ls runs", "completion bash",
     "check basereward", "data basereward", "audit basereward", "train basereward", "sweep head_depth", "resume RUN",
-    "score RUN rows.jsonl", "serve RUN", "export RUN --out exported",
+    "score RUN rows.jsonl", "score RUN rows.jsonl --on ray", "serve RUN", "export RUN --out exported",
     "import published --out model", "eval RUN --benchmark rm_bench", "ensemble RUN OTHER", "report head_depth",
     "look digits", "annotate digits --model m --endpoint local --out out.jsonl",
     "convert pairs.jsonl --out out.jsonl", "schema",

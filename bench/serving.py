@@ -8,8 +8,8 @@ Three parts, each with a server of its own that runs as `basereward serve`:
   try again. Printed are lost and wrong answers, and percentiles of latency.
 - window: eight responses to one prompt with a picture of 896 x 896 pixels as eight requests at once, and one after the
   other, without kept prompts. Printed is how much faster they are at once.
-- memory: the resident memory of the server's processes after the first tenth of many requests and after the last, and
-  how much it has grown for each request in between.
+- memory: the resident memory of the server's processes after each tenth of many requests, and how much it grew for each
+  request of the second half.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import requests
@@ -125,20 +126,24 @@ def window(work: Path, *, rounds: int) -> dict[str, float]:
     return {"at_once_s": at_once, "one_by_one_s": one_by_one, "times_faster": one_by_one / at_once}
 
 
-def memory(model: Path, *, number: int, clients: int) -> dict[str, float]:
-    """Resident memory of all processes of the server in MiB, after the first tenth of the requests and the last."""
+def memory(model: Path, *, number: int, clients: int) -> dict[str, Any]:
+    """Resident memory of all processes of the server in MiB, after each tenth of the requests."""
 
     def send(index: int) -> None:
         # Every prompt comes three times, so that prompts are kept and dropped.
         post(server.address, {"prompt": f"Question {index // 3}?", "responses": [f"answer {index}"]})
 
-    with served_model(model, "--prefix-cache", "64") as server, ThreadPoolExecutor(clients) as pool:
-        list(pool.map(send, range(number // 10)))
-        first = resident_mib(server.process.pid)
-        list(pool.map(send, range(number // 10, number)))
-        last = resident_mib(server.process.pid)
-    kib_per_request = 1024 * (last - first) / (number - number // 10)
-    return {"requests": number, "first_mib": first, "last_mib": last, "kib_per_request": kib_per_request}
+    tenth = number // 10
+    resident: list[float] = []
+    # A small cache, which is full of prompts after the first tenths: with a large one, its filling looks like a leak.
+    with served_model(model, "--prefix-cache", "4") as server, ThreadPoolExecutor(clients) as pool:
+        for begin in range(0, number, tenth):
+            list(pool.map(send, range(begin, begin + tenth)))
+            resident.append(round(resident_mib(server.process.pid), 1))
+    # The first half fills the cache of prompts and the pools of the allocators.
+    half = resident[len(resident) // 2 :]
+    kib_per_request = 1024 * (half[-1] - half[0]) / (tenth * (len(half) - 1))
+    return {"requests": number, "mib": resident, "kib_per_request_of_second_half": kib_per_request}
 
 
 def resident_mib(pid: int) -> float:
@@ -164,13 +169,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         model = save_scored_model(work / "small", head="mlp")
-        parts = {
+        parts: dict[str, dict[str, Any]] = {
             "load": load(model, load_scorer(model), number=options.requests, clients=options.clients),
             "window": window(work, rounds=options.rounds),
             "memory": memory(model, number=options.long, clients=options.clients),
         }
         for name, figures in parts.items():
-            print(json.dumps({"part": name} | {key: round(value, 3) for key, value in figures.items()}), flush=True)
+            rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in figures.items()}
+            print(json.dumps({"part": name} | rounded), flush=True)
 
 
 if __name__ == "__main__":

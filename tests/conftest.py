@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,9 +52,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run files marked `slow` first, so that no process waits for one at the end, and skip tests marked `gpu` on a
-    machine without a GPU."""
+    """Run files marked `slow` first, so that no process waits for one at the end. Skip tests marked `peers` unless they
+    are asked for, and tests marked `gpu` on a machine without a GPU."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    if os.environ.get("BASEREWARD_PEERS") != "1":
+        for item in items:
+            if item.get_closest_marker("peers"):
+                item.add_marker(pytest.mark.skip(reason="compares with another trainer; set BASEREWARD_PEERS=1"))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
@@ -79,6 +84,27 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     monkeypatch.setenv("BASEREWARD_RUNS", str(folder / "runs"))
     monkeypatch.setenv("BASEREWARD_CACHE", str(folder / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables and no run, which takes seconds to make and is fast to copy."""
+    from basereward.runs.tracking.database import ensure_database
+    from basereward.runs.tracking.mlflow_store import _build_database, load_mlflow
+
+    load_mlflow()
+    folder = tmp_path_factory.getbasetemp()
+    # The processes of pytest-xdist share it.
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    path = folder / "empty_store" / "mlflow.db"
+    ensure_database(path, build=_build_database)
+    return path
+
+
+@pytest.fixture
+def ready_store(own_folders: None, empty_store: Path) -> None:
+    """Give the test a store that has MLflow's tables already."""
+    shutil.copy(empty_store, os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///"))
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ The tests use a real full file system and a real `mlflow server` that is killed 
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_disk_that_fills_up_during_a_checkpoint_loses_nothing(
     disk: Disk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +155,7 @@ def _hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_interrupted_run_can_be_resumed() -> None:
     """Ctrl-C ends the command with 130 and without a traceback, and the run counts as killed, not as failed."""
     command = [sys.executable, "-m", "basereward", *TRAIN, "trainer.steps=200", "trainer.checkpoint_every=1"]
@@ -175,9 +178,10 @@ def test_interrupted_run_can_be_resumed() -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """Return a server that is not started, which is the tracking store of the runs."""
     monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path / "runs"))
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     server = Server(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     yield server

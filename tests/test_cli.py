@@ -211,6 +211,7 @@ def test_completion_without_shtab_says_how_to_install_it(
     assert "'fish'" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("ready_store")
 @pytest.mark.usefixtures("_experiments")
 def test_train_and_score_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Progress goes to standard error, and standard output has only the result as text or as one JSON object."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -225,9 +226,11 @@ class InThisProcess:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     """Return the user's folder with own modules, experiments, rows and runs."""
-    return tmp_path_factory.mktemp("own")
+    folder = tmp_path_factory.mktemp("own")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -236,7 +239,6 @@ def _in_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
     monkeypatch.setenv("BASEREWARD_RUNS", str(folder / "runs"))
     monkeypatch.setenv("BASEREWARD_CACHE", str(folder / "cache"))
-    # One store for the whole file: MLflow takes seconds to create a database.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
     # `--trust` appends the working directory to the path of this process.
     monkeypatch.setattr(sys, "path", list(sys.path))

@@ -53,7 +53,7 @@ from tests.helpers.support import (
     write_rows,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ready_store")]
 
 RELATIVE = 1e-5
 

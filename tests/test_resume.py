@@ -131,9 +131,11 @@ def test_moved_project_resumes_from_another_folder(
     assert listed.seconds is not None
 
 
-def test_sweep_continues_from_its_folder_alone(tmp_path: Path, project: Path) -> None:
+def test_sweep_continues_from_its_folder_alone(tmp_path: Path, project: Path, empty_store: Path) -> None:
     """Ctrl-C in the second cell names the sweep; its command needs no experiment, and skips the finished cell."""
     folder = tmp_path / "sweep"
+    folder.mkdir()
+    shutil.copy(empty_store, folder / "mlflow.db")
     shutil.copytree(project / "experiments", folder / "experiments")
     command = [*BASEREWARD, "sweep", "seeds", "--profile", PROFILE, "trainer.checkpoint_every=1"]
     result = run_in_terminal(

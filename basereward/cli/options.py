@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from basereward.cli.command import UsageError
+from basereward.cluster.options import ClusterOptions
 from basereward.errors import BaseRewardError, unknown
 
 MODEL_FORMS = "a run id, runs:/..., or the folder of a saved model"
@@ -214,6 +215,60 @@ def _add_request_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", metavar="S", type=float, default=120.0, help="seconds until a request times out (default: 120)"
     )
+
+
+ON = ("local", "ray")
+
+
+def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds where rows are worked on; `parse_cluster` reads the values.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_cluster_arguments(parser)
+    >>> parser.parse_args(["--on", "ray", "--shards", "64"]).shards
+    64
+    """
+    parser.add_argument(
+        "--on",
+        metavar="WHERE",
+        default="local",
+        help="local, or ray: in shards on a Ray cluster, with the same result; needs the extra `ray` (default: local)",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="of the Ray cluster to join, or `auto` (default: $RAY_ADDRESS, or else a cluster of this machine alone)",
+    )
+    parser.add_argument(
+        "--shards", metavar="N", type=int, help="how many parts the rows are cut into (default: four for each worker)"
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=int,
+        help="processes that work at the same time (default: one for each GPU, or each CPU of a cluster without GPUs)",
+    )
+
+
+def parse_cluster(arguments: argparse.Namespace) -> ClusterOptions | None:
+    """The options of the cluster; None: this machine.
+
+    Raises:
+        UsageError: an unknown place, or options of a cluster without `--on ray`.
+        ClusterError: a wrong address, or a number below 1.
+
+    >>> given = {"on": "ray", "address": None, "shards": 8, "workers": None}
+    >>> parse_cluster(argparse.Namespace(**given)).shards
+    8
+    """
+    check_choice("place of --on", arguments.on, ON)
+    if arguments.on == "ray":
+        return ClusterOptions(arguments.address, shards=arguments.shards, workers=arguments.workers)
+    for option in ("address", "shards", "workers"):
+        value = getattr(arguments, option)
+        if value is not None:
+            raise UsageError(f"--{option} {value} is an option of a cluster; add --on ray, or leave it out")
+    return None
 
 
 def check_choice(

@@ -151,6 +151,10 @@ def _import_ray() -> ModuleType:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Else a task without a GPU sees all of them in a later release of Ray, and this one warns about that at each start.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    # Else a call after the end of the connection, as by a thread of Ray Data, starts a cluster of its own.
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+    # Its parts in C++ write warnings about Ray Data's own actors to standard error.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
     except ImportError as error:
@@ -200,7 +204,9 @@ def _join(ray: Any, address: str) -> None:
     except Exception as error:
         ray.shutdown()
         raise ClusterError(
-            f"the Ray cluster at '{address}' cannot be joined: {sentence(str(error).strip())} {CHECK_ADDRESS}"
+            f"the Ray cluster at '{address}' cannot be joined: {sentence(str(error).strip())} {CHECK_ADDRESS}. For a "
+            "cluster that asks for a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN where ~/.ray/auth_token is "
+            "another one"
         ) from error
 
 

@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from basereward.cluster.shards import ShardedRows
 from basereward.data import loading
 from basereward.data.batching.collate import collate
 from basereward.data.batching.dataset import GroupDataset
@@ -26,6 +27,7 @@ from basereward.data.batching.step_totals import StepTotals
 from basereward.data.batching.tree_batch import Layout, TreeBatch
 from basereward.data.curation.curate import Curated, Curation
 from basereward.data.curation.duplicates import PlacedGroup
+from basereward.data.curation.sharded import PlacedGroups, ShardedCuration
 from basereward.data.encoding.content_hash import content_differences, encoder_hashes, hash_differences
 from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.encoding.lengths import Lengths, measure
@@ -63,6 +65,7 @@ class PreferenceData(LightningDataModule):
         rejections_file: the file that lists rejected rows.
         cache: the folder with the lengths of the groups; None: lengths are not cached.
         curation: removes training groups or changes their preferences; None: nothing is changed.
+        rows: a cluster that measures and curates groups in shards; None: this machine.
 
     Attributes:
         rejected: the rejected rows, after `setup`.
@@ -96,6 +99,7 @@ class PreferenceData(LightningDataModule):
         rejections_file: Path | str = "lost.jsonl",
         cache: Path | None = None,
         curation: Curation | None = None,
+        rows: ShardedRows | None = None,
     ) -> None:
         super().__init__()
         self.sources = dict(sources)
@@ -113,6 +117,7 @@ class PreferenceData(LightningDataModule):
         self.budget = budget
         self.cache = cache
         self.curation = curation
+        self._rows = rows
         self.curated = Curated()
         self.layout = layout
         self.unit = unit
@@ -211,14 +216,21 @@ class PreferenceData(LightningDataModule):
                 yield from ((name, index, groups[index]) for index in lengths.index.tolist())
 
         total = sum(map(len, trained.values()))
-        self.curated = curation(lambda: track(placed(), "comparing rows", total=total))
+        sharded = None if self._rows is None else ShardedCuration(self.placed(), self._rows)
+        self.curated = curation(lambda: track(placed(), "comparing rows", total=total), sharded=sharded)
         self.rejected += self.curated.rejected.values()
         for name, lengths in trained.items():
             kept = [(name, index) not in self.curated.rejected for index in lengths.index.tolist()]
             trained[name] = lengths.only(np.array(kept, bool))
 
+    def placed(self) -> PlacedGroups:
+        """The usable training groups of all sources, in the order in which they are curated."""
+        trained = self.lengths["train"].items()
+        return PlacedGroups([(name, self.sources[name].groups("train"), lengths.index) for name, lengths in trained])
+
     def _measure(self, source: Source, split: Split) -> tuple[Lengths, list[RejectedRow]]:
-        lengths, rejected = measure(source, split, encoder=self.encoder, workers=self.workers, cache=self.cache)
+        options: dict[str, Any] = {"workers": self.workers, "cache": self.cache, "rows": self._rows}
+        lengths, rejected = measure(source, split, encoder=self.encoder, **options)
         if self.budget is None:
             return lengths, rejected
         fits = lengths.tokens <= self.budget

@@ -28,8 +28,8 @@ def margin_histogram(margins: Mapping[str, Margins]) -> Figure:
     >>> margin_histogram({"digits": [1.0, 2.0, -0.5]}).axes[0].get_xlabel()
     'score(winner) - score(loser), units of the score'
     """
-    figure, axes = _figure(rows=(1,))
     arrays = {name: _array(values) for name, values in margins.items()}
+    figure, axes = _figure(rows=(1,), legend_lines=len(arrays))
     all_margins = np.concatenate([np.zeros(1), *arrays.values()])
     width = (np.ptp(all_margins) or 1.0) / 40
     # 0 is an edge, so that no bar holds both correct and wrong pairs.
@@ -52,7 +52,7 @@ def margin_histogram(margins: Mapping[str, Margins]) -> Figure:
     axes[0].set_xlabel("score(winner) - score(loser), units of the score")
     axes[0].set_ylabel("share of the source's pairs, %")
     if arrays:
-        figure.legend(loc="outside lower center", frameon=False)
+        figure.legend(loc="lower center", frameon=False)
     return figure
 
 
@@ -85,13 +85,20 @@ def _array(margins: Margins) -> npt.NDArray[np.float64]:
     return np.asarray(margins, dtype=np.float64).reshape(-1)
 
 
-def _figure(*, rows: tuple[int, ...]) -> tuple[Figure, list[Axes]]:
-    """A figure with axes of the given relative heights.
+def _figure(*, rows: tuple[int, ...], legend_lines: int = 0) -> tuple[Figure, list[Axes]]:
+    """A figure with axes of the given relative heights, and room for a legend of so many lines below them.
 
-    It is made without pyplot, whose list of open figures would keep it in memory.
+    It is made without pyplot, whose list of open figures would keep it in memory. Its margins are fixed: a layout that
+    measures every text takes several times as long as the drawing, and a run of a small model draws four figures.
     """
-    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
+    below = 0.6 + (0.2 + 0.225 * legend_lines if legend_lines else 0)
+    # A long legend makes the figure higher, so that the axes keep their height.
+    width, height = 7.0, max(4.5, 3.2 + below)
+    figure = Figure(figsize=(width, height), dpi=120)
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(
+        left=0.9 / width, right=1 - 0.2 / width, bottom=below / height, top=1 - 0.4 / height, hspace=0.28
+    )
     axes = figure.subplots(len(rows), 1, squeeze=False, height_ratios=rows)[:, 0].tolist()
     for panel in axes:
         panel.spines[["top", "right"]].set_visible(False)

@@ -8,10 +8,14 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
+from basereward.cluster.options import ClusterOptions
+from basereward.cluster.shards import ShardedRows
 from basereward.data.curation.audit import audit as audit_source
+from basereward.data.curation.audit import audit_sharded
 from basereward.data.curation.contamination import OverlapReport
 from basereward.data.curation.curate import Curated
 from basereward.data.curation.duplicates import PlacedGroup
+from basereward.data.curation.sharded import PlacedGroups, ShardedCuration
 from basereward.data.module import PreferenceData
 from basereward.data.schema.group import Group
 from basereward.data.schema.rejections import RowRejected, summary
@@ -23,15 +27,17 @@ from basereward.model.families.processing import recipe_encoder
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.training.build import build_curation, build_data
-from basereward.training.data_summary import preview_rejections_file
+from basereward.training.data_summary import preview_rejections_file, recipe_shards
 
 
-def audit(recipe: Recipe, *, model: str | None = None) -> dict[str, Any]:
+def audit(recipe: Recipe, *, model: str | None = None, cluster: ClusterOptions | None = None) -> dict[str, Any]:
     """Audit every source over its usable training groups, before curation.
 
     Args:
         recipe: whose sources are audited.
         model: a model that `load` opens; its disagreement with the labels is counted as label noise.
+        cluster: read the sources in shards on this cluster; None: on this machine. The result is the same. Only `model`
+            and the judge of the recipe score on this machine.
 
     Returns:
         `sources`: of each the fields of `SourceAudit`, and `unscored`, the number of groups that the model cannot
@@ -48,22 +54,25 @@ def audit(recipe: Recipe, *, model: str | None = None) -> dict[str, Any]:
     curation = build_curation(recipe.data.curation)
     with phase("loading the model") if model else nullcontext():
         scorer = load(model) if model else None
-    data = _read_uncurated(recipe)
-    sources = {name: _audit_source(data, name, scorer=scorer) for name in data.sources}
-    curation_result = None
-    if curation is not None:
-        # A function, because curation reads the groups several times, and they do not fit in memory.
-        num_groups = sum(map(len, data.lengths["train"].values()))
-        curated = curation(lambda: track(_placed_groups(data), "comparing rows", total=num_groups))
-        curation_result = _curation_result(curated, benchmarks=recipe.data.curation.against)
+    with recipe_shards(recipe, cluster) as rows:
+        data = _read_uncurated(recipe, rows)
+        sources = {name: _audit_source(data, name, scorer=scorer, rows=rows) for name in data.sources}
+        curation_result = None
+        if curation is not None:
+            # A function, because curation reads the groups several times, and they do not fit in memory.
+            num_groups = sum(map(len, data.lengths["train"].values()))
+            sharded = None if rows is None else ShardedCuration(data.placed(), rows)
+            curated = curation(lambda: track(_placed_groups(data), "comparing rows", total=num_groups), sharded=sharded)
+            curation_result = _curation_result(curated, benchmarks=recipe.data.curation.against)
     return {"sources": sources, "lost": summary(data.rejected), "model": model, "curation": curation_result}
 
 
-def _read_uncurated(recipe: Recipe) -> PreferenceData:
+def _read_uncurated(recipe: Recipe, rows: ShardedRows | None) -> PreferenceData:
     """Read the data of a recipe without its curation, whatever the share of rejected rows."""
     uncurated = replace(recipe, data=replace(recipe.data, curation=CurationRecipe()))
     encoder = recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
-    data = build_data(uncurated, encoder=encoder, rejections_file=preview_rejections_file(uncurated.name), max_lost=1.0)
+    listed_in = preview_rejections_file(uncurated.name)
+    data = build_data(uncurated, encoder=encoder, rejections_file=listed_in, max_lost=1.0, rows=rows)
     data.setup()
     return data
 
@@ -80,13 +89,20 @@ def _placed_groups(data: PreferenceData) -> Iterator[PlacedGroup]:
         yield from ((name, index, group) for index, group in zip(indices, _groups(data, name), strict=True))
 
 
-def _audit_source(data: PreferenceData, name: str, *, scorer: ScoresGroups | None) -> dict[str, Any]:
+def _audit_source(
+    data: PreferenceData, name: str, *, scorer: ScoresGroups | None, rows: ShardedRows | None
+) -> dict[str, Any]:
     num_groups = len(data.lengths["train"][name])
     scores = None
     if scorer is not None:
         scores = list(track(_scores(_groups(data, name), scorer=scorer), f"scoring {name}", total=num_groups))
-    audited = track(_groups(data, name), f"auditing {name}", total=num_groups)
-    fields = _tuples_to_lists(asdict(audit_source(audited, source=name, scores=scores)))
+    if rows is None:
+        audited = track(_groups(data, name), f"auditing {name}", total=num_groups)
+        statistics = audit_source(audited, source=name, scores=scores)
+    else:
+        placed = PlacedGroups([(name, data.sources[name].groups("train"), data.lengths["train"][name].index)])
+        statistics = audit_sharded(placed, rows, source=name, scores=scores)
+    fields = _tuples_to_lists(asdict(statistics))
     return {**fields, "unscored": sum(group_scores is None for group_scores in scores or ())}
 
 

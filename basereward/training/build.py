@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import Strategy
 
+from basereward.cluster.shards import ShardedRows
 from basereward.data.batching.loss_units import Unit
 from basereward.data.curation.curate import Curation
 from basereward.data.encoding.encoder import Encoder
@@ -294,7 +295,13 @@ def _read_data(recipe: Recipe, path: str, *, list_file: Path, run: RunFolder | N
 
 
 def build_data(
-    recipe: Recipe, *, encoder: Encoder, rejections_file: Path, max_lost: float | None = None, unit: Unit = "group"
+    recipe: Recipe,
+    *,
+    encoder: Encoder,
+    rejections_file: Path,
+    max_lost: float | None = None,
+    unit: Unit = "group",
+    rows: ShardedRows | None = None,
 ) -> PreferenceData:
     """Build the data of a recipe; nothing is read before `setup`.
 
@@ -304,6 +311,7 @@ def build_data(
         rejections_file: where rejected rows are listed.
         max_lost: largest share of rejected rows; by default that of the recipe.
         unit: of the objective, whose number training batches get with their optimizer step.
+        rows: a cluster that reads the data in shards; None: this machine.
     """
     mixture, trainer, batch = recipe.data.mixture, recipe.trainer, recipe.batch
     sources = {name: make(node, "sources", name) for name, node in recipe.data.sources.items()}
@@ -337,6 +345,7 @@ def build_data(
         modality=batch.modality,
         epochs=trainer.epochs,
         curation=build_curation(recipe.data.curation),
+        rows=rows,
     )
 
 

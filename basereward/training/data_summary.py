@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from basereward.cluster.options import ClusterOptions
+from basereward.cluster.shards import ShardedRows
 from basereward.data.batching.plan import Plan
 from basereward.data.batching.tree_batch import PADDING
 from basereward.data.module import PreferenceData
@@ -18,6 +23,7 @@ from basereward.errors import DataError
 from basereward.io.files import cache_folder, set_aside
 from basereward.model.families.processing import recipe_encoder
 from basereward.model.saving.made_checkpoint import backbone_path
+from basereward.recipe import recipe_yaml
 from basereward.recipe.schema import Recipe
 from basereward.training.build import build_data
 
@@ -27,11 +33,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def preview(recipe: Recipe) -> dict[str, Any]:
+def preview(recipe: Recipe, *, cluster: ClusterOptions | None = None) -> dict[str, Any]:
     """Summarise the data of a recipe and their plan.
 
     Args:
         recipe: whose sources are read.
+        cluster: read them in shards on this cluster; None: on this machine. The result is the same.
 
     Returns:
         `sources`: of each the groups by split; of its training groups the tokens (each prefix counted once), the
@@ -47,9 +54,32 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     if recipe.data.streaming is not None:
         raise DataError("streamed sources cannot be counted before they are read; remove data.streaming to count them")
     encoder = recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
-    data = build_data(recipe, encoder=encoder, rejections_file=preview_rejections_file(recipe.name), max_lost=1.0)
-    data.setup()
+    listed_in = preview_rejections_file(recipe.name)
+    with recipe_shards(recipe, cluster) as rows:
+        data = build_data(recipe, encoder=encoder, rejections_file=listed_in, max_lost=1.0, rows=rows)
+        data.setup()
     return _summary(data)
+
+
+@contextlib.contextmanager
+def recipe_shards(recipe: Recipe, cluster: ClusterOptions | None) -> Iterator[ShardedRows | None]:
+    """Joins a cluster for the rows of a recipe; shards are removed when the block ends without an error.
+
+    Args:
+        recipe: whose rows are read. Its shards are in a folder of their own in `$BASEREWARD_CACHE/shards`.
+        cluster: None: nothing is joined.
+
+    >>> with recipe_shards(Recipe(), None) as rows:
+    ...     print(rows)
+    None
+    """
+    if cluster is None:
+        yield None
+        return
+    name = hashlib.sha256(recipe_yaml(recipe).encode()).hexdigest()[:16]
+    with ShardedRows(cluster, folder=cache_folder() / "shards" / name) as rows:
+        yield rows
+        rows.remove()
 
 
 def preview_rejections_file(name: str) -> Path:

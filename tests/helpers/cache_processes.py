@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from basereward.io.tensor_cache import SUFFIX, TOTAL, SizeLimit, TensorCache
+from tests.helpers.forked_program import ForkedProgram
 
 IDENTITY = "an identity"
 LIMIT = 2**24
@@ -66,31 +64,26 @@ def other_files(folder: Path) -> list[str]:
     )
 
 
-def start(program: str, *arguments: object) -> subprocess.Popen[str]:
+def start(program: str, *arguments: object) -> ForkedProgram:
     """Start a Python process with this module's names; it prints `ready` and waits for a line before the program
     runs."""
-    preamble = "import sys; from tests.helpers.cache_processes import *; print('ready', flush=True); input()"
-    command = [sys.executable, "-c", f"{preamble}\n{program}", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    return ForkedProgram(__name__, program, *arguments)
 
 
-def read_line(process: subprocess.Popen[str]) -> str:
+def read_line(process: ForkedProgram) -> str:
     """Return the next line that a process prints."""
-    assert process.stdout is not None
     return process.stdout.readline().strip()
 
 
-def run_together(*processes: subprocess.Popen[str]) -> None:
+def run_together(*processes: ForkedProgram) -> None:
     """Let started processes run their programs at the same time."""
     assert [read_line(process) for process in processes] == ["ready"] * len(processes)
     for process in processes:
-        assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
 
 
-def finish(*processes: subprocess.Popen[str]) -> list[int]:
+def finish(*processes: ForkedProgram) -> list[int]:
     """Wait for processes and return their exit codes."""
     for process in processes:
         process.communicate(timeout=120)

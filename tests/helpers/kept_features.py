@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import torch
 from basereward.data.images.feature_store import FeatureStore
 from basereward.data.images.vision_features import Features
 from basereward.io.tensor_cache import TOTAL
+from tests.helpers.forked_program import ForkedProgram
 
 SETTING = "a tower"
 
@@ -60,24 +58,19 @@ def on_disk(folder: Path) -> int:
     return sum(file.stat().st_size for file in records(folder))
 
 
-def process(program: str, *arguments: object) -> subprocess.Popen[str]:
+def process(program: str, *arguments: object) -> ForkedProgram:
     """Start a Python process that prints `ready` and waits for a line before it runs the program."""
-    preamble = "import sys; from tests.helpers.kept_features import *; print('ready', flush=True); input()"
-    command = [sys.executable, "-c", f"{preamble}\n{program}", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    return ForkedProgram(__name__, program, *arguments)
 
 
-def said(popen: subprocess.Popen[str]) -> str:
+def said(popen: ForkedProgram) -> str:
     """Return the next line that a process prints."""
-    assert popen.stdout is not None
     return popen.stdout.readline().strip()
 
 
-def go(*waiting: subprocess.Popen[str]) -> None:
+def go(*waiting: ForkedProgram) -> None:
     """Let waiting processes run their programs at the same time."""
     assert [said(popen) for popen in waiting] == ["ready"] * len(waiting)
     for popen in waiting:
-        assert popen.stdin is not None
         popen.stdin.write("go\n")
         popen.stdin.flush()

@@ -6,13 +6,14 @@ The processes are forked from a server that has only imported the libraries, so 
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
+
+from tests.helpers.forked_program import fork_context
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,7 @@ def start_training(
     kill: Moment | None = None,
 ) -> Any:
     """Start a process that trains."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["basereward.sweeps.sweep", "basereward.metrics.figures", "mlflow", "tests.helpers.killed_process"]
-    )
+    context = fork_context()
     arguments = (dict(os.environ), os.getcwd(), experiment, list(overrides), profile, resume, kill)
     process = context.Process(target=_train, args=arguments)
     process.start()

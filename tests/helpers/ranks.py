@@ -6,7 +6,6 @@ The processes are forked from a server that has only imported the libraries, as 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import socket
 import sys
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from basereward.runs.run_folder import RunFolder, list_runs
+from tests.helpers.forked_program import fork_context
 from tests.helpers.killed_process import Moment, kill_at
 
 TIMED = ("time/", "perf/", "mem/", "system/")  # metrics that differ between two runs of one recipe
@@ -82,10 +82,7 @@ def start_ranks(
         folder: of runs, cache, tracking, and the standard error of each process; None: those of the test.
         nan: the micro-batch, counted from 1, whose loss is NaN, by the number of the process.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["basereward.sweeps.sweep", "basereward.metrics.figures", "mlflow", "tests.helpers.ranks"]
-    )
+    context = fork_context()
     port = free_port()
     processes = []
     for number in range(ranks):

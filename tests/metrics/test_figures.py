@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from basereward.metrics.calibration_error import CalibrationError
 from basereward.metrics.figures import margin_histogram, reliability_diagram
@@ -52,6 +53,28 @@ def test_figures_of_empty_and_constant_margins_are_drawn() -> None:
         file = io.BytesIO()
         figure.savefig(file, format="png")
         assert file.getvalue().startswith(b"\x89PNG")
+
+
+def _boxes(figure: Figure) -> list[tuple[float, float, float, float]]:
+    """Return the boxes of the axes with their texts and of the legend, in pixels: left, bottom, right, top."""
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    return [artist.get_tightbbox(renderer).extents for artist in (*figure.axes, *figure.legends)]
+
+
+@pytest.mark.parametrize("sources", [1, 3, 30])
+def test_no_text_is_cut_or_covered(sources: int) -> None:
+    """All texts are inside the figure, and neither axes nor the legend overlap, with large numbers of pairs too."""
+    margins = {f"a_source_with_a_long_name_{i}": torch.linspace(-5, 900, 40_000) for i in range(sources)}
+    for figure in (margin_histogram(margins), reliability_diagram(torch.cat(list(margins.values())))):
+        figure.canvas.draw()
+        boxes = _boxes(figure)
+        assert len(boxes) == 2
+        for left, bottom, right, top in boxes:
+            assert left >= 0
+            assert bottom >= 0
+            assert right <= figure.bbox.width
+            assert top <= figure.bbox.height
+        assert boxes[0][1] >= boxes[1][3], "the lower one begins below the upper one"
 
 
 def test_pyplot_is_not_imported() -> None:

@@ -38,7 +38,7 @@ from tests.helpers.feature_runs import FROZEN, KEPT, TRAIN, VAL, Run, different,
 from tests.helpers.kept_features import features, size_of
 from tests.helpers.support import SMALL, VISION, picture
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ready_store")]
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")

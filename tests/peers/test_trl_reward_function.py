@@ -1,6 +1,6 @@
 """Test that TRL's GRPOTrainer trains a small Qwen2.5-VL with a reward model of ours, pictures included.
 
-The test needs the extra `peers`, as `test_trl_reward_trainer.py` does.
+It runs with BASEREWARD_PEERS=1, as `test_trl_reward_trainer.py` does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import basereward.rewards
 from basereward.inference.scorer import load_scorer
 from tests.helpers.served_model import save_scored_model
 
-trl = pytest.importorskip("trl", reason="needs the extra `peers`")
+pytestmark = pytest.mark.peers
 RED = PIL.Image.new("RGB", (56, 56), "red")
 
 
@@ -40,6 +40,8 @@ class ImageProcessor(Qwen2_5_VLProcessor):
 
 def test_grpo_with_pictures_logs_our_scores(tmp_path: Path) -> None:
     """In two steps of two rollouts each, the reward that TRL logs is the mean of `score` of these rollouts."""
+    import trl
+
     folder = save_scored_model(tmp_path, head="mlp")
     scorer = load_scorer(folder)
     backbone = tmp_path / "backbone"

@@ -1,10 +1,9 @@
 """Test that our training takes the same steps as TRL's RewardTrainer with the same token ids, head, order and
 optimizer.
 
-The test needs the extra `peers`, which the daily tests do without:
+The daily tests do without it:
 
-    .venv/bin/pip install --constraint constraints.txt --editable '.[dev,peers]'
-    .venv/bin/python -m pytest tests/peers
+    BASEREWARD_PEERS=1 .venv/bin/python -m pytest tests/peers
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pytorch_lightning import Callback, Trainer
 from basereward import build, load_recipe
 from tests.helpers.support import checkpoint, pair_rows, write_rows
 
-trl = pytest.importorskip("trl", reason="needs the extra `peers`")
+pytestmark = pytest.mark.peers
 STEPS, PAIRS = 8, 4
 LR, BETAS, EPS, WEIGHT_DECAY = 1e-4, (0.9, 0.999), 1e-8, 0.01
 
@@ -89,6 +88,7 @@ def their_steps(
     backbone: Path, pairs: list[dict[str, list[int]]], head: torch.Tensor, *, accumulate: int, folder: Path
 ) -> list[tuple[float, float]]:
     """Return loss and gradient norm of the steps of TRL's RewardTrainer."""
+    import trl
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

@@ -25,7 +25,6 @@ from basereward.runs.locks import lock_run, unlock_run
 from basereward.runs.run_folder import RunFolder, resumable_with
 from basereward.runs.score_files import read_scores
 from basereward.runs.tracking.database import ensure_database
-from basereward.runs.tracking.mlflow_store import _build_database
 from basereward.runs.tracking.tracker import Tracker, deliver_pending
 from basereward.training.run_identity import has_checkpoint
 from tests.helpers.evaluation_folders import write_folder
@@ -42,14 +41,6 @@ def make_socket(path: Path) -> None:
 def make_device_link(path: Path) -> None:
     """Make a link to a device, because only an administrator can make a device."""
     path.symlink_to("/dev/zero")
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, which is slow to create and fast to copy."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    ensure_database(path, build=_build_database)
-    return path
 
 
 TWO_OBSTACLES = pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])

@@ -238,6 +238,25 @@ def test_metrics_count_requests(served: ServedModel) -> None:
     assert KEY not in requests.get(f"{served.address}/metrics", headers=served.headers, timeout=60).text
 
 
+def test_stop_answers_what_has_arrived(folder: Path, scorer: Scorer) -> None:
+    """After SIGTERM, a request that the model has is answered, half a request gets status 503 without the 600 seconds
+    that it has to arrive, and the server ends."""
+    with served_model(folder / "model", "--arrival", "600") as server:
+        [worker] = server.workers()
+        body = {"prompt": "What is in the picture?", "responses": ["A cat."]}
+        request = request_bytes(server, "/score", body)
+        # The model is stopped, so that both requests wait when the server is asked to stop.
+        worker.send_signal(signal.SIGSTOP)
+        with connect(server, request[:-5]) as half, connect(server, request) as complete:
+            server.wait_for_metric("basereward_waiting_requests", 1)
+            server.process.send_signal(signal.SIGTERM)
+            assert read_status(half) == 503
+            worker.send_signal(signal.SIGCONT)
+            assert read_status(complete) == 200
+        # uvicorn ends by the signal that stopped it.
+        assert server.process.wait() == -signal.SIGTERM
+
+
 def test_missing_packages_of_the_extra_are_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

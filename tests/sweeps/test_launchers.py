@@ -31,7 +31,7 @@ from basereward.sweeps.launcher import (
 from basereward.sweeps.scheduling.cell_queue import CellQueue
 from basereward.sweeps.scheduling.scheduler import Scheduler, needed_resources
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ready_store")]
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHERS = list(short_names("launchers"))

@@ -36,13 +36,24 @@ grid:
 """
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+    """Return the folder of this file's runs, with two more experiments than the project's."""
+    folder = tmp_path_factory.mktemp("probes")
+    shutil.copytree(ROOT / "experiments", folder / "experiments")
+    (folder / "experiments" / "heads.yaml").write_text(HEADS)
+    (folder / "experiments" / "rates.yaml").write_text(RATES)
+    shutil.copy(empty_store, folder / "mlflow.db")
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Add two experiments to the project's; dotted paths resolve from the project's folder."""
-    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
-    (tmp_path / "experiments" / "heads.yaml").write_text(HEADS)
-    (tmp_path / "experiments" / "rates.yaml").write_text(RATES)
-    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(tmp_path / "experiments"))
+def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use the runs of this file; dotted paths resolve from the project's folder."""
+    monkeypatch.setenv("BASEREWARD_RUNS", str(place / "runs"))
+    monkeypatch.setenv("BASEREWARD_CACHE", str(place / "cache"))
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(place / "experiments"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
     monkeypatch.chdir(ROOT)
 
 
@@ -53,15 +64,31 @@ def swept(experiment: str, capfd: pytest.CaptureFixture[str]) -> tuple[list[dict
     return json.loads(printed.out)["cells"], printed.err.splitlines()
 
 
+@pytest.fixture(scope="module")
+def known() -> dict[str, Any]:
+    """Return what the first sweep of the heads has given."""
+    return {}
+
+
+@pytest.fixture
+def heads(known: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Sweep the heads once; return the cells and the lines of standard error."""
+    if not known:
+        known["cells"], known["lines"] = swept("heads", capfd)
+    return known["cells"], known["lines"]
+
+
 def process_of(run: RunFolder) -> int:
     """Return the id of the process that last worked on a run."""
     return int(run.status["process"]["pid"])
 
 
-def test_cells_share_a_process_and_its_states(capfd: pytest.CaptureFixture[str]) -> None:
+def test_cells_share_a_process_and_its_states(
+    heads: tuple[list[dict[str, Any]], list[str]], capfd: pytest.CaptureFixture[str]
+) -> None:
     """States are computed once for all cells. A process that dies fails one cell; the others run in a new process,
     which reads the stored states. Finished cells are skipped."""
-    cells, lines = swept("heads", capfd)
+    cells, lines = heads
     assert [cell["status"] for cell in cells] == ["finished", "failed", "finished", "finished"]
     assert "its process ended with signal 9 and left no result" in cells[1]["error"]
     logged = [line for line in lines if line.startswith("pooled states of train")]
@@ -81,8 +108,11 @@ def test_cells_share_a_process_and_its_states(capfd: pytest.CaptureFixture[str])
     assert [cell["status"] for cell in cells_again] == ["skipped", "failed", "skipped", "skipped"]
 
 
-def test_failed_cell_does_not_affect_the_next(capfd: pytest.CaptureFixture[str]) -> None:
+def test_failed_cell_does_not_affect_the_next(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """The next cell runs in a new process."""
+    monkeypatch.setenv("BASEREWARD_CACHE", str(tmp_path / "cache"))
     cells, lines = swept("rates", capfd)
     assert [cell["status"] for cell in cells] == ["finished", "failed", "finished"]
     assert "The rows of the step: " in cells[1]["error"]
@@ -94,11 +124,13 @@ def test_failed_cell_does_not_affect_the_next(capfd: pytest.CaptureFixture[str])
 
 
 def test_cell_equals_a_run_of_its_own(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    heads: tuple[list[dict[str, Any]], list[str]],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    """The third cell of a process has the bits of a separate run with an empty cache."""
-    cells, _ = swept("heads", capfd)
-    deeper = find(cells[3]["run_id"])
+    """The last cell of a process has the bits of a separate run with an empty cache."""
+    deeper = find(heads[0][3]["run_id"])
     monkeypatch.setenv("BASEREWARD_CACHE", str(tmp_path / "cache"))
     overrides = ["probe=true", "model.head.layers=4"]
     assert main(["train", "basereward", "--profile", "tests/small.yaml", *overrides, "--json"]) == 0

@@ -65,9 +65,10 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def place(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Place:
     """Add two experiments to the project's."""
     folder = tmp_path_factory.mktemp("sweep")
+    shutil.copy(empty_store, folder / "mlflow.db")
     shutil.copytree(ROOT / "experiments", folder / "experiments")
     (folder / "experiments" / "seeds.yaml").write_text(SEEDS)
     (folder / "experiments" / "rates.yaml").write_text(RATES)

@@ -14,10 +14,11 @@ from tests.sweeps.test_sweep import ROOT, SEEDS, Place
 pytestmark = pytest.mark.slow
 
 
-def test_concurrent_sweeps_share_their_cells(tmp_path: Path) -> None:
+def test_concurrent_sweeps_share_their_cells(tmp_path: Path, empty_store: Path) -> None:
     """Every cell is trained once by one of the sweeps, and both report all cells."""
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     (tmp_path / "experiments" / "seeds.yaml").write_text(SEEDS)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     place = Place(tmp_path)
     logs = [tmp_path / "first.log", tmp_path / "second.log"]
     processes = [place.sweep(log) for log in logs]

@@ -142,6 +142,7 @@ def test_resumed_optimizer_continues_with_the_same_bits(update: Literal["master"
         assert all(torch.equal(state[name], expected_state[name]) for name in state)
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_recipe_trains_weights_in_bfloat16() -> None:
     """A run with a learning rate that rounding to nearest would lose moves the master copies of all weights."""
     overrides = [*SMALL, "model.backbone.dtype=bfloat16", "optimizer.lr=1e-5", "trainer.steps=2"]

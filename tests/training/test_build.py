@@ -47,6 +47,7 @@ def rows_seen() -> Iterator[list[int]]:
         hook.remove()
 
 
+@pytest.mark.usefixtures("ready_store")
 @pytest.mark.parametrize("probe", [False, True], ids=["trained", "probe"])
 def test_build_makes_no_run_and_reads_no_batch(probe: bool) -> None:
     """The folder of runs does not exist before `fit`, and the model only sees the few tokens of `layout_check`."""
@@ -67,6 +68,7 @@ def weights(module: LightningModule) -> dict[str, torch.Tensor]:
     return {name: weight.detach().clone() for name, weight in module.named_parameters() if weight.requires_grad}
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_module_trains_under_a_plain_trainer_with_a_plain_loader() -> None:
     """A list of the same batches gives the same bits as the data module, so the result depends on neither our trainer
     nor our data module."""
@@ -106,6 +108,7 @@ class Steps(Callback):
         self.batches += 1
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_build_takes_callbacks_loggers_and_options(tmp_path: Path) -> None:
     """All of them are used, and the run is recorded as usual."""
     steps, logger = Steps(), CSVLogger(tmp_path)

@@ -60,9 +60,10 @@ class Stopped:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folders(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Path]:
     """Use one folder for all runs of this file."""
     place = tmp_path_factory.mktemp("changed")
+    shutil.copy(empty_store, place / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         set_folders(patch, place)
         yield place

@@ -38,6 +38,7 @@ def written(scorer: Scorer) -> list[list[int]]:
     return [generated[0].tolist() for generated in generator(batch, SamplingParams(max_tokens=8))]
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_ensemble_of_critics_on_one_frozen_backbone() -> None:
     """Each critic writes for its own prompt, so they share no forward pass, and the ensemble has the mean of their
     scores."""
@@ -54,6 +55,7 @@ def test_ensemble_of_critics_on_one_frozen_backbone() -> None:
     assert ensemble_scores == pytest.approx([sum(scores) / 2 for scores in zip(*member_scores, strict=True)])
 
 
+@pytest.mark.usefixtures("ready_store")
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_saved_critic_writes_and_scores_the_same(lora: bool, tmp_path: Path) -> None:
     """Law 4 holds with the language head, and the run has all metrics."""

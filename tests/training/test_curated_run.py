@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from basereward import build, load_recipe
 from basereward.training.fit import train
 from tests.helpers.support import only, pair_rows, write_rows
@@ -30,6 +32,7 @@ def overrides(folder: Path) -> list[str]:
     return [*only(file), "data.max_lost=0", "data.sources.mine.val=0.05", "data.sources.mine.test=0", "trainer.steps=2"]
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_curated_rows_are_counted_outside_the_limit(tmp_path: Path) -> None:
     """Duplicates, benchmark rows and rows that a model contradicts are left out under their reasons although
     `data.max_lost` is 0, and changed weights reach the batch."""

@@ -19,7 +19,7 @@ from basereward.training.fit import train
 from tests.helpers.killed_process import Moment, start_training, train_in_process
 from tests.sweeps.test_sweep import ROOT, SEEDS, Place, cells_of, wait_for_end
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ready_store")]
 
 PROFILE = "tests/small.yaml"
 
@@ -65,10 +65,11 @@ def _hear_ctrl_c() -> None:
 
 
 @pytest.mark.parametrize("moment", ["cell-starts", "cell-trains"])
-def test_ctrl_c_stops_a_sweep(moment: str, tmp_path: Path) -> None:
+def test_ctrl_c_stops_a_sweep(moment: str, tmp_path: Path, empty_store: Path) -> None:
     """The sweep and its cell end with 130 and without a traceback, and their runs are killed."""
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     (tmp_path / "experiments" / "seeds.yaml").write_text(SEEDS)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     place = Place(tmp_path)
     overrides = ["trainer.steps=2000", "trainer.checkpoint_every=1"]
     command = [sys.executable, "-m", "basereward", "sweep", "seeds", "--profile", str(ROOT / PROFILE), *overrides]

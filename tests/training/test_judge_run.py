@@ -45,6 +45,7 @@ def written(scorer: Scorer) -> list[list[int]]:
         return [generated[0].tolist() for generated in model.generator.generate(batch, model.head.sampling)]
 
 
+@pytest.mark.usefixtures("ready_store")
 @pytest.mark.parametrize("head", HEADS)
 def test_judge_trains_saves_and_evaluates(head: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The head trains on all embedded data with its target texts. The run has the usual metrics, the cost of the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], dic
 
 
 @pytest.fixture
-def shared_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Share the lengths of the groups and a tracking store, whose tables take seconds to create."""
+def shared_folders(
+    tmp_path_factory: pytest.TempPathFactory, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Share the lengths of the groups and a tracking store."""
     folder = tmp_path_factory.getbasetemp() / "killed-in-validation"
-    folder.mkdir(exist_ok=True)
+    if not folder.exists():
+        folder.mkdir()
+        shutil.copy(empty_store, folder / "mlflow.db")
     monkeypatch.setenv("BASEREWARD_CACHE", str(folder / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
 

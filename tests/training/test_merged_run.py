@@ -22,6 +22,7 @@ def held_bytes() -> int:
     return sum(p.untyped_storage().nbytes() for module in modules for p in module.parameters())
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_weights_are_released_before_the_saved_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the model is loaded for merging, the trained module holds no bytes; the merged model is saved and scores."""
     gc.collect()

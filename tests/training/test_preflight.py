@@ -173,6 +173,7 @@ def test_check_finds_what_train_would_refuse(override: str, named: str, capsys: 
     assert named in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_run_without_held_out_rows_has_no_warning(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,7 +26,7 @@ from basereward.training.probe import read_places, setting
 from tests.helpers.killed_process import start_training
 from tests.helpers.support import SMALL
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ready_store")]
 
 ROOT = Path(__file__).resolve().parents[2]
 FROZEN = "model.backbone.freeze=[vision, merger, language]"

@@ -60,7 +60,7 @@ class Recorded:
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
+def recorded(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Recorded]:
     """Train once. The environment stays for the tests of the module, whose own comes after it."""
     folder = tmp_path_factory.mktemp("recorded")
     lines: list[str] = []
@@ -71,7 +71,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_SILENT", "true")
-        MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+        shutil.copy(empty_store, folder / "mlflow.db")
         logger = logging.getLogger("basereward")
         logger.addHandler(handler)
         try:

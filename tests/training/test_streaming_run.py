@@ -55,6 +55,7 @@ def killed_run(overrides: list[str], *, at_step: int) -> str:
     raise AssertionError(f"the run ended before step {at_step}")
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_streaming_run_killed_in_a_stage_and_resumed_equals_uninterrupted_run(overrides: list[str]) -> None:
     """The run is killed after the second of three steps of its first stage. Metrics and weights are equal, and every
     lost row is counted once in the result, the folder and MLflow."""
@@ -78,6 +79,7 @@ def test_streaming_run_killed_in_a_stage_and_resumed_equals_uninterrupted_run(ov
         assert {name: metrics[f"data/skipped/{name}"] for name in LOST} == LOST
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_stream_without_held_out_rows_finishes(overrides: list[str]) -> None:
     """There is no validation, and the last weights are saved."""
     changes = ("data.sources.mine.val=0", "data.sources.mine.test=0", "trainer.steps=2", "trainer.validations=1")
@@ -86,6 +88,7 @@ def test_stream_without_held_out_rows_finishes(overrides: list[str]) -> None:
     assert not any(name.endswith("pair_accuracy") for name in run["metrics"])
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_killed_data_worker_ends_the_run_with_advice(overrides: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     """The system kills a worker when memory runs out: exit code 2, no traceback, and no advice about disks."""
     killer = threading.Thread(target=_kill_first_loader, args=(multiprocessing.active_children(),), daemon=True)

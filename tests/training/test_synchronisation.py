@@ -60,6 +60,7 @@ def float_reads_counted(counter: CountSteps) -> Iterator[None]:
             setattr(Tensor, name, original)
 
 
+@pytest.mark.usefixtures("ready_store")
 @pytest.mark.parametrize("loss", ["bradley_terry", "plackett_luce"])
 @pytest.mark.parametrize("log_every", [1, 100])
 def test_step_reads_the_device_once(loss: str, log_every: int) -> None:

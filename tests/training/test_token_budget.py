@@ -44,6 +44,7 @@ def test_token_budget_changes_no_gradient(modality: str) -> None:
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_run_with_a_token_budget_counts_groups_above_it() -> None:
     """Held-out groups are batched within the budget too, and a single group above the budget is lost under a reason."""
     overrides: list[Any] = [*SMALL, "batch.tokens=90", "data.max_lost=0.9", "batch.modality=separate"]

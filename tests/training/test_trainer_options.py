@@ -14,6 +14,7 @@ from basereward.training.fit import train
 from tests.helpers.support import SMALL
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_early_stopping_ends_a_run_without_improvement() -> None:
     """No validation gains 100 %, so the run stops after the second validation and tests its best weights."""
     options = ["trainer.steps=8", "trainer.validations=4", "trainer.early_stopping={patience: 1, min_delta: 1.0}"]
@@ -23,6 +24,7 @@ def test_early_stopping_ends_a_run_without_improvement() -> None:
     assert run["metrics"]["test/numbers/pairs"] > 0
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_mixed_precision_run_scores_as_in_its_test() -> None:
     """With bf16-mixed the loaded model has the run's test scores, and the head is in float32."""
     run = train(load_recipe("basereward", overrides=[*SMALL, "trainer.precision=bf16-mixed"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -11,6 +12,7 @@ from basereward.training.fit import train
 from tests.helpers.support import SMALL
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_run_without_validation_rows_saves_its_last_weights() -> None:
     """Without a validation there is no best checkpoint, so the saved head is that of the last step."""
     overrides = ["data.sources.digits.val_size=0", "data.sources.numbers.val_size=0"]

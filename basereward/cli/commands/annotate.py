@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult, UsageError
-from basereward.cli.options import add_judge_arguments, add_source_arguments, check_choice
+from basereward.cli.options import (
+    add_cluster_arguments,
+    add_judge_arguments,
+    add_source_arguments,
+    check_choice,
+    parse_cluster,
+)
 from basereward.cli.tables import format_lost
 from basereward.data.schema.group import SPLITS
 from basereward.errors import DataError
@@ -51,13 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="random seed of the draw of pairs and of the order of their answers (default: 0)",
     )
+    add_cluster_arguments(parser)
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Checks the values here, because the library that also checks the numbers takes seconds to import.
 
     Raises:
-        UsageError: no endpoint, or an unknown part.
+        UsageError: no endpoint, an unknown part, or options of a cluster without one.
         DataError: a count below 1, or several attempts without sampling.
 
     >>> check_arguments(argparse.Namespace(endpoint=None))
@@ -67,6 +74,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.endpoint is None:
         raise UsageError("--endpoint is needed: the judge's address, or local, or vllm")
     check_choice("part", arguments.split, SPLITS)
+    parse_cluster(arguments)
     if arguments.attempts < 1 or (arguments.limit is not None and arguments.limit < 1):
         raise DataError(f"--attempts {arguments.attempts} and --limit {arguments.limit}: at least 1 is needed for both")
     if arguments.attempts > 1 and not arguments.temperature:
@@ -99,6 +107,7 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         prompt_file=arguments.prompt_file,
         pattern=arguments.pattern,
         overrides=arguments.overrides,
+        cluster=parse_cluster(arguments),
     )
     return result, SUCCESS
 

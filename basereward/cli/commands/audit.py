@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult
-from basereward.cli.options import MODEL_FORMS, add_recipe_arguments
+from basereward.cli.options import MODEL_FORMS, add_cluster_arguments, add_recipe_arguments, parse_cluster
 from basereward.cli.tables import format_counts, format_table
 from basereward.io.progress import phase
 
@@ -29,6 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help=f"count the preferences with which a trained model disagrees: {MODEL_FORMS} (default: none)",
     )
+    add_cluster_arguments(parser)
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """
+    Raises:
+        BaseRewardError: as `parse_cluster`.
+
+    >>> check_arguments(argparse.Namespace(on="local", address=None, shards=None, workers=None))
+    """
+    parse_cluster(arguments)
 
 
 def run(arguments: argparse.Namespace) -> CommandResult:
@@ -40,7 +51,7 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     with phase(LOADING_LIBRARIES):
         from basereward.training.audit import audit
 
-    return audit(recipe, model=arguments.model), SUCCESS
+    return audit(recipe, model=arguments.model, cluster=parse_cluster(arguments)), SUCCESS
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
@@ -104,6 +115,7 @@ COMMAND = Command(
     activity="audit: reading the recipe of {experiment} on profile {profile}",
     examples=("basereward audit basereward", "basereward audit basereward --model runs/my_run/model"),
     add_arguments=add_arguments,
+    check_arguments=check_arguments,
     run=run,
     format_text=format_text,
 )

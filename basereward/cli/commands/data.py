@@ -7,10 +7,32 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult
-from basereward.cli.options import add_recipe_arguments
+from basereward.cli.options import add_cluster_arguments, add_recipe_arguments, parse_cluster
 from basereward.cli.tables import format_counts, format_table
 from basereward.data.reading_text import format_reading
 from basereward.io.progress import phase
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the recipe, and where its rows are read.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> parser.parse_args(["basereward"]).on
+    'local'
+    """
+    add_recipe_arguments(parser)
+    add_cluster_arguments(parser)
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """
+    Raises:
+        BaseRewardError: as `parse_cluster`.
+
+    >>> check_arguments(argparse.Namespace(on="local", address=None, shards=None, workers=None))
+    """
+    parse_cluster(arguments)
 
 
 def run(arguments: argparse.Namespace) -> CommandResult:
@@ -26,7 +48,7 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     faults = cell_faults([Cell(recipe.name, recipe.name, {}, recipe)])
     # Faults do not stop this command, because it is the one with which a person finds their cause.
     fault_objects = [{"cell": fault.cell, "key": fault.key, "message": fault.message} for fault in faults]
-    return {**preview(recipe), "faults": fault_objects}, SUCCESS
+    return {**preview(recipe, cluster=parse_cluster(arguments)), "faults": fault_objects}, SUCCESS
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
@@ -57,7 +79,8 @@ COMMAND = Command(
     summary="count what would be trained on: rows, tokens, shares; no model is loaded",
     activity="data: reading the recipe of {experiment} on profile {profile}",
     examples=("basereward data basereward", "basereward data basereward data.mixture.limits.digits=100 --json"),
-    add_arguments=add_recipe_arguments,
+    add_arguments=add_arguments,
+    check_arguments=check_arguments,
     run=run,
     format_text=format_text,
 )

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult, UsageError
-from basereward.cli.options import MODEL_FORMS, add_scoring_arguments, check_scoring_arguments, parse_devices
+from basereward.cli.options import (
+    MODEL_FORMS,
+    add_cluster_arguments,
+    add_scoring_arguments,
+    check_scoring_arguments,
+    parse_cluster,
+    parse_devices,
+)
 from basereward.io.progress import phase
 
 
@@ -29,18 +36,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder)",
     )
     add_scoring_arguments(parser)
+    add_cluster_arguments(parser)
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
     """
     Raises:
-        UsageError: an unknown dtype or device, a token limit below 1, or a file in the place of the model.
+        UsageError: an unknown dtype or device, a token limit below 1, a file in the place of the model, or devices
+            together with a cluster.
+        ClusterError: as `parse_cluster`.
 
     >>> check_arguments(argparse.Namespace(dtype="float16", tokens=None, model="m", file="rows.jsonl", devices=None))
     Traceback (most recent call last):
     basereward.cli.command.UsageError: unknown dtype 'float16'; did you mean 'bfloat16'? Allowed: bfloat16, float32.
     """
     check_scoring_arguments(arguments)
+    if parse_cluster(arguments) is not None and arguments.devices is not None:
+        raise UsageError("--devices are those of this machine, and --on ray has --workers; leave one of them out")
     if os.path.isfile(arguments.model):
         order = f"basereward score {arguments.file} {arguments.model}" if os.path.isdir(arguments.file) else ""
         meant = f". The model comes first: {order}" if order else ""
@@ -59,6 +71,7 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         tokens=arguments.tokens,
         dtype=arguments.dtype,
         devices=parse_devices(arguments.devices),
+        cluster=parse_cluster(arguments),
     )
     return result, SUCCESS
 
@@ -78,7 +91,10 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 COMMAND = Command(
     summary="score every response of every row of a file",
     activity="score: {file} with {model}",
-    examples=("basereward score runs/my_run/model rows.jsonl --out scores.jsonl --dtype bfloat16",),
+    examples=(
+        "basereward score runs/my_run/model rows.jsonl --out scores.jsonl --dtype bfloat16",
+        "basereward score runs/my_run/model rows.jsonl --on ray --address head:6379 --shards 256",
+    ),
     add_arguments=add_arguments,
     check_arguments=check_arguments,
     run=run,

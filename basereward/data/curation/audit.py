@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import binomtest
 
+from basereward.cluster.shards import FEW_ROWS, ShardedRows
 from basereward.data.curation.languages import language
 from basereward.data.curation.words import prompt_text
+from basereward.data.encoding.content_hash import rows_hash
 from basereward.data.schema.group import Group, Preference
 from basereward.errors import DataError
 
@@ -161,6 +165,54 @@ def audit(
     return counts.audit(source, noise=None if scores is None else _noise(np.asarray(margins), threshold=threshold))
 
 
+def audit_sharded(
+    groups: Sequence[Group],
+    rows: ShardedRows,
+    *,
+    source: str,
+    scores: Iterable[Sequence[float] | None] | None = None,
+    threshold: float = 2.0,
+) -> SourceAudit:
+    """As `audit`, on a cluster. The margins of the scores are computed here.
+
+    Args:
+        groups: the groups, read by workers.
+        rows: the cluster.
+        source, scores, threshold: as in `audit`.
+    """
+    counts = _Counts(language_every=1)
+    for shard in rows.run(_CountingWork(groups), num_rows=len(groups), what=f"auditing {source}", few=FEW_ROWS):
+        counts.merge(json.loads(shard.file.read_bytes()))
+    margins = array("d")
+    if scores is not None:
+        for group, group_scores in _paired(groups, scores, source=source):
+            if group_scores is not None:
+                margins.extend(_margins(group, group_scores))
+    return counts.audit(source, noise=None if scores is None else _noise(np.asarray(margins), threshold=threshold))
+
+
+@dataclass(frozen=True)
+class _CountingWork:
+    """Counts shards of groups; itself the worker."""
+
+    groups: Sequence[Group]
+
+    def __call__(self) -> _CountingWork:
+        return self
+
+    def key(self, rows: range) -> str:
+        """As in `ShardWorker`."""
+        return rows_hash(self.groups, rows, [("statistics", "1")])
+
+    def write(self, rows: range, target: Path) -> dict[str, Any]:
+        """As in `ShardWorker`."""
+        counts = _Counts(language_every=1)
+        for number in rows:
+            counts.add(self.groups[number])
+        target.write_text(json.dumps(counts.state()))
+        return {}
+
+
 def _paired(
     groups: Iterable[Group], scores: Iterable[Sequence[float] | None] | None, *, source: str
 ) -> Iterator[tuple[Group, Sequence[float] | None]]:
@@ -212,6 +264,25 @@ class _Counts:
             self._loser_chars.append(loser)
             self._longer += winner > loser
             self._equally_long += winner == loser
+
+    def state(self) -> dict[str, Any]:
+        """All counts as JSON has them, for `merge`."""
+        state: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            state[name] = list(value) if isinstance(value, array) else value
+        return state
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Add the counts of the groups that follow."""
+        for name, value in state.items():
+            own = getattr(self, name)
+            if isinstance(own, array):
+                own.extend(value)
+            elif isinstance(own, Counter):
+                # JSON has texts as keys; of these counters one has numbers.
+                own.update({int(key) if name == "_images" else key: count for key, count in value.items()})
+            elif name != "_language_every":
+                setattr(self, name, own + value)
 
     def audit(self, source: str, *, noise: LabelNoise | None) -> SourceAudit:
         """Compute the statistics of all groups so far."""

@@ -6,14 +6,16 @@ A benchmark measures nothing if its rows were trained on. The test of shared 13-
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from basereward.data.curation.columns import columns
 from basereward.data.curation.image_hashes import ImageHashes
-from basereward.data.curation.overlap import KINDS, BenchmarkTexts, Overlap, OverlapKind, traits
+from basereward.data.curation.overlap import KINDS, BenchmarkTexts, Overlap, OverlapKind, Traits, traits
 from basereward.data.schema.group import Group
 from basereward.errors import DataError, unknown
 
@@ -31,6 +33,10 @@ class BenchmarkAnswer:
 
     overlaps: tuple[Overlap, ...]
     num_unread: int
+
+
+Answered: TypeAlias = tuple[str, int, str, BenchmarkAnswer]
+"""The name of a source, the index of a group, its id, and its overlaps."""
 
 
 class References:
@@ -74,9 +80,14 @@ class References:
         self.size = size
         self.image_hashes = image_hashes or ImageHashes()
         self.benchmarks: dict[str, BenchmarkTexts] = {}
+        digest = hashlib.blake2b(repr((size, threshold, bits, common)).encode(), digest_size=16)
         for name, groups in benchmarks.items():
             rows = ((group.id, traits(group, size=size, image_hashes=self.image_hashes)) for group in groups)
-            self.benchmarks[name] = BenchmarkTexts(name, rows, threshold=threshold, bits=bits, common=common)
+            hashed = _hashed(rows, digest)
+            self.benchmarks[name] = BenchmarkTexts(name, hashed, threshold=threshold, bits=bits, common=common)
+            digest.update(repr(name).encode("utf-8", "surrogatepass"))
+        # Of all that an answer depends on besides the group.
+        self.fingerprint = digest.hexdigest()
 
     def ask(self, group: Group) -> BenchmarkAnswer:
         """Find the overlaps of a group with all benchmarks."""
@@ -85,6 +96,14 @@ class References:
         for benchmark in self.benchmarks.values():
             overlaps += benchmark.overlaps(hashes)
         return BenchmarkAnswer(tuple(overlaps), hashes.num_unread)
+
+
+def _hashed(rows: Iterable[tuple[str, Traits]], digest: hashlib.blake2b) -> Iterator[tuple[str, Traits]]:
+    """Add each row to a hash before it is indexed."""
+    for name, row in rows:
+        parts = (name, row.prompt, sorted(row.answers), row.grams.tolist(), row.images)
+        digest.update(repr(parts).encode("utf-8", "surrogatepass"))
+        yield name, row
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +210,22 @@ def find_contaminated(
     for kind in kinds:
         if kind not in KINDS:
             raise DataError(unknown("kind of overlap", kind, KINDS))
-    for source, index, group in groups:
-        answer = references.ask(group)
+    answered = ((source, index, group.id, references.ask(group)) for source, index, group in groups)
+    yield from contaminated(answered, report=report, kinds=kinds)
+
+
+def contaminated(
+    answered: Iterable[Answered], *, report: OverlapReport | None, kinds: Collection[OverlapKind] = CONTAMINATING
+) -> Iterator[Contaminated]:
+    """As `find_contaminated`, of groups whose overlaps are known.
+
+    >>> answer = BenchmarkAnswer((Overlap("vl", "image", "r1"),), num_unread=0)
+    >>> [hit.id for hit in contaminated([("s", 0, "s/0", answer)], report=None)]
+    ['s/0']
+    """
+    for source, index, name, answer in answered:
         if report is not None:
             report.add(source, answer, kinds=kinds)
         overlaps = tuple(overlap for overlap in answer.overlaps if overlap.kind in kinds)
         if overlaps:
-            yield Contaminated(source, index, group.id, overlaps)
+            yield Contaminated(source, index, name, overlaps)

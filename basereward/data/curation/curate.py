@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, tee
 
-from basereward.data.curation.contamination import OverlapReport, References, find_contaminated
+from basereward.data.curation.contamination import OverlapReport, References, contaminated, find_contaminated
 from basereward.data.curation.duplicates import PlacedGroup, find_duplicates
 from basereward.data.curation.image_hashes import ImageHashes
 from basereward.data.curation.relabel import RelabelSummary, relabel
+from basereward.data.curation.sharded import ShardedCuration
 from basereward.data.schema.group import SPLITS, Group, Preference, RejectedRow
 from basereward.data.sources import Source
 
@@ -67,11 +68,14 @@ class Curation:
     judge: ScoreGroups | None = None
     drop: float = 2.0
 
-    def __call__(self, groups: Callable[[], Iterator[PlacedGroup]]) -> Curated:
+    def __call__(
+        self, groups: Callable[[], Iterator[PlacedGroup]], *, sharded: ShardedCuration | None = None
+    ) -> Curated:
         """Curate the training groups, in one pass over them per criterion.
 
         Args:
             groups: returns a new iterator over all groups at every call.
+            sharded: the same groups, to find duplicates and overlaps on a cluster; None: in this process.
 
         Raises:
             DataError: an argument is out of range, or a benchmark is malformed.
@@ -86,17 +90,15 @@ class Curation:
                     yield source, index, group
 
         if self.duplicates or self.near is not None:
-            for copy in find_duplicates(remaining(), threshold=self.near, image_hashes=image_hashes):
+            if sharded is None:
+                copies = find_duplicates(remaining(), threshold=self.near, image_hashes=image_hashes)
+            else:
+                copies = sharded.find_duplicates(threshold=self.near)
+            for copy in copies:
                 curated.rejected[copy.source, copy.index] = _left_out(copy.source, copy.id, copy.reason, copy.detail)
         if self.against:
             benchmarks = {name: _all(source) for name, source in self.against.items()}
-            references = References(benchmarks, image_hashes=image_hashes)
-            curated.overlaps = OverlapReport()
-            # The list ends the iteration before `rejected` is changed, which `remaining` reads.
-            hits = list(find_contaminated(remaining(), references, report=curated.overlaps))
-            for hit in hits:
-                curated.rejected[hit.source, hit.index] = _left_out(hit.source, hit.id, "contaminated", hit.detail)
-            logger.info("overlap with benchmarks:\n%s", curated.overlaps.table(references))
+            _leave_out_contaminated(curated, References(benchmarks, image_hashes=image_hashes), remaining(), sharded)
         if self.judge is not None:
             self._relabel(curated, self.judge, remaining())
         return curated
@@ -115,6 +117,21 @@ class Curation:
             elif result.preferences != group.preferences:
                 curated.preferences[source, index] = result.preferences
         logger.info("relabelled with a threshold of %g: %s", self.drop, curated.relabelled)
+
+
+def _leave_out_contaminated(
+    curated: Curated, references: References, remaining: Iterator[PlacedGroup], sharded: ShardedCuration | None
+) -> None:
+    """Remove the groups that are in a benchmark, and count the overlaps."""
+    curated.overlaps = OverlapReport()
+    if sharded is None:
+        found = find_contaminated(remaining, references, report=curated.overlaps)
+    else:
+        found = contaminated(sharded.ask(references, dropped=curated.rejected), report=curated.overlaps)
+    # The list ends the iteration before `rejected` is changed, which `remaining` reads.
+    for hit in list(found):
+        curated.rejected[hit.source, hit.index] = _left_out(hit.source, hit.id, "contaminated", hit.detail)
+    logger.info("overlap with benchmarks:\n%s", curated.overlaps.table(references))
 
 
 def _left_out(source: str, row: str, reason: str, detail: str) -> RejectedRow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import PIL.Image
@@ -93,6 +93,21 @@ def group_content(group: Group) -> bytes:
     for image in group.images:
         digest.update(_image_file_content(image))
     return digest.digest()
+
+
+def rows_hash(groups: Sequence[Group], rows: range, parts: Sequence[tuple[str, str]]) -> str:
+    """A hash of some of the groups with their ids, and of other parts: the name of a shard.
+
+    >>> groups = [Group("a", "s", (), ("yes",)), Group("b", "s", (), ("yes",))]
+    >>> rows_hash(groups, range(0, 1), []) == rows_hash(groups, range(1, 2), [])
+    False
+    """
+    # Row by row, because a shard may have more rows than fit in memory.
+    digest = hashlib.blake2b(repr(sorted(parts)).encode("utf-8", "surrogatepass"), digest_size=16)
+    for place in rows:
+        group = groups[place]
+        digest.update(repr(group.id).encode("utf-8", "surrogatepass") + group_content(group))
+    return digest.hexdigest()
 
 
 def _image_file_content(image: Image) -> bytes:

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from basereward.cluster.shards import FEW_ROWS, ShardedRows
 from basereward.data import loading
-from basereward.data.encoding.content_hash import combined_content, group_content, image_content
+from basereward.data.encoding.content_hash import combined_content, group_content, image_content, rows_hash
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.schema.group import Group, RejectedRow, Split, role_texts
 from basereward.data.schema.rejections import RowRejected
@@ -74,7 +75,13 @@ class Lengths:
 
 
 def measure(
-    source: Source, split: Split, *, encoder: Encoder, workers: int = 0, cache: Path | None = None
+    source: Source,
+    split: Split,
+    *,
+    encoder: Encoder,
+    workers: int = 0,
+    cache: Path | None = None,
+    rows: ShardedRows | None = None,
 ) -> tuple[Lengths, list[RejectedRow]]:
     """Measure every group of a split.
 
@@ -84,6 +91,7 @@ def measure(
         encoder: encodes groups.
         workers: worker processes, used if there are many groups; 0: this process.
         cache: the folder of the cache; None: no cache.
+        rows: a cluster that measures in shards, in place of workers and cache; None: this machine.
 
     Returns:
         The usable groups, and the rejected rows: first those that the source itself rejects.
@@ -95,18 +103,23 @@ def measure(
     # Rows for validation and test need no target texts: a generative head writes the texts itself. Its branches are
     # shorter there, so the lengths have a cache file of their own.
     with_targets = split == "train"
-    store = None if cache is None else _LengthStore(cache, encoder, with_targets=with_targets)
+    store = None if cache is None or rows is not None else _LengthStore(cache, encoder, with_targets=with_targets)
     # Hashing reads every image, so it is done for a cache only.
     key = "" if store is None else store.key(groups)
     measured = None if store is None else store.find(key)
     if measured is None:
         name = f"{source.name}, {split}"
-        measured = _measure_all(_MeasuredGroups(groups, encoder, with_targets), name=name, workers=workers)
+        to_measure = _MeasuredGroups(groups, encoder, with_targets)
+        if rows is None:
+            results = track(_results(to_measure, workers=workers), f"encoding {name}", total=len(to_measure))
+        else:
+            results = _sharded_results(to_measure, rows, name=name)
+        measured = _combined(results)
         if store is not None:
             store.keep(key, *measured)
     lengths, rejections = measured
-    rows = [RejectedRow(source.name, split, row["id"], row["reason"], row["detail"]) for row in rejections]
-    return lengths, [*source.rejected(split), *rows]
+    rejected = [RejectedRow(source.name, split, row["id"], row["reason"], row["detail"]) for row in rejections]
+    return lengths, [*source.rejected(split), *rejected]
 
 
 class _MeasuredGroups(Dataset[tuple[Any, ...]]):
@@ -132,11 +145,10 @@ class _MeasuredGroups(Dataset[tuple[Any, ...]]):
         return content, size.tokens, size.images
 
 
-def _measure_all(groups: _MeasuredGroups, *, name: str, workers: int) -> tuple[Lengths, list[dict[str, str]]]:
+def _combined(results: Iterable[Sequence[Any]]) -> tuple[Lengths, list[dict[str, str]]]:
     index, tokens, images = [], [], []
     rejections: list[dict[str, str]] = []
     contents: list[bytes] = []
-    results = track(_results(groups, workers=workers), f"encoding {name}", total=len(groups))
     for place, (content, *values) in enumerate(results):
         contents.append(content)
         # Three values describe a rejection and two a size; see `_MeasuredGroups`.
@@ -163,6 +175,37 @@ def _results(groups: _MeasuredGroups, *, workers: int) -> Iterator[tuple[Any, ..
         worker_init_fn=loading.end_with_training,
     )
     return chain.from_iterable(loader)
+
+
+@dataclass(frozen=True)
+class _MeasuringWork:
+    """Measures shards of groups; itself the worker."""
+
+    groups: _MeasuredGroups
+
+    def __call__(self) -> _MeasuringWork:
+        return self
+
+    def key(self, rows: range) -> str:
+        """As in `ShardWorker`."""
+        parts = [("lengths", f"{FORM} {self.groups.encoder.fingerprint} {self.groups.with_targets}")]
+        return rows_hash(self.groups.groups, rows, parts)
+
+    def write(self, rows: range, target: Path) -> dict[str, Any]:
+        """As in `ShardWorker`; a line for each group."""
+        with target.open("w", encoding="utf-8") as output:
+            for number in rows:
+                content, *values = self.groups[number]
+                output.write(json.dumps([content.hex(), *values]) + "\n")
+        return {}
+
+
+def _sharded_results(groups: _MeasuredGroups, rows: ShardedRows, *, name: str) -> Iterator[tuple[Any, ...]]:
+    for shard in rows.run(_MeasuringWork(groups), num_rows=len(groups), what=f"encoding {name}", few=FEW_ROWS):
+        with shard.file.open(encoding="utf-8") as lines:
+            for line in lines:
+                content, *values = json.loads(line)
+                yield bytes.fromhex(content), *values
 
 
 def _content(groups: Iterable[Group]) -> str:

@@ -11,19 +11,18 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from basereward.cluster.options import ClusterOptions
 from basereward.data.schema.group import Group, Split
 from basereward.data.source_files import check_source_outputs
 from basereward.data.sources import Source
 from basereward.errors import DataError, ModelError
+from basereward.evaluation.annotation.asking import AskingCluster, Opening, PairAsker, request_id
 from basereward.evaluation.annotation.rows import Pair, digest, pair_row, reasoning
 from basereward.evaluation.judging.answers import Answers
-from basereward.evaluation.judging.judge import compared
-from basereward.inference.judges.engine import Engine, Request
-from basereward.inference.judges.open_engine import open_engine
 from basereward.io.files import write_atomic
 from basereward.io.outputs import check_folder_of
 from basereward.io.secrets import redact
@@ -53,6 +52,7 @@ def annotate(
     prompt_file: str | None = None,
     pattern: str | None = None,
     overrides: Iterable[str] = (),
+    cluster: ClusterOptions | None = None,
 ) -> dict[str, Any]:
     """Have a judge write reasoning for the preferences of a source.
 
@@ -74,6 +74,8 @@ def annotate(
         max_tokens: of one text.
         prompt, prompt_file, pattern: as for the head `generative`.
         overrides: `key=value` for arguments of the source.
+        cluster: let the workers of this cluster ask, each with its own engine and with `concurrency` requests; None:
+            this process. Shards are kept in `<out>.shards` until all is written.
 
     Returns:
         `split`; `lost`, rows and preferences that are no pairs, by reason; `pairs`, `agreed`, `disagreed`; `unread`,
@@ -94,9 +96,11 @@ def annotate(
     outputs = _Outputs.at(out)
     read = _user_files(prompt_file=prompt_file, model=model)
     check_source_outputs(outputs.named, source, node, (pair.group for pair in pairs), also=read)
-    engine = open_engine(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s, send=send)
+    opening = Opening(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s, send=send)
     writing = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    result = _Annotation(engine, template, compiled, writing, attempts).run(pairs, outputs, send=send)
+    asker = PairAsker(opening.engine(lazy=cluster is not None), template, compiled, writing, attempts)
+    annotation = _Annotation(asker, None if cluster is None else AskingCluster(cluster, opening))
+    result = annotation.run(pairs, outputs, send=send)
     lost = Counter(row.reason for row in opened.rejected(split)) + Counter(tie=ties)
     return {"split": split, "lost": dict(sorted(lost.items())), **result}
 
@@ -143,13 +147,10 @@ class _Outputs:
 
 @dataclass(frozen=True)
 class _Annotation:
-    """How pairs are annotated."""
+    """How pairs are annotated, and on which cluster, if on one."""
 
-    engine: Engine
-    prompt: Prompt
-    pattern: re.Pattern[str] | None
-    writing: SamplingParams
-    attempts: int
+    asker: PairAsker
+    cluster: AskingCluster | None = None
 
     def run(self, pairs: Sequence[Pair], outputs: _Outputs, *, send: str | None) -> dict[str, Any]:
         """Ask about all pairs, and write the outputs.
@@ -166,45 +167,30 @@ class _Annotation:
             DataError: requests were not answered, or the file of answers belongs to other settings.
         """
         # The lock of this file covers the other outputs as well: two calls must not write them at once.
+        asker = self.asker
+        reported: dict[str, Any] = {}
         with Answers(outputs.answers, header=self._header(pairs, send=send)) as answers:
-            texts = self.ask(pairs, answers)
+            if self.cluster is not None:
+                reported = self.cluster.ask(asker, pairs, answers, folder=Path(f"{outputs.agreed}.shards"))
+            # After a cluster, this asks for what was not answered there.
+            texts = asker.ask(pairs, answers)
             result = self.write(pairs, texts, outputs)
         _check_answered(answers, agreed=result["agreed"], target=outputs.agreed)
-        cost = answers.cost(_request_ids(pairs, self.attempts))
-        return {**result, "prompt_sha256": self.prompt.sha256, **cost, "out": str(outputs.agreed)}
+        cost = answers.cost(_request_ids(pairs, asker.attempts))
+        return {**result, "prompt_sha256": asker.prompt.sha256, **cost, "out": str(outputs.agreed), **reported}
 
     def _header(self, pairs: Sequence[Pair], *, send: str | None) -> dict[str, Any]:
         """What the stored answers depend on. With another header they are refused, since the judge would differ."""
         return {
-            "judge": self.engine.name,
-            "prompt_sha256": self.prompt.sha256,
-            "seed": self.writing.seed,
-            "temperature": self.writing.temperature,
-            "max_tokens": self.writing.max_tokens,
+            "judge": self.asker.engine.name,
+            "prompt_sha256": self.asker.prompt.sha256,
+            "seed": self.asker.writing.seed,
+            "temperature": self.asker.writing.temperature,
+            "max_tokens": self.asker.writing.max_tokens,
             "pairs": digest(pairs),
             # Stored in a file, so that it must not show a key.
             "send": None if send is None else redact(send),
         }
-
-    def ask(self, pairs: Sequence[Pair], answers: Answers) -> dict[str, list[str]]:
-        """Ask for texts until one agrees with the label.
-
-        Each round sends one request for every pair without an agreeing text.
-
-        Returns:
-            The texts of each pair by its id, up to the first that agrees.
-        """
-        texts: dict[str, list[str]] = {pair.id: [] for pair in pairs}
-        pending = list(pairs)
-        for attempt in range(1, self.attempts + 1):
-            # Engines that draw from the seed of a request would repeat the text of the attempt before.
-            how = replace(self.writing, seed=self.writing.seed + attempt - 1)
-            requests = (self._request(pair, attempt) for pair in pending)
-            # `answers` keeps what is received; nothing is done with each.
-            for _ in answers.ask(self.engine, requests, how, total=len(pending)):
-                pass
-            pending = [pair for pair in pending if self._needs_another(pair, attempt, answers, texts[pair.id])]
-        return texts
 
     def write(self, pairs: Sequence[Pair], texts: dict[str, list[str]], outputs: _Outputs) -> dict[str, Any]:
         """Write the agreed and the disagreed pairs.
@@ -215,23 +201,23 @@ class _Annotation:
         agreed: list[dict[str, Any]] = []
         disagreed: list[dict[str, Any]] = []
         unread = bare = 0
-        by_attempts = {str(attempt): 0 for attempt in range(1, self.attempts + 1)}
+        by_attempts = {str(attempt): 0 for attempt in range(1, self.asker.attempts + 1)}
         for pair in pairs:
             pair_texts = texts[pair.id]
-            verdicts = [parse_verdict(text, self.pattern) for text in pair_texts]
-            agreements = sum(self._agrees(text, pair) for text in pair_texts)
+            verdicts = [parse_verdict(text, self.asker.pattern) for text in pair_texts]
+            agreements = sum(self.asker.agrees(text, pair) for text in pair_texts)
             unread += verdicts.count(None)
             bare += verdicts.count(pair.verdict) - agreements
             if agreements:
                 row = pair_row(pair, outputs.images)
                 # Asking stops at the first text that agrees, so that it is the last.
                 row |= {"reasoning": reasoning(pair_texts[-1]), "attempts": len(pair_texts)}
-                agreed.append(row | {"prompt_sha256": self.prompt.sha256})
+                agreed.append(row | {"prompt_sha256": self.asker.prompt.sha256})
                 by_attempts[str(len(pair_texts))] += 1
             # A pair with fewer texts has a request that failed; it is neither, until another call asks again.
-            elif len(pair_texts) == self.attempts:
+            elif len(pair_texts) == self.asker.attempts:
                 row = pair_row(pair, outputs.images)
-                disagreed.append(row | {"texts": pair_texts, "attempts": self.attempts + 1})
+                disagreed.append(row | {"texts": pair_texts, "attempts": self.asker.attempts + 1})
         _write_rows(outputs.agreed, agreed)
         _write_rows(outputs.disagreed, disagreed)
         return {
@@ -242,23 +228,6 @@ class _Annotation:
             "bare": bare,
             "by_attempts": by_attempts,
         }
-
-    def _request(self, pair: Pair, attempt: int) -> Request:
-        first, second = (pair.group.responses[index] for index in pair.shown)
-        return compared(self.prompt, pair.group, first, second, _request_id(pair, attempt))
-
-    def _needs_another(self, pair: Pair, attempt: int, answers: Answers, texts: list[str]) -> bool:
-        """Add the text of an attempt to `texts`, and say whether another attempt is needed."""
-        line = answers.known.get(_request_id(pair, attempt))
-        # The request failed. The next call repeats this attempt before any later one.
-        if line is None:
-            return False
-        texts.append(line["text"])
-        return not self._agrees(line["text"], pair)
-
-    def _agrees(self, text: str, pair: Pair) -> bool:
-        """Whether the verdict is the label, and has reasoning: a bare verdict teaches none."""
-        return parse_verdict(text, self.pattern) == pair.verdict and reasoning(text) != ""
 
 
 def _check_options(*, attempts: int, limit: int | None, temperature: float) -> None:
@@ -314,15 +283,10 @@ def _pairs(groups: Iterable[Group], *, seed: int, limit: int | None) -> tuple[li
     return pairs, ties
 
 
-def _request_id(pair: Pair, attempt: int) -> str:
-    # Part of saved files: a stopped call finds its answers by it.
-    return f"{pair.id}#{attempt}"
-
-
 def _request_ids(pairs: Sequence[Pair], attempts: int) -> list[str]:
     ids: list[str] = []
     for pair in pairs:
-        ids += [_request_id(pair, attempt) for attempt in range(1, attempts + 1)]
+        ids += [request_id(pair, attempt) for attempt in range(1, attempts + 1)]
     return ids
 
 

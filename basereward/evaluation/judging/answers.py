@@ -118,6 +118,13 @@ class Answers:
             else:
                 yield request
 
+    def add(self, lines: Iterable[dict[str, Any]]) -> None:
+        """Add answers that another process has received, as lines of such a file; known ones are left out."""
+        new = [line for line in lines if line["id"] not in self.known]
+        self._journal.append(new)
+        self.known |= {line["id"]: line for line in new}
+        self.fresh += len(new)
+
     def cost(self, ids: Iterable[str]) -> dict[str, float]:
         """Count the answers and tokens of requests.
 

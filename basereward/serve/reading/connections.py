@@ -1,7 +1,9 @@
-"""The HTTP/1.1 connection of a client, with a limit on the time in which the header of a request arrives.
+"""The HTTP/1.1 connection of a client, with a limit on the time in which the header of a request arrives, and with an
+end when the server stops.
 
 uvicorn limits how long a connection is idle, but not how long a header takes: a client that sends one byte a minute, or
-nothing at all, would keep its connection for ever, and a few thousand of them would lock out all others.
+nothing at all, would keep its connection for ever, and a few thousand of them would lock out all others. When it stops,
+uvicorn waits for the answers of requests that have begun to arrive, and so for clients that never complete them.
 """
 
 from __future__ import annotations
@@ -42,6 +44,13 @@ class LimitedConnection(H11Protocol):
         super().on_response_complete()
         self._update_timer()
 
+    def shutdown(self) -> None:
+        """Closes the connection when the server stops; a request that has arrived is answered first."""
+        if self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.SEND_RESPONSE:
+            self._close(HTTPStatus.SERVICE_UNAVAILABLE, "the server stops, and the request has not arrived")
+        else:
+            super().shutdown()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets the connection."""
         self._stop_timer()
@@ -61,21 +70,23 @@ class LimitedConnection(H11Protocol):
 
     def _start_timer(self) -> None:
         if self._timer is None:
-            self._timer = self.loop.call_later(self.arrival_s, self._close)
+            self._timer = self.loop.call_later(self.arrival_s, self._end)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _close(self) -> None:
-        """Closes the connection; before a request has begun, with an answer that says why."""
+    def _end(self) -> None:
+        """Closes the connection because the time is over."""
+        self._close(HTTPStatus.REQUEST_TIMEOUT, f"the header of the request is not complete after {self.arrival_s:g} s")
+
+    def _close(self, status: HTTPStatus, text: str) -> None:
+        """Closes the connection; before an answer has begun, with one that says why."""
         if self.transport.is_closing():
             return
-        if self.conn.our_state is h11.IDLE:
-            status = HTTPStatus.REQUEST_TIMEOUT
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             headers = [(b"content-type", TEXT), (b"connection", b"close")]
-            text = f"the header of the request is not complete after {self.arrival_s:g} s"
             for event in (
                 h11.Response(status_code=status, headers=headers, reason=status.phrase.encode()),
                 h11.Data(data=text.encode()),

@@ -9,12 +9,15 @@ import signal
 import threading
 from pathlib import Path
 
+import pytest
+
 from basereward.data.images.feature_writer import MAX_WAITING, FeatureWriter
 from basereward.io.lease import acquire
 from basereward.io.tensor_cache import TOTAL
 from tests.helpers.kept_features import features, key, same, store_of
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_features_are_written_as_they_were(tmp_path: Path) -> None:
     """The caller may overwrite the tensor at once, and more images may come than may wait."""
     writer = FeatureWriter(store_of(tmp_path))

@@ -176,6 +176,7 @@ def test_run_links_to_its_mlflow_page(experiments: Path, tmp_path: Path) -> None
     assert "sqlite:///store.db" in section(out, "runs")
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_page_is_logged_to_the_mlflow_run_of_the_sweep(experiments: Path, tmp_path: Path) -> None:
     """MLflow returns the bytes of the page, its CSV and its figures."""
     from mlflow import MlflowClient

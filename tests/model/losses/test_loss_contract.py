@@ -42,6 +42,7 @@ def test_invalid_loss_is_refused(loss: str, message: str) -> None:
         build_loss({"_target_": f"tests.helpers.odd_losses.{loss}"})
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_loss_parameters_are_trained_and_saved() -> None:
     """A parameter of the loss moves by its own learning rate and is in the checkpoint beside the model's weights."""
     overrides = [

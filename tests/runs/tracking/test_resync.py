@@ -18,8 +18,6 @@ from basereward.evaluation.recording import record
 from basereward.runs.resolve_model import resolve_model
 from basereward.runs.run_folder import RunFolder, broken_runs, find, finished_with, list_runs, unfinished_with
 from basereward.runs.score_files import known_scores, read_scores
-from basereward.runs.tracking.database import ensure_database
-from basereward.runs.tracking.mlflow_store import _build_database
 from basereward.runs.tracking.tracker import Tracker, deliver_pending
 from basereward.training.ensembles import make as ensemble_module
 
@@ -94,14 +92,6 @@ MOMENTS = {
     "while_an_evaluation_is_recorded": "FINISHED",
     "while_an_ensemble_is_recorded": "KILLED",
 }
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    ensure_database(path, build=_build_database)
-    return path
 
 
 @pytest.fixture

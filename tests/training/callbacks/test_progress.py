@@ -23,6 +23,7 @@ trainer.fit(module, data)
 """
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_work_is_that_of_the_plan() -> None:
     """6 steps of two micro-batches, two validations of 12 groups in passes of four, and a test of as many."""
     data = prepare_run(load_recipe("basereward", profile=PROFILE)).data

@@ -50,6 +50,7 @@ def fitted(recipe: Recipe) -> tuple[RunFolder, Witness]:
     return witness.run, witness
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_step_is_recorded_before_its_checkpoint(recipe: Recipe) -> None:
     """A run killed right after a checkpoint resumes with the next step, so the record of this step must exist."""
     run, witness = fitted(recipe)
@@ -57,6 +58,7 @@ def test_step_is_recorded_before_its_checkpoint(recipe: Recipe) -> None:
     assert losses(run) == [1, 2, 3, 4]
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_step_is_recorded_once_and_completely(recipe: Recipe) -> None:
     """Every metric of a step is in the journal once under that step."""
     run, _ = fitted(recipe)
@@ -71,6 +73,7 @@ def test_step_is_recorded_once_and_completely(recipe: Recipe) -> None:
     assert all(len(steps) == len(set(steps)) for steps in steps_by_name.values()), steps_by_name
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_recorded_learning_rate_is_that_of_the_step() -> None:
     """The warm-up covers all four steps and starts at a quarter of the peak rate."""
     overrides = [*SMALL, "trainer.steps=4", "schedule={shape: constant, warmup: 1.0}", "optimizer.lr=1e-3"]

@@ -49,9 +49,11 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     """Return the folder of this file's runs."""
-    return tmp_path_factory.mktemp("ensembles")
+    folder = tmp_path_factory.mktemp("ensembles")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    return folder
 
 
 @pytest.fixture

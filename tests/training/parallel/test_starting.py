@@ -26,7 +26,7 @@ from basereward.training.parallel.link import Link, Listener, connect
 from tests.helpers.killed_process import Moment, train_in_process
 from tests.helpers.ranks import MIXED, torchrun_variables
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ready_store")]
 
 PROFILE = "tests/small.yaml"
 
