@@ -11,6 +11,7 @@ BaseRewardError
 │   ├── CheckpointError  a checkpoint cannot be written or read
 │   └── RankError        another process of a run on several devices has failed or was killed
 ├── RunError             a run does not exist, or cannot be continued
+│   └── LostLeaseError   another process has taken over the run; defined in `basereward.io.lease`
 ├── ClusterError         a cluster cannot be reached, or has not what is asked for
 └── UsageError           the command line itself is wrong; defined in `basereward.cli.command`
 

@@ -195,21 +195,29 @@ data: {sources: {digits: {include: sources/digits, size: 8, copies: 1, val_size:
 LAUNCHER = '''
 """A launcher that trains in the process of the sweep, and writes down what it was called with."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 from basereward.sweeps.cell_worker import train_task
-from basereward.sweeps.launcher import CellJob, CellOutcome
+from basereward.sweeps.launcher import CellJob, Resources
 
 
 class InThisProcess:
-    def prepare(self) -> None: ...
+    retries = 0
+    spans_machines = False
 
-    def run(self, jobs: Iterable[CellJob]) -> Iterator[CellOutcome]:
-        for job in jobs:
-            with Path("launched.txt").open("a") as launched:
-                launched.write(f"{job.cell.name}\\n")
-            yield CellOutcome(job, result=train_task(job.task, parent=job.parent, resume=job.resume))
+    def prepare(self, needed: Sequence[Resources]) -> None: ...
+
+    def has_room(self, resources: Resources) -> bool:
+        return True
+
+    def submit(self, job: CellJob, resources: Resources) -> Future:
+        with Path("launched.txt").open("a") as launched:
+            launched.write(f"{job.cell.name}\\n")
+        future = Future()
+        future.set_result(train_task(job.task, parent=job.parent, resume=job.resume))
+        return future
 
     def cancel(self) -> None: ...
 

@@ -1,4 +1,5 @@
-"""Turns Ctrl-C into one KeyboardInterrupt while there is work to stop, and ignores it before and after.
+"""Turns Ctrl-C into one KeyboardInterrupt while there is work to stop, and ignores it before and after; SIGTERM stops a
+training after it has saved.
 
 Python's own handler raises at any place: during imports, while the process waits for its next task, or in the exit
 handlers of libraries. In these places it prints a traceback and stops nothing.
@@ -64,6 +65,51 @@ class Interrupts:
             # A second signal must not interrupt the cleanup that the first one started.
             self._stops_work = False
             raise KeyboardInterrupt
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked by SIGTERM to end, and has saved its work: its machine is taken away, or its time is over.
+
+    It is handled as Ctrl-C, so that the run is marked as killed and can be resumed.
+    """
+
+
+class Termination:
+    """The process's handling of SIGTERM: at once, or by the work itself where that can save what it has done.
+
+    Attributes:
+        requested: whether the process got the signal.
+        is_deferred: whether the work looks at `requested` itself.
+
+    >>> Termination().requested
+    False
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.is_deferred = False
+        self._is_installed = False
+
+    def install(self) -> None:
+        """Handles SIGTERM from here on. In another thread than the main one, this does nothing."""
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGTERM, self._handle)
+            self._is_installed = True
+
+    def reinstall(self) -> None:
+        """Handles SIGTERM again where a library has replaced the handler; does nothing without an `install`."""
+        if self._is_installed:
+            self.install()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        # Once: the cleanup must not be interrupted by a second signal.
+        first, self.requested = not self.requested, True
+        if first and not self.is_deferred:
+            raise Terminated
+
+
+termination = Termination()
+"""That of this process."""
 
 
 @contextlib.contextmanager

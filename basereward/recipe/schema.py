@@ -309,3 +309,4 @@ class Recipe:
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
     tracking: TrackingRecipe = field(default_factory=TrackingRecipe)
+    launcher: Node | None = None  # where the cells of a sweep run; null: local, processes of this machine

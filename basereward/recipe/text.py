@@ -20,7 +20,7 @@ from basereward.recipe.yaml.files import parse_yaml, read_yaml
 from basereward.recipe.yaml.interpolation import escape, interpolate
 from basereward.recipe.yaml.merge import Layer
 
-NOT_CONTENT = ("name", "summary", "tracking")
+NOT_CONTENT = ("name", "summary", "tracking", "launcher")
 """Keys that do not change the trained model."""
 NOT_CONTENT_OF_TRAINER = ("devices", "nodes")
 """Keys of section `trainer` that do not change the trained model: a run may resume on another number of processes."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from basereward.errors import RecipeError, RunError
 from basereward.recipe.yaml.files import parse_yaml
+from basereward.runs.activity import activity
 from basereward.runs.run_folder import RunFolder, broken_runs, list_runs
 
 SCORE = "test/pair_accuracy"
@@ -32,6 +33,11 @@ class ListedRun:
         seconds: of work, without pauses before a run was resumed; None where they are not known.
         parent: id of the sweep that it belongs to; None for others.
         error: why it failed or is broken; None for others.
+        host: machine that trains it, or did last; None where it is not known.
+        devices: as in `2 x NVIDIA H100`; None where they are not known.
+        progress: steps, as in `120 of 400`; None where they are not known.
+        device_hours: hours of all devices so far; None where they are not known.
+        remaining_s: seconds to its end at the present pace; None where they are not known.
     """
 
     name: str
@@ -44,6 +50,11 @@ class ListedRun:
     seconds: float | None
     parent: str | None
     error: str | None
+    host: str | None = None
+    devices: str | None = None
+    progress: str | None = None
+    device_hours: float | None = None
+    remaining_s: float | None = None
 
     @property
     def summary(self) -> str:
@@ -97,6 +108,7 @@ def _listed(run: RunFolder, *, sweeps: Mapping[str, str]) -> ListedRun:
     result = run.result() or {}
     kind = str(status["kind"])
     seconds = run.seconds if run.seconds is not None else result.get("seconds")
+    doing = activity(run)
     return ListedRun(
         name=run.run_id,
         kind=kind,
@@ -108,6 +120,11 @@ def _listed(run: RunFolder, *, sweeps: Mapping[str, str]) -> ListedRun:
         seconds=seconds,
         parent=status["parent"],
         error=status.get("error"),
+        host=doing.host,
+        devices=doing.devices,
+        progress=f"{doing.step} of {doing.steps}" if doing.steps else None,
+        device_hours=doing.device_hours if doing.devices else None,
+        remaining_s=doing.remaining_s,
     )
 
 

@@ -1,6 +1,7 @@
-"""Leases on recipes and on runs.
+"""Leases on recipes and on runs, which hold between all machines that share the folder of runs.
 
-Several sweeps may share one folder of runs. The lease of a cell lets one of them train it; the lease of a run keeps two
+Several sweeps may share one folder of runs. The lease of a cell lets one of them have it trained. The lease of its
+training is held by the process that trains it, which may outlive the sweep on a cluster. The lease of a run keeps two
 processes from writing into the same run folder.
 """
 
@@ -11,8 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from basereward.io.files import state_folder
-from basereward.io.lease import Lease, acquire
+from basereward.io.lease import LostLeaseError, SharedLease, acquire_shared, shared_holder
 from basereward.runs.run_folder import RunFolder, runs_root
+
+TRAINING = ".training"
+"""Suffix of the lease of a training."""
 
 
 @contextlib.contextmanager
@@ -21,7 +25,7 @@ def cell_lock(recipe_sha256: str, *, wait: bool) -> Iterator[bool]:
 
     Args:
         recipe_sha256: hash of the cell's recipe.
-        wait: block while another process holds the lease.
+        wait: wait while another process holds the lease.
 
     Yields:
         Whether this process holds the lease; always true with `wait`.
@@ -33,9 +37,7 @@ def cell_lock(recipe_sha256: str, *, wait: bool) -> Iterator[bool]:
     ...         is_ours, is_ours_again
     (True, False)
     """
-    # The name of the folder is kept from earlier versions, so that a sweep of one of them shares the locks.
-    folder = state_folder(runs_root() / ".claims")
-    lease = acquire(folder / recipe_sha256, wait=wait)
+    lease = acquire_shared(_lease_folder(recipe_sha256), wait=wait)
     if lease is None:
         yield False
         return
@@ -43,8 +45,38 @@ def cell_lock(recipe_sha256: str, *, wait: bool) -> Iterator[bool]:
         yield True
 
 
-_run_leases: dict[Path, Lease] = {}
-"""The leases of this process, by run folder. A lock that belongs to the process cannot exclude a second call here."""
+@contextlib.contextmanager
+def training_lock(recipe_sha256: str) -> Iterator[None]:
+    """Hold the lease of the training of a recipe, after waiting for another process that trains it.
+
+    Args:
+        recipe_sha256: hash of the cell's recipe.
+
+    >>> import tempfile
+    >>> from unittest import mock
+    >>> with mock.patch.dict("os.environ", {"BASEREWARD_RUNS": tempfile.mkdtemp()}):
+    ...     with training_lock("0" * 64):
+    ...         is_in_training("0" * 64)
+    ...     is_in_training("0" * 64)
+    True
+    False
+    """
+    with acquire_shared(_lease_folder(recipe_sha256 + TRAINING), wait=True):
+        yield
+
+
+def is_in_training(recipe_sha256: str) -> bool:
+    """Whether a live process holds the lease of the training of a recipe."""
+    holder = shared_holder(_lease_folder(recipe_sha256 + TRAINING))
+    return holder is not None and holder.is_live
+
+
+def _lease_folder(name: str) -> Path:
+    return state_folder(runs_root() / ".leases") / name
+
+
+_run_leases: dict[Path, SharedLease] = {}
+"""The leases of this process, by run folder."""
 
 
 def lock_run(run: RunFolder) -> bool:
@@ -61,16 +93,28 @@ def lock_run(run: RunFolder) -> bool:
     (True, False)
     >>> unlock_run(run)
     """
-    if run.path in _run_leases:
-        return False
-    # The lock belongs to the process: a data-loader worker that is forked later can outlive its parent by some
-    # seconds, and would keep a descriptor's lock for so long.
-    lease = acquire(run.path / ".lock", wait=False, owner="process")
+    lease = acquire_shared(run.lease, wait=False)
     if lease is None:
         return False
     _run_leases[run.path] = lease
     run.set_aside_obstacles()
     return True
+
+
+def check_run_lock(run: RunFolder) -> None:
+    """Check that this process has not lost the lease of a run; does nothing for a run that it has not locked.
+
+    Raises:
+        LostLeaseError: another process has taken it, and writes into the folder now.
+
+    >>> check_run_lock(RunFolder(Path("/not/locked")))
+    """
+    lease = _run_leases.get(run.path)
+    if lease is not None and not lease.is_held:
+        raise LostLeaseError(
+            f"run '{run.run_id}' has been taken over by another process, because this one was silent for too long: it "
+            "was suspended, or its file system did not answer. This process stops and leaves the run as it is"
+        )
 
 
 def unlock_run(run: RunFolder) -> None:

@@ -11,6 +11,7 @@ runs/20260314-153012-9f2c41/
 ├── scores/         the scores of each split, as JSON Lines files
 ├── evaluations/    the results of benchmarks, one folder each
 ├── lost.jsonl      rows that were not used, each with the reason
+├── lease/          the process that works on the run, for other machines; see `basereward.io.lease`
 └── outbox/         the journal of records for the tracking server; see `basereward.runs.tracking`
 """
 
@@ -30,6 +31,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from basereward.errors import RunError, nearest, sentence
 from basereward.io.files import is_special, json_text, set_aside, write_atomic, write_state
+from basereward.io.lease import shared_holder
 from basereward.io.limits import read_json_object, read_text
 from basereward.io.processes import identify_process, process_state, temporary_name
 from basereward.io.secrets import redact
@@ -70,9 +72,10 @@ STATUS: dict[str, Callable[[Any], bool]] = {
 STATE_FILES = ("result.json", "sweep.json", "cells.json")
 """Further files of a run or a sweep, which other packages write."""
 SILENCE_S = 15 * 60
-"""Seconds without a written record after which a run of another machine counts as killed.
+"""Seconds without a written record after which a run of another machine without a lease counts as killed.
 
-Its process cannot be looked up from here. A validation, the longest silence of a live run, takes minutes.
+Runs of earlier versions and of a user's own `trainer.fit` have no lease, and their process cannot be looked up from
+here. A validation, the longest silence of a live run, takes minutes.
 """
 
 
@@ -269,6 +272,11 @@ class RunFolder:
         return self.path / "evaluations"
 
     @property
+    def lease(self) -> Path:
+        """The folder of the lease of the process that works on the run."""
+        return self.path / "lease"
+
+    @property
     def rejections(self) -> Path:
         """The file of rejected rows, each with the reason."""
         return self.path / "lost.jsonl"
@@ -323,12 +331,20 @@ class RunFolder:
         state: State = status["state"]
         if state != "running":
             return state
-        process = process_state(status.get("process") or {})
-        # Only for runs of other machines: their processes cannot be asked for, so silence is the only sign.
-        silent = time.time() - self._last_write_time() > SILENCE_S
-        if process == "gone" or (process == "unknown" and silent):
-            return self.recorded_end() or "killed"
-        return "running"
+        return "running" if self._is_worked_on(status.get("process") or {}) else self.recorded_end() or "killed"
+
+    def _is_worked_on(self, process: Mapping[str, Any]) -> bool:
+        """Whether the process that has marked the run as running still works on it."""
+        holder = shared_holder(self.lease)
+        if holder is not None and all(holder.process.get(key) == value for key, value in process.items()):
+            return holder.is_live
+        state = process_state(process)
+        if state != "unknown":
+            return state == "alive"
+        # The process cannot be looked up here. If the run ever had a lease, its process has released or lost it.
+        if self.lease.is_dir():
+            return False
+        return time.time() - self._last_write_time() <= SILENCE_S
 
     def recorded_end(self) -> State | None:
         """The state with which the journal ends; None while it has no end."""
@@ -350,6 +366,14 @@ class RunFolder:
         """
         now = {"state": state, "error": error, "process": identify_process(), "started": time.time()}
         self._write_status({**self.status, **now, "seconds": self.seconds})
+
+    def record_place(self, place: Mapping[str, Any]) -> None:
+        """Write where the run is trained, and how far it is to go, to status.json.
+
+        Args:
+            place: JSON values; see `basereward.runs.activity`.
+        """
+        self._write_status({**self.status, "place": dict(place)})
 
     @property
     def seconds(self) -> float | None:
@@ -517,8 +541,20 @@ def _no_such_run(run_id: str, runs: Sequence[RunFolder], *, root: Path) -> RunEr
     return RunError(f"There is no run '{run_id}' in {root}.{hint} Recent runs: {recent}. All: basereward ls runs.")
 
 
-def finished_with(recipe_sha256: str, *, kind: RunKind = "run", root: Path | None = None) -> RunFolder | None:
+def finished_with(
+    recipe_sha256: str,
+    *,
+    kind: RunKind = "run",
+    root: Path | None = None,
+    runs: Sequence[RunFolder] | None = None,
+) -> RunFolder | None:
     """The newest finished run (or ensemble) of a recipe, which a sweep does not repeat.
+
+    Args:
+        recipe_sha256: hash of the recipe.
+        kind: of what.
+        root: folder of all runs.
+        runs: among which it is searched, the newest first; None: all runs in the folder.
 
     >>> import tempfile
     >>> root = Path(tempfile.mkdtemp())
@@ -527,7 +563,7 @@ def finished_with(recipe_sha256: str, *, kind: RunKind = "run", root: Path | Non
     >>> finished_with("0", root=root) == run
     True
     """
-    return _newest(recipe_sha256, {"finished"}, root, kind=kind)
+    return _newest(recipe_sha256, {"finished"}, root, kind=kind, runs=runs)
 
 
 def unfinished_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
@@ -543,8 +579,12 @@ def unfinished_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolde
     return _newest(recipe_sha256, {"killed", "failed"}, root)
 
 
-def resumable_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
+def resumable_with(
+    recipe_sha256: str, *, root: Path | None = None, runs: Sequence[RunFolder] | None = None
+) -> RunFolder | None:
     """The newest killed or failed run of a recipe that has a checkpoint, from which a sweep resumes it.
+
+    Args: as of `finished_with`.
 
     >>> import tempfile
     >>> root = Path(tempfile.mkdtemp())
@@ -553,26 +593,19 @@ def resumable_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder
     >>> resumable_with("0", root=root) is None  # there is no checkpoint
     True
     """
-    return _newest(recipe_sha256, {"killed", "failed"}, root, with_checkpoint=True)
-
-
-def running_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
-    """The newest run of a recipe that a sweep started and a process still works on.
-
-    >>> import tempfile
-    >>> root = Path(tempfile.mkdtemp())
-    >>> run = RunFolder.create("name: a", recipe_sha256="0", name="a", parent="s1", root=root)
-    >>> running_with("0", root=root) == run
-    True
-    """
-    run = _newest(recipe_sha256, {"running"}, root)
-    return run if run is not None and run.status["parent"] is not None else None
+    return _newest(recipe_sha256, {"killed", "failed"}, root, with_checkpoint=True, runs=runs)
 
 
 def _newest(
-    recipe_sha256: str, states: set[State], root: Path | None, *, kind: RunKind = "run", with_checkpoint: bool = False
+    recipe_sha256: str,
+    states: set[State],
+    root: Path | None,
+    *,
+    kind: RunKind = "run",
+    with_checkpoint: bool = False,
+    runs: Sequence[RunFolder] | None = None,
 ) -> RunFolder | None:
-    for run in list_runs(kind=kind, root=root):
+    for run in list_runs(kind=kind, root=root) if runs is None else runs:
         checkpoint = run.checkpoints / "last.ckpt"
         if with_checkpoint and (is_special(checkpoint) or not checkpoint.exists()):
             continue

@@ -1,4 +1,4 @@
-"""The contract of a launcher, which runs the cells of a sweep, and the two types that it works with.
+"""The contract of a launcher, which runs the cells of a sweep, and the types that it works with.
 
 To add a launcher, add a file with a class that has the members of `Launcher` to `basereward/sweeps/launchers`, and name
 it: `basereward sweep EXPERIMENT --on NAME`. A class outside the package is named by its dotted path, with `--trust`.
@@ -7,15 +7,48 @@ it: `basereward sweep EXPERIMENT --on NAME`. A class outside the package is name
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from basereward.errors import RecipeError
+from basereward.errors import RecipeError, RunError
 from basereward.recipe import Cell, make, recipe_yaml
 from basereward.recipe.nodes import check_node
+from basereward.recipe.schema import Node
 
-REQUIRED_MEMBERS = ("prepare", "run", "cancel", "close")
+METHODS = ("prepare", "has_room", "submit", "cancel", "close")
+ATTRIBUTES = ("retries", "spans_machines")
+
+
+class LostWorkerError(RunError):
+    """The process of a cell was killed, or its machine was taken away; the cell itself may be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a cell runs on.
+
+    Attributes:
+        devices: processes of the run on each machine; each has a GPU, where the launcher has GPUs.
+        nodes: machines.
+        accelerator: `cpu`: the cell uses no GPU; `gpu`: it needs them; `auto`: it takes what there is.
+
+    >>> Resources(devices=2, accelerator="auto").gpus(available=True)
+    2
+    """
+
+    devices: int = 1
+    nodes: int = 1
+    accelerator: str = "auto"
+
+    def gpus(self, *, available: bool) -> int:
+        """GPUs of each machine.
+
+        Args:
+            available: whether the launcher's machines have GPUs.
+        """
+        return self.devices if self.accelerator == "gpu" or (self.accelerator == "auto" and available) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +113,38 @@ class CellOutcome:
 class Launcher(Protocol):
     """Runs cells somewhere: in processes of this machine, or on a cluster that shares the folder of runs.
 
-    A launcher is made without required arguments. The sweep calls its members from one thread: `prepare` at most once,
-    `run` once for each round of cells, `cancel` when the sweep is stopped, and `close` at the end in every case.
+    The sweep calls its members from one thread: `prepare` at most once, `cancel` when the sweep is stopped, and `close`
+    at the end in every case. The arguments of its constructor are the keys of `launcher` in a recipe.
+
+    Attributes:
+        retries: how often a cell is submitted again after `LostWorkerError`.
+        spans_machines: whether cells may run on other machines than this one; known after `prepare`.
     """
 
-    def prepare(self) -> None:
-        """Start what takes time, such as a process that imports torch. At least one cell will be run."""
-        ...
+    retries: int
+    spans_machines: bool
 
-    def run(self, jobs: Iterable[CellJob]) -> Iterator[CellOutcome]:
-        """Train cells, and yield the outcome of each as soon as it is known, in any order.
-
-        The sweep locks a cell when its job is taken from `jobs`, and unlocks it when its outcome was yielded. Take a
-        job only when it can start: until then another sweep of the same grid can train its cell.
+    def prepare(self, needed: Sequence[Resources]) -> None:
+        """Check that the cells can run, and start what takes time, such as a process that imports torch.
 
         Args:
-            jobs: may block in `next` while another sweep trains the cell.
+            needed: of every cell that is not finished; at least one.
 
-        Yields:
-            One outcome for every job. A cell that fails is an outcome and not an exception, so that the others run.
+        Raises:
+            BaseRewardError: there is no cluster, or it does not have what a cell needs. Nothing was submitted.
+        """
+        ...
+
+    def has_room(self, resources: Resources) -> bool:
+        """Whether a cell could start now. Until it is submitted, another sweep of the same grid can train it."""
+        ...
+
+    def submit(self, job: CellJob, resources: Resources) -> Future[dict[str, Any]]:
+        """Train a cell, by `basereward.sweeps.cell_worker.train_task` in whatever process. It does not wait.
+
+        Returns:
+            The future of what `basereward.training.fit.train` returns. Its exception is a `BaseRewardError` for a cell
+            that failed, `LostWorkerError` when the process or the machine of the cell was lost.
         """
         ...
 
@@ -111,12 +157,29 @@ class Launcher(Protocol):
         ...
 
 
-def load_launcher(name: str) -> Launcher:
+def make_launcher(node: Node | None) -> Launcher:
+    """Make the launcher that a recipe names; without one, the cells run in processes of this machine.
+
+    Args:
+        node: the value of `launcher` in a recipe.
+
+    Raises:
+        RecipeError: as of `load_launcher`.
+
+    >>> type(make_launcher(None)).__name__
+    'Local'
+    """
+    settings = dict(node or {"_target_": "local"})
+    return load_launcher(settings.pop("_target_", ""), **settings)
+
+
+def load_launcher(name: str, **settings: Any) -> Launcher:
     """Make a launcher by its name or by the dotted path of its class.
 
     Args:
         name: the name of a file in `basereward/sweeps/launchers`, or the dotted path of a class outside the package,
             which needs the caller's `trusting` block.
+        settings: arguments of the class.
 
     Raises:
         RecipeError: there is no such launcher, it is not trusted, or it lacks members of `Launcher`.
@@ -127,11 +190,12 @@ def load_launcher(name: str) -> Launcher:
     Traceback (most recent call last):
     basereward.errors.RecipeError: unknown launcher 'locl'; did you mean 'local'? Allowed: ...
     """
-    node = {"_target_": name}
+    node = {"_target_": name, **settings}
     _, faults = check_node(node, "launchers")
     if faults:
-        # The user typed a name and not a node, so the keys of the faults would only confuse.
-        raise RecipeError("; ".join(message for _, message in faults))
+        # The user typed a name and not a node, so that the key `_target_` would only confuse.
+        lines = [message if key == "_target_" else f"launcher.{key}: {message}" for key, message in faults]
+        raise RecipeError("; ".join(lines))
     return check_launcher(make(node, "launchers"))
 
 
@@ -143,9 +207,10 @@ def check_launcher(launcher: Any) -> Launcher:
 
     >>> check_launcher(object())
     Traceback (most recent call last):
-    basereward.errors.RecipeError: launcher 'object' lacks: prepare, run, cancel, close. See `Launcher` in ...
+    basereward.errors.RecipeError: launcher 'object' lacks: prepare, has_room, submit, cancel, close, retries, ...
     """
-    missing = [name for name in REQUIRED_MEMBERS if not callable(getattr(launcher, name, None))]
+    missing = [name for name in METHODS if not callable(getattr(launcher, name, None))]
+    missing += [name for name in ATTRIBUTES if getattr(launcher, name, None) is None]
     if missing:
         raise RecipeError(
             f"launcher '{type(launcher).__name__}' lacks: {', '.join(missing)}. See `Launcher` in "

@@ -16,7 +16,7 @@ from basereward.io.progress import announce, phase
 from basereward.recipe.checks.ranges import range_problems
 from basereward.recipe.trust import is_trusted
 from basereward.runs.run_folder import RunFolder, find, runs_root
-from basereward.sweeps.launcher import load_launcher
+from basereward.sweeps.launcher import make_launcher
 from basereward.sweeps.saved_sweep import has_saved_sweep, load_sweep
 
 if TYPE_CHECKING:
@@ -162,4 +162,4 @@ def _resume_sweep(run: RunFolder) -> dict[str, Any]:
     experiment, launcher = load_sweep(run)
     from basereward.sweeps.sweep import sweep
 
-    return sweep(experiment, launcher=load_launcher(launcher))
+    return sweep(experiment, launcher=make_launcher(launcher))

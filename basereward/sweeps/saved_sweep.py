@@ -10,7 +10,7 @@ from basereward.errors import RunError
 from basereward.io.files import write_state
 from basereward.io.limits import MIB, read_json_object
 from basereward.recipe import Cell, Experiment, recipe_from_yaml, recipe_sha256, recipe_yaml
-from basereward.recipe.schema import EnsembleRecipe
+from basereward.recipe.schema import EnsembleRecipe, Node
 from basereward.runs.run_folder import RunFolder
 from basereward.sweeps.launcher import Launcher
 
@@ -35,11 +35,11 @@ def save_sweep(folder: RunFolder, experiment: Experiment, launcher: Launcher) ->
     write_state(folder.path / FILE, json.dumps(content) + "\n")
 
 
-def load_sweep(folder: RunFolder) -> tuple[Experiment, str]:
+def load_sweep(folder: RunFolder) -> tuple[Experiment, Node]:
     """Read what `save_sweep` wrote.
 
     Returns:
-        The experiment, and the name of the launcher.
+        The experiment, and the launcher as a recipe names it.
 
     Raises:
         RunError: there is no such file, as in the folder of an earlier version, it is damaged, or its cells are not
@@ -51,8 +51,8 @@ def load_sweep(folder: RunFolder) -> tuple[Experiment, str]:
         cells = [Cell(**{**cell, "recipe": recipe_from_yaml(cell["recipe"])}) for cell in content["cells"]]
         ensembles = {name: EnsembleRecipe(**values) for name, values in content["ensembles"].items()}
         experiment = Experiment(content["name"], content["summary"], cells, ensembles)
-        launcher: str = content["launcher"]
-    except (KeyError, TypeError, AttributeError) as error:
+        launcher = cells[0].recipe.launcher or {"_target_": str(content["launcher"])}
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise RunError(f"{folder.path / FILE} is damaged: {error}") from error
     if sweep_grid(experiment) != folder.recipe_text():
         raise RunError(

@@ -14,13 +14,12 @@ from basereward.runs.locks import lock_run, unlock_run
 from basereward.runs.params import AXIS
 from basereward.runs.run_folder import RunFolder, list_runs, resume_command, runs_root
 from basereward.runs.tracking.mlflow_store import NOTE_TAG
-from basereward.runs.tracking.tracker import Tracker, check_store, deliver_pending
-from basereward.sweeps.cell_queue import run_cells
+from basereward.runs.tracking.tracker import Tracker, check_store, check_store_of_machines, deliver_pending
 from basereward.sweeps.comparison import compare_cells
 from basereward.sweeps.ensembles import make_ensembles
-from basereward.sweeps.launcher import Launcher
-from basereward.sweeps.launchers.local import Local
+from basereward.sweeps.launcher import Launcher, make_launcher
 from basereward.sweeps.saved_sweep import save_sweep, sweep_grid
+from basereward.sweeps.scheduling.scheduler import needed_resources, run_cells
 from basereward.sweeps.sweep_record import describe_sweep, record_results
 from basereward.training.preflight import Findings, check_cells, unfinished
 
@@ -33,7 +32,8 @@ def sweep(experiment: Experiment, *, launcher: Launcher | None = None, quick: Fi
 
     Args:
         experiment: with its cells and ensembles.
-        launcher: trains the cells; by default in processes of this machine. Ensembles are always made on this machine.
+        launcher: trains the cells; by default that of the first cell's recipe, or processes of this machine. Ensembles
+            are always made on this machine.
         quick: what `check_quickly` has found for the unfinished cells; None: their first rows are read here.
 
     Raises:
@@ -44,47 +44,51 @@ def sweep(experiment: Experiment, *, launcher: Launcher | None = None, quick: Fi
         other one, see `compare`; `differences`, sentences about them.
     """
     check_store(experiment.cells[0].recipe.tracking.uri)
-    check_cells(unfinished(experiment.cells), quick=quick)
-    deliver_pending()
-    remove_leftovers(runs_root(), ".*.new")
-    folder = _sweep_folder(experiment)
-    launcher = launcher or Local()
-    try:
-        save_sweep(folder, experiment, launcher)
-        return _sweep(experiment, folder, launcher)
-    finally:
-        unlock_run(folder)
+    launcher = launcher or make_launcher(experiment.cells[0].recipe.launcher)
+    to_train = unfinished(experiment.cells)
+    check_cells(to_train, quick=quick)
+    with contextlib.closing(launcher):
+        # First, so that a cluster that lacks what the cells need is refused before anything is written. And a worker
+        # imports torch while the tracker opens its database.
+        if to_train:
+            launcher.prepare([needed_resources(cell.recipe) for cell in to_train])
+        if launcher.spans_machines:
+            check_store_of_machines(experiment.cells[0].recipe.tracking.uri)
+        deliver_pending()
+        remove_leftovers(runs_root(), ".*.new")
+        folder = _sweep_folder(experiment)
+        try:
+            save_sweep(folder, experiment, launcher)
+            return _sweep(experiment, folder, launcher)
+        finally:
+            unlock_run(folder)
 
 
 def _sweep(experiment: Experiment, folder: RunFolder, launcher: Launcher) -> dict[str, Any]:
     cells, name = experiment.cells, experiment.name
     tracking = cells[0].recipe.tracking
     tracker = Tracker(folder)
-    with contextlib.closing(launcher):
-        # Before the tracker, whose database takes seconds to open: a worker imports torch in the meantime.
-        if unfinished(cells):
-            launcher.prepare()
-        try:
-            with phase("opening MLflow"):
-                tracker.start(
-                    uri=tracking.uri,
-                    experiment=tracking.experiment or name,
-                    name=name,
-                    tags={NOTE_TAG: describe_sweep(name, summary=experiment.summary, cells=len(cells))},
-                    axes=[f"{AXIS}.{axis}" for axis in cells[0].axes],
-                    summary=experiment.summary,
-                )
-            results = run_cells(cells, launcher=launcher, sweep_id=folder.run_id)
-            # The workers of the cells may hold a GPU's memory, which the ensembles need.
-            launcher.close()
-            ensembles = make_ensembles(experiment, results, sweep_id=folder.run_id)
-        except BaseException as error:
-            launcher.cancel()
-            _abandon(folder, tracker, error)
-            error.add_note(
-                f"the sweep is {folder.run_id}; continue it, without its finished cells: {resume_command(folder)}"
+    try:
+        with phase("opening MLflow"):
+            tracker.start(
+                uri=tracking.uri,
+                experiment=tracking.experiment or name,
+                name=name,
+                tags={NOTE_TAG: describe_sweep(name, summary=experiment.summary, cells=len(cells))},
+                axes=[f"{AXIS}.{axis}" for axis in cells[0].axes],
+                summary=experiment.summary,
             )
-            raise
+        results = run_cells(cells, launcher=launcher, sweep_id=folder.run_id)
+        # The workers of the cells may hold a GPU's memory, which the ensembles need.
+        launcher.close()
+        ensembles = make_ensembles(experiment, results, sweep_id=folder.run_id)
+    except BaseException as error:
+        launcher.cancel()
+        _abandon(folder, tracker, error)
+        error.add_note(
+            f"the sweep is {folder.run_id}; continue it, without its finished cells: {resume_command(folder)}"
+        )
+        raise
     return _finish(folder, tracker, cells=cells, results=results, ensembles=ensembles)
 
 

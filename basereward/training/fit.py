@@ -19,6 +19,8 @@ from basereward.data.module import PreferenceData
 from basereward.errors import BaseRewardError, DamagedCheckpointError, RunError, TrainingError
 from basereward.inference.scorer import load_scorer
 from basereward.io.files import disk_faults
+from basereward.io.interrupts import Terminated, termination
+from basereward.io.lease import LostLeaseError
 from basereward.io.processes import remove_leftovers
 from basereward.io.progress import phase
 from basereward.recipe import recipe_from_yaml, recipe_sha256, recipe_yaml
@@ -158,13 +160,14 @@ def _current_run() -> Iterator[_CurrentRun]:
         yield current
     # Lightning's loops turn an interrupt into SystemExit.
     except (KeyboardInterrupt, SystemExit) as stop:
-        if not is_first():
+        if not is_first() and not termination.requested:
             raise
-        interrupt = KeyboardInterrupt()
-        interrupt.add_note(_mark_killed(current.folder))
+        interrupt = Terminated() if termination.requested else KeyboardInterrupt()
+        if is_first():
+            interrupt.add_note(_mark_killed(current.folder))
         raise interrupt from stop
     except Exception as error:
-        if current.folder is not None and current.folder.exists and is_first():
+        if current.folder is not None and is_first():
             _mark_failed(current.folder, error)
         raise
     finally:
@@ -194,6 +197,9 @@ def _mark_killed(run: RunFolder | None) -> str:
 
 
 def _mark_failed(run: RunFolder, error: Exception) -> None:
+    # After a lost lease the folder belongs to another process.
+    if not run.exists or isinstance(error, LostLeaseError):
+        return
     run.give_up("failed", error)
     # From a damaged checkpoint the command would fail again.
     if isinstance(error, BaseRewardError) and not isinstance(error, DamagedCheckpointError):
@@ -241,7 +247,7 @@ def _fit_and_test(prepared: PreparedRun) -> dict[str, Any]:
     # Lightning reports only errors of the two calls above to its callbacks.
     except BaseException as error:
         # After `finish` a failed upload must not turn a finished run into a failed one.
-        if run.state != "finished":
+        if isinstance(error, LostLeaseError) or run.state != "finished":
             recorder.on_exception(trainer, module, error)
         raise
 

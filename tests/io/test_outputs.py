@@ -54,7 +54,7 @@ def test_every_file_of_a_run_is_protected(tmp_path: Path) -> None:
     """What a run writes itself has a name that no output may have; `evaluations` gets the results of later commands."""
     run = RunFolder.create("name: a", recipe_sha256="0", name="a", root=tmp_path)
     assert {run.recipe.name, "status.json", run.identity.name, run.rejections.name, *STATE_FILES} <= RUN_FILES
-    folders = (run.checkpoints, run.model, run.figures, run.scores, run.journal.folder)
+    folders = (run.checkpoints, run.model, run.figures, run.scores, run.journal.folder, run.lease)
     assert {folder.name for folder in folders} == RUN_FOLDERS
     for name in (*RUN_FILES, *(f"{folder}/x" for folder in RUN_FOLDERS)):
         with pytest.raises(DataError, match="of the run"):

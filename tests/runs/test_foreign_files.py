@@ -97,7 +97,8 @@ def test_run_is_recorded_beside_obstacles(
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     run = RunFolder.create("name: cell\n", recipe_sha256="a", name="cell")
-    names = ("journal.jsonl", "delivered.json", "refused.jsonl", "lock")
+    # A folder belongs in the place of the lease.
+    names = ("journal.jsonl", "delivered.json", "refused.jsonl", *(["lease"] if make is not os.mkdir else []))
     (run.path / "outbox").mkdir()
     for name in names:
         make(run.path / "outbox" / name)
@@ -113,7 +114,9 @@ def test_run_is_recorded_beside_obstacles(
 def test_lock_of_a_run_sets_obstacles_aside(make: Callable[[Path], None]) -> None:
     """Before a run continues; a checkpoint that is a folder of this name is left, because it may be one."""
     run = RunFolder.create("name: cell\n", recipe_sha256="a", name="cell")
-    files = [run.path / name for name in ("result.json", "identity.json", "lost.jsonl", "sweep.json", ".lock")]
+    files = [run.path / name for name in ("result.json", "identity.json", "lost.jsonl", "sweep.json")]
+    # A folder belongs there.
+    files += [run.lease] if make is not os.mkdir else []
     files += [run.checkpoints / "last.ckpt"] if make is not os.mkdir else []
     for file in files:
         make(file)

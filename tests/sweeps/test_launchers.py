@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,24 @@ from basereward.recipe import Cell, load_cells
 from basereward.recipe.checks.targets import short_names
 from basereward.recipe.trust import trusting
 from basereward.runs.run_folder import find, list_runs
-from basereward.sweeps.cell_queue import CellQueue, run_cells
-from basereward.sweeps.launcher import CellJob, CellOutcome, check_launcher, load_launcher
+from basereward.sweeps.launcher import (
+    CellJob,
+    CellOutcome,
+    Launcher,
+    LostWorkerError,
+    Resources,
+    check_launcher,
+    load_launcher,
+)
+from basereward.sweeps.scheduling.cell_queue import CellQueue
+from basereward.sweeps.scheduling.scheduler import Scheduler, needed_resources
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ready_store")]
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHERS = list(short_names("launchers"))
+# On a cluster of this machine: SLURM's jobs are processes here, and Ray starts its own cluster.
+SETTINGS: dict[str, dict[str, Any]] = {"local": {}, "ray": {"retries": 0}, "slurm": {"cluster": "local", "retries": 0}}
 each_launcher = pytest.mark.parametrize("name", LAUNCHERS)
 SWEEP_ID = "20260314-153012-9f2c41"
 # The first learning rate makes the weights infinite, so that training fails.
@@ -45,25 +58,38 @@ def test_local_launcher_exists() -> None:
     assert "local" in LAUNCHERS
 
 
+def train_all(launcher: Launcher, jobs: Sequence[CellJob]) -> dict[str, Future[dict[str, Any]]]:
+    """Submit every job when there is room for it, and return the done futures by the names of the cells."""
+    futures: dict[str, Future[dict[str, Any]]] = {}
+    for job in jobs:
+        resources = needed_resources(job.cell.recipe)
+        while not launcher.has_room(resources):
+            time.sleep(0.05)
+        futures[job.cell.name] = launcher.submit(job, resources)
+    for future in futures.values():
+        future.exception()
+    return futures
+
+
 @each_launcher
 def test_every_job_has_an_outcome_and_a_failed_cell_does_not_stop_the_others(name: str) -> None:
     """The failed cell has a message, and the finished one has the result of its run, which is a child of the sweep."""
-    launcher = load_launcher(name)
+    launcher = load_launcher(name, **SETTINGS[name])
     jobs = [CellJob(cell, SWEEP_ID) for cell in cells_of(RATES)]
-    launcher.prepare()
     try:
-        outcomes = {outcome.job.cell.name: outcome for outcome in launcher.run(jobs)}
+        launcher.prepare([needed_resources(job.cell.recipe) for job in jobs])
+        futures = train_all(launcher, jobs)
     finally:
         launcher.close()
-    assert outcomes.keys() == {"lr=wild", "lr=tame"}
-    assert outcomes["lr=wild"].result is None
-    assert "The rows of the step: " in (outcomes["lr=wild"].error or "")
-    result = outcomes["lr=tame"].result
-    assert result is not None
+    assert futures.keys() == {"lr=wild", "lr=tame"}
+    failure = futures["lr=wild"].exception()
+    assert isinstance(failure, RunError)
+    assert not isinstance(failure, LostWorkerError)
+    assert "The rows of the step: " in str(failure)
+    result = futures["lr=tame"].result()
     run = find(result["run_id"])
     assert (run.state, run.name, run.status["parent"]) == ("finished", "lr=tame", SWEEP_ID)
     assert 0 <= result["metrics"]["test/numbers/pair_accuracy"] <= 1
-    assert list(launcher.run([])) == []
     launcher.close()
 
 
@@ -78,18 +104,22 @@ def interruptible() -> Iterator[None]:
 @pytest.mark.usefixtures("interruptible")
 @each_launcher
 def test_cancel_stops_the_running_cell(name: str) -> None:
-    """`run` raises KeyboardInterrupt; after `cancel` and `close` the run is killed and can be resumed."""
-    launcher = load_launcher(name)
+    """After `cancel` and `close` the run is killed and can be resumed."""
+    launcher = load_launcher(name, **SETTINGS[name])
     (cell,) = cells_of("trainer.steps=5000", "trainer.checkpoint_every=1")
+    launcher.prepare([needed_resources(cell.recipe)])
     interrupt = threading.Thread(target=_interrupt_after_a_checkpoint, daemon=True)
     interrupt.start()
     with pytest.raises(KeyboardInterrupt):
-        list(launcher.run([CellJob(cell, SWEEP_ID)]))
+        train_all(launcher, [CellJob(cell, SWEEP_ID)])
     launcher.cancel()
     launcher.close()
     interrupt.join()
     (run,) = list_runs()
-    assert run.status["state"] == "killed"
+    # A job of SLURM ends by itself.
+    while run.state == "running":
+        time.sleep(0.05)
+    assert run.state == "killed"
     assert (run.checkpoints / "last.ckpt").exists()
 
 
@@ -105,7 +135,7 @@ def _interrupt_after_a_checkpoint(limit_s: float = 600.0) -> None:
 @each_launcher
 def test_cancel_and_close_without_a_job_do_nothing(name: str) -> None:
     """Both may be called before the first job and after the last one."""
-    launcher = load_launcher(name)
+    launcher = load_launcher(name, **SETTINGS[name])
     launcher.cancel()
     launcher.close()
     launcher.close()
@@ -116,46 +146,61 @@ def test_cancel_and_close_without_a_job_do_nothing(name: str) -> None:
 
 
 class Scripted:
-    """A launcher that returns a scripted outcome for every job, and records the jobs and whether their cells were
-    locked."""
+    """A launcher that has room for two cells, returns a scripted outcome for every job, the last submitted first, and
+    records the jobs and whether their cells were locked."""
 
-    def __init__(self, errors: dict[str, str] | None = None) -> None:
-        self.errors = errors or {}
+    spans_machines = False
+
+    def __init__(self, failures: dict[str, list[Exception]] | None = None, *, retries: int = 0) -> None:
+        self.failures = failures or {}
+        self.retries = retries
         self.jobs: list[CellJob] = []
         self.locked_elsewhere: list[bool] = []
+        self.running: list[tuple[CellJob, Future[dict[str, Any]]]] = []
 
-    def prepare(self) -> None: ...
+    def prepare(self, needed: Sequence[Resources]) -> None: ...
 
-    def run(self, jobs: Iterable[CellJob]) -> Iterator[CellOutcome]:
-        """Take all jobs before the first outcome, and return the last one first, as a cluster may do."""
-        all_jobs = list(jobs)
-        self.jobs += all_jobs
-        other = CellQueue([job.cell for job in all_jobs], sweep_id="other")
-        self.locked_elsewhere.append(not list(other.jobs(wait=False)))
-        for job in reversed(all_jobs):
-            error = self.errors.get(job.cell.name)
-            result: dict[str, Any] = {"run_id": f"run of {job.cell.name}", "metrics": {}}
-            yield CellOutcome(job, error=error) if error else CellOutcome(job, result=result)
+    def has_room(self, resources: Resources) -> bool:
+        """Two cells at a time."""
+        return len(self.running) < 2
+
+    def submit(self, job: CellJob, resources: Resources) -> Future[dict[str, Any]]:
+        """Keep the job until somebody waits for it."""
+        self.jobs.append(job)
+        other = CellQueue([job.cell], sweep_id="other")
+        self.locked_elsewhere.append(other.take() is None)
+        other.close()
+        future: Future[dict[str, Any]] = Future()
+        self.running.append((job, future))
+        return future
+
+    def wait(self, futures: Any, limit_s: float | None) -> list[Future[dict[str, Any]]]:
+        """End the last submitted job."""
+        job, future = self.running.pop()
+        if failures := self.failures.get(job.cell.name):
+            future.set_exception(failures.pop(0))
+        else:
+            future.set_result({"run_id": f"run of {job.cell.name}", "metrics": {}})
+        return [future]
 
     def cancel(self) -> None: ...
 
     def close(self) -> None: ...
 
 
-class Forgetful(Scripted):
-    """A launcher that loses the outcome of the first job."""
-
-    def run(self, jobs: Iterable[CellJob]) -> Iterator[CellOutcome]:
-        """Return all outcomes but one."""
-        yield from list(super().run(jobs))[:-1]
+def run_scripted(cells: Sequence[Cell], launcher: Scripted) -> list[dict[str, Any]]:
+    """Run cells by the scheduler, and return their rows."""
+    queue = CellQueue(cells, sweep_id=SWEEP_ID)
+    Scheduler(queue, launcher, wait=launcher.wait).run()
+    return queue.rows
 
 
 def test_launcher_may_return_outcomes_in_any_order() -> None:
     """The rows are in the order of the cells, every job runs once, and another sweep gets none of the cells in the
     meantime."""
     cells = cells_of("grid.optimizer.lr={a: 1e-3, b: 1e-4, c: 1e-5}")
-    launcher = Scripted({"lr=b": "out of memory"})
-    rows = run_cells(cells, launcher=launcher, sweep_id=SWEEP_ID)
+    launcher = Scripted({"lr=b": [RunError("out of memory")]})
+    rows = run_scripted(cells, launcher)
     assert [(row["name"], row["status"]) for row in rows] == [
         ("lr=a", "finished"),
         ("lr=b", "failed"),
@@ -168,15 +213,52 @@ def test_launcher_may_return_outcomes_in_any_order() -> None:
         ("lr=b", SWEEP_ID, None),
         ("lr=c", SWEEP_ID, None),
     ]
-    assert launcher.locked_elsewhere[0]
+    assert all(launcher.locked_elsewhere)
 
 
-def test_lost_outcome_is_an_error_and_unlocks_its_cell() -> None:
-    """The message names the cell; without the error, the missing cell would look like one that is not in the grid."""
+def test_lost_cell_is_submitted_again_as_often_as_the_launcher_says() -> None:
+    """A cell whose machine is lost twice is trained at the third attempt; one more loss is a failure. A cell that fails
+    by itself is not repeated."""
+    cells = cells_of("grid.optimizer.lr={a: 1e-3, b: 1e-4, c: 1e-5}")
+    failures: dict[str, list[Exception]] = {
+        "lr=a": [LostWorkerError("gone")] * 2,
+        "lr=b": [LostWorkerError("gone")] * 3,
+        "lr=c": [RunError("not finite")],
+    }
+    launcher = Scripted(failures, retries=2)
+    rows = run_scripted(cells, launcher)
+    assert [row["status"] for row in rows] == ["finished", "failed", "failed"]
+    assert Counter(job.cell.name for job in launcher.jobs) == {"lr=a": 3, "lr=b": 3, "lr=c": 1}
+
+
+def test_cells_of_another_sweep_come_last_and_are_waited_for() -> None:
+    """The lock of the first cell is held elsewhere; the second is trained meanwhile, and then the first."""
+    cells = cells_of("grid.optimizer.lr={a: 1e-3, b: 1e-4}")
+    other = CellQueue(cells[:1], sweep_id="other")
+    assert other.take() is not None
+    launcher = Scripted()
+
+    def wait(futures: Any, limit_s: float | None) -> list[Future[dict[str, Any]]]:
+        if launcher.running:
+            return launcher.wait(futures, limit_s)
+        # The other sweep gives up.
+        other.close()
+        time.sleep(limit_s or 0)
+        return []
+
+    queue = CellQueue(cells, sweep_id=SWEEP_ID)
+    Scheduler(queue, launcher, wait=wait).run()
+    assert [job.cell.name for job in launcher.jobs] == ["lr=b", "lr=a"]
+    assert [row["status"] for row in queue.rows] == ["finished", "finished"]
+
+
+def test_closed_queue_releases_its_cells() -> None:
+    """Otherwise no other sweep could train them."""
     cells = cells_of(RATES)
-    with pytest.raises(RunError, match=r"Forgetful.*lr=wild"):
-        run_cells(cells, launcher=Forgetful(), sweep_id=SWEEP_ID)
-    assert len(run_cells(cells, launcher=Scripted(), sweep_id=SWEEP_ID)) == 2
+    queue = CellQueue(cells, sweep_id=SWEEP_ID)
+    assert queue.take() is not None
+    queue.close()
+    assert len(run_scripted(cells, Scripted())) == 2
 
 
 def test_outcome_needs_either_a_result_or_an_error() -> None:
@@ -205,7 +287,7 @@ def test_user_launcher_is_loaded_by_its_dotted_path() -> None:
     """The class must be trusted and have the members of a launcher."""
     with trusting():
         assert type(load_launcher("tests.sweeps.test_launchers.Scripted")).__name__ == "Scripted"
-        with pytest.raises(RecipeError, match="prepare, run, cancel, close"):
+        with pytest.raises(RecipeError, match="prepare, has_room, submit, cancel, close"):
             load_launcher("fractions.Fraction")
     with pytest.raises(RecipeError, match="cancel"):
-        check_launcher(type("Half", (), {"run": len, "prepare": len, "close": len})())
+        check_launcher(type("Half", (), {"submit": len, "prepare": len, "close": len})())

@@ -16,6 +16,8 @@ KINDS = (
     *("heads", "losses", "objectives", "adapters", "tiny_models", "launchers", "runs"),
 )
 STATES = ("running", "finished", "failed", "killed", "broken")
+RUNNING = ("host", "devices", "step", "device hours", "left")
+"""Columns of a list that has a run which is running."""
 RENAMED = {"shapes": "adapters", "makers": "tiny_models"}
 """Former names of kinds, and what they are called now."""
 
@@ -87,19 +89,32 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 
 def _format_runs(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """A table of runs, newest first, and why folders are broken."""
-    head = ("run", "date", "experiment", "cell", "state", "score", "duration")
-    rows = []
-    for run in runs:
-        # To the minute: seconds are in the id, and a narrow terminal would wrap the line.
-        date = run["created"][:16].replace("T", " ")
-        kind = "" if run["kind"] == "run" else f"{run['kind']}: "
-        seconds = "-" if run["seconds"] is None else format_seconds(run["seconds"])
-        texts = (date, run["experiment"], f"{kind}{run['cell']}", run["state"])
-        rows.append((run["name"], *(text or "-" for text in texts), format_number(run["score"]), seconds))
+    is_running = any(run["state"] == "running" for run in runs)
+    head = ("run", "date", "experiment", "cell", "state", "score", "duration", *(RUNNING if is_running else ()))
+    rows = [(*_columns(run), *(_doing(run) if is_running else ())) for run in runs]
     yield from format_table(head, rows)
     for run in runs:
         if run["state"] == "broken":
             yield f"{run['name']} is broken: {run['error']}"
+
+
+def _columns(run: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns that every run has."""
+    # To the minute: seconds are in the id, and a narrow terminal would wrap the line.
+    date = run["created"][:16].replace("T", " ")
+    kind = "" if run["kind"] == "run" else f"{run['kind']}: "
+    seconds = "-" if run["seconds"] is None else format_seconds(run["seconds"])
+    texts = (date, run["experiment"], f"{kind}{run['cell']}", run["state"])
+    return (run["name"], *(text or "-" for text in texts), format_number(run["score"]), seconds)
+
+
+def _doing(run: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns `RUNNING`, empty for a run that has ended."""
+    if run["state"] != "running":
+        return ("-",) * len(RUNNING)
+    hours = "-" if run["device_hours"] is None else f"{run['device_hours']:.2f}"
+    left = "-" if run["remaining_s"] is None else format_seconds(run["remaining_s"])
+    return (run["host"] or "-", run["devices"] or "-", run["progress"] or "-", hours, left)
 
 
 COMMAND = Command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from basereward.cli.command import LOADING_LIBRARIES, SOME_FAILED, SUCCESS, Comm
 from basereward.cli.options import add_recipe_arguments
 from basereward.cli.tables import format_number, format_table
 from basereward.io.progress import phase
+from basereward.io.progress.displays import format_seconds
 
 SHOWN_METRICS = ("/pair_accuracy", "test/tokens_per_pair")
 """Ends of the names of the metrics that have a column: accuracy on every source, and what a pair's scores cost."""
@@ -22,9 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on",
         metavar="LAUNCHER",
-        default="local",
-        help="where the cells run: `local` (processes of this machine), or the dotted path of a launcher class of your "
-        "own, with --trust (default: local)",
+        help="where the cells run: `local` (processes of this machine), `ray` or `slurm` (a cluster that shares the "
+        "folder of runs), or the dotted path of a launcher class of your own, with --trust. Its settings are "
+        "launcher.KEY=VALUE (default: `launcher` of the recipe, or local)",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="of a running Ray cluster, with --on ray; `auto`: the one of this machine (default: one is started here)",
+    )
+    parser.add_argument(
+        "--status",
+        action="store_true",
+        help="start nothing; show where each cell of the experiment's last sweep runs, how far it is, and what is left",
     )
     parser.add_argument(
         "--only",
@@ -37,13 +49,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Trains the cells that are not finished, and then makes the ensembles."""
+    if arguments.status:
+        from basereward.sweeps.scheduling.status import sweep_status
+
+        return {"status": sweep_status(arguments.experiment)}, SUCCESS
     from basereward.recipe import load_experiment
-    from basereward.sweeps.launcher import load_launcher
+    from basereward.sweeps.launcher import make_launcher
     from basereward.sweeps.selection import select_cells
     from basereward.training.preflight import check_quickly, unfinished
 
-    launcher = load_launcher(arguments.on)
-    experiment = load_experiment(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
+    overrides = [*_launcher_overrides(arguments), *arguments.overrides]
+    experiment = load_experiment(arguments.experiment, profile=arguments.profile, overrides=overrides)
+    launcher = make_launcher(experiment.cells[0].recipe.launcher)
     experiment = select_cells(experiment, arguments.only)
     found = check_quickly(unfinished(experiment.cells))
     # Only after the experiment and its files are found right: this import takes seconds.
@@ -52,6 +69,16 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
     result = sweep(experiment, launcher=launcher, quick=found)
     return result, exit_status(result)
+
+
+def _launcher_overrides(arguments: argparse.Namespace) -> list[str]:
+    """The options about the launcher as overrides of the recipe, in which they are kept for `basereward resume`.
+
+    >>> _launcher_overrides(argparse.Namespace(on="ray", address="auto"))
+    ['launcher._target_=ray', 'launcher.address=auto']
+    """
+    texts = {"_target_": arguments.on, "address": arguments.address}
+    return [f"launcher.{key}={json.dumps(text) if ':' in text else text}" for key, text in texts.items() if text]
 
 
 def exit_status(result: Mapping[str, Any]) -> int:
@@ -71,6 +98,9 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
     >>> list(format_text({"cells": [cell], "differences": []}))[-1]
     '1 finished'
     """
+    if "status" in result:
+        yield from _format_status(result["status"])
+        return
     cells = [*result["cells"], *result.get("ensembles", [])]
     metrics = _shown_metrics(cells)
     yield from (*_format_cells(cells, metrics), "")
@@ -84,6 +114,35 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
             yield f"{cell['name']} failed: {cell.get('error')}"
     statuses = Counter(cell["status"] for cell in cells)
     yield ", ".join(f"{count} {status}" for status, count in statuses.items())
+
+
+def _format_status(status: Mapping[str, Any]) -> Iterator[str]:
+    """A table of what each cell of a sweep is doing, and what is left.
+
+    >>> cell = dict.fromkeys(("host", "job", "devices", "since", "step", "device_hours", "remaining_s", "score"))
+    >>> cell |= {"name": "lr=1", "state": "waiting", "run_id": None}
+    >>> counts = {"state": "running", "finished": 0, "failed": 0, "device_hours": 0.0, "remaining_s": None}
+    >>> list(_format_status({"name": "rates", "sweep_id": "s1", "cells": [cell], **counts}))[-1]
+    '0 of 1 cells finished, 0 failed, 0.00 device hours so far'
+    """
+    yield f"sweep {status['name']} ({status['sweep_id']}): {status['state']}"
+    rows = [_status_row(cell) for cell in status["cells"]]
+    yield from format_table(
+        ("cell", "state", "host", "job", "devices", "since", "step", "left", "hours", "score"), rows
+    )
+    left = status["remaining_s"]
+    end = "" if left is None else f", about {format_seconds(left)} to the end"
+    cells = f"{status['finished']} of {len(status['cells'])} cells finished, {status['failed']} failed"
+    yield f"{cells}, {status['device_hours']:.2f} device hours so far{end}"
+
+
+def _status_row(cell: Mapping[str, Any]) -> tuple[str, ...]:
+    since = "-" if cell["since"] is None else cell["since"][:16].replace("T", " ")
+    step = "-" if cell["step"] is None else f"{cell['step']} of {cell['steps'] or '?'}"
+    left = "-" if cell["remaining_s"] is None else format_seconds(cell["remaining_s"])
+    hours = "-" if cell["device_hours"] is None else f"{cell['device_hours']:.2f}"
+    place = (cell[key] or "-" for key in ("host", "job", "devices"))
+    return (cell["name"], cell["state"], *place, since, step, left, hours, format_number(cell["score"]))
 
 
 def _format_cells(cells: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Iterator[str]:
@@ -118,6 +177,8 @@ COMMAND = Command(
         "basereward sweep head_depth",
         "basereward sweep head_depth 'seeds=[0, 1, 2]' trainer.steps=50",
         "basereward sweep head_depth --only 'head=2_*'",
+        "basereward sweep head_depth --on slurm launcher.partition=gpu launcher.hours=12",
+        "basereward sweep head_depth --status",
     ),
     add_arguments=add_arguments,
     run=run,

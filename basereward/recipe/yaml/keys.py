@@ -19,6 +19,7 @@ NODES: dict[KeyPath, TargetKind] = {
     ("model", "backbone", "make"): "tiny_models",
     ("loss",): "losses",
     ("objective",): "objectives",
+    ("launcher",): "launchers",
     ("data", "sources", "*"): "sources",
     ("data", "curation", "against", "*"): "sources",
 }

@@ -5,7 +5,7 @@ outbox/
 ├── delivered.json   the byte of the journal up to which the server has everything, and the run's id on the server
 ├── refused.jsonl    records that the server rejects permanently, each with the reason
 ├── files/           copies of files that could have changed before their upload
-└── lock             held by the one process that writes or uploads
+└── lease/           held by the one process that writes or uploads, on whatever machine
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 from basereward.errors import RunError
 from basereward.io.files import set_aside, state_folder, write_state
-from basereward.io.lease import Lease, acquire
+from basereward.io.lease import SharedLease, acquire_shared
 from basereward.io.limits import read_json_object
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class RunJournal:
         self.folder = folder
         self.file = folder / "journal.jsonl"
         self._append_lock = threading.Lock()
-        self._lease: Lease | None = None
+        self._lease: SharedLease | None = None
 
     def acquire(self) -> bool:
         """Take the lock, and repair the journal after a crash.
@@ -154,9 +154,9 @@ class RunJournal:
         Returns:
             Whether this process now holds the lock; false when another one does.
         """
-        # The lock file needs its folder, which a run without tracking does not have.
+        # The lease needs its folder, which a run without tracking does not have.
         state_folder(self.folder)
-        lease = acquire(self.folder / "lock", wait=False)
+        lease = acquire_shared(self.folder / "lease", wait=False)
         if lease is None:
             return False
         self._lease = lease
@@ -223,16 +223,27 @@ class RunJournal:
 
     def last(self) -> Record | None:
         """The last whole record; None when there is none, or it is longer than `LAST_BYTES`."""
+        lines = self._last_lines()
+        return _parse(lines[-1]) if lines else None
+
+    def last_step(self) -> int:
+        """The step of the last metrics of the training in the last `LAST_BYTES`; 0 without any."""
+        for line in reversed(self._last_lines()):
+            record = _parse(line)
+            if record["kind"] == "metrics" and any(name.startswith("train/") for name in record["values"]):
+                return int(record["step"])
+        return 0
+
+    def _last_lines(self) -> list[bytes]:
         if not self.file.is_file():
-            return None
+            return []
         try:
             with self.file.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - LAST_BYTES))
-                lines = file.read().split(b"\n")[:-1]
+                return file.read().split(b"\n")[:-1]
         except OSError:
-            return None
-        return _parse(lines[-1]) if lines else None
+            return []
 
     @property
     def closed(self) -> bool:

@@ -374,6 +374,25 @@ def check_store(uri: str | None) -> None:
     tracking_uri(uri)
 
 
+def check_store_of_machines(uri: str | None) -> None:
+    """Check that a store can be written from several machines.
+
+    Raises:
+        RunError: it is a SQLite file, whose locks do not hold between machines: records would be lost.
+
+    >>> check_store_of_machines("sqlite:////data/mlflow.db")
+    Traceback (most recent call last):
+    basereward.errors.RunError: the runs would be recorded in 'sqlite:////data/mlflow.db' from several machines, ...
+    """
+    address = tracking_uri(uri)
+    if address.startswith("sqlite:"):
+        raise RunError(
+            f"the runs would be recorded in '{address}' from several machines, and a SQLite file breaks when two of "
+            "them write to it. Start a server on one of them, `mlflow server --host 0.0.0.0 --backend-store-uri "
+            f"{address}`, and set MLFLOW_TRACKING_URI=http://HOST:5000 for the sweep. Runs recorded so far stay"
+        )
+
+
 def skipped_metrics(skipped: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
     """The number of skipped rows per reason, as metrics.
 

@@ -23,14 +23,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from basereward.cluster.shared_place import PREEMPTIBLE
 from basereward.data.loading import loader_fault
 from basereward.errors import CheckpointError
 from basereward.io.files import apply_umask, atomic_file, atomic_path, free_space, json_text, write_atomic
+from basereward.io.interrupts import Terminated, termination
 from basereward.model.sharded import whole
+from basereward.runs.locks import check_run_lock
 from basereward.runs.run_folder import RunFolder
 from basereward.runs.score_files import spread, write_scores
 from basereward.runs.tracking.uploader import describe
 from basereward.training.module import RewardModule
+from basereward.training.parallel.collectives import gather, num_ranks
 from basereward.training.parallel.sharded_checkpoint import read_checkpoint
 
 STOPPED_EARLY = "basereward.stopped_early"
@@ -134,7 +138,12 @@ class Checkpoints(Callback):
         self.best = state_dict["best"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store what Lightning does not: the decision of early stopping, and the number of micro-batches of a step."""
+        """Store what Lightning does not: the decision of early stopping, and the number of micro-batches of a step.
+
+        Raises:
+            LostLeaseError: another process has taken over the run, and writes its checkpoints.
+        """
+        check_run_lock(RunFolder(self.folder.parent))
         checkpoint[STOPPED_EARLY] = trainer.should_stop
         checkpoint[MICRO_BATCHES] = trainer.accumulate_grad_batches
 
@@ -147,20 +156,50 @@ class Checkpoints(Callback):
         require_due_validation(fit_loop)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End a resumed run at once when early stopping had ended it."""
+        """End a resumed run at once when early stopping had ended it; save before the process ends by SIGTERM."""
+        # Lightning's own handler would stop between the micro-batches of a step, and one process wait for another.
+        termination.reinstall()
+        termination.is_deferred = True
         # Early stopping decides at the end of a validation. Lightning does not store the decision in a checkpoint.
         trainer.should_stop = trainer.should_stop or self._stopped_early
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save the state after every `every` steps."""
+        """Save the state after every `every` steps, and when the process is asked to end.
+
+        Raises:
+            Terminated: SIGTERM came to one of the processes of the run; the state is saved.
+        """
         step = trainer.global_step
         # Between the micro-batches of a step the gradients are incomplete, and a checkpoint does not hold them.
         step_complete = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.every and step_complete and step % self.every == 0 and step != self._saved_at:
+        is_due = self.every and step % self.every == 0
+        stops = step_complete and _is_asked_to_end()
+        if step_complete and (is_due or stops) and step != self._saved_at:
             self._saved_at = step
             trainer.save_checkpoint(self.last)
+        if stops:
+            raise Terminated
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """SIGTERM stops the process at once again."""
+        termination.is_deferred = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """SIGTERM stops the process at once again."""
+        termination.is_deferred = False
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Stop a long validation of a process that is asked to end; it is done again.
+
+        Raises:
+            Terminated: SIGTERM came to this process.
+        """
+        if termination.requested and num_ranks() == 1:
+            raise Terminated
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the weights, the scores and a card when the monitored metric is better than ever before."""
@@ -182,6 +221,7 @@ class Checkpoints(Callback):
         trainer.save_checkpoint(self.last)
 
     def _write_best(self, trainer: Trainer, module: RewardModule, weights: Mapping[str, Tensor]) -> None:
+        check_run_lock(RunFolder(self.folder.parent))
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / "best.safetensors"
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
@@ -214,6 +254,14 @@ class Checkpoints(Callback):
         module.load_state_dict(load_file(self.folder / "best.safetensors"))
         card: dict[str, Any] = json.loads((self.folder / "best.json").read_text())
         return card
+
+
+def _is_asked_to_end() -> bool:
+    """Whether SIGTERM came to one of the processes of the run."""
+    if num_ranks() == 1:
+        return termination.requested
+    # They must stop at the same step. Only where a machine may be taken away: it costs a message at every step.
+    return PREEMPTIBLE in os.environ and any(gather(termination.requested))
 
 
 def count_micro_batches_anew(fit_loop: dict[str, Any], *, before: int, now: int) -> None:

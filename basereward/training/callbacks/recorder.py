@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import resource
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
 
 from basereward.data.module import PreferenceData
+from basereward.io.lease import LostLeaseError
 from basereward.io.progress import phase
 from basereward.metrics.figures import margin_histogram, reliability_diagram
 from basereward.model.heads.contracts import GenerativeHead
@@ -21,6 +23,8 @@ from basereward.model.saving.saved_model import save_model
 from basereward.model.sharded import whole_state
 from basereward.recipe import recipe_sha256, recipe_yaml
 from basereward.recipe.schema import Recipe
+from basereward.runs.activity import place_of_process
+from basereward.runs.locks import check_run_lock
 from basereward.runs.params import AXIS
 from basereward.runs.resolve_model import MODEL
 from basereward.runs.run_folder import RunFolder
@@ -33,7 +37,7 @@ from basereward.training.callbacks.loggers import close_loggers, other_loggers
 from basereward.training.callbacks.run_note import dataset_inputs, run_note, split_sizes
 from basereward.training.callbacks.step_timer import DATA_WAIT_SHARE, STEP_SECONDS
 from basereward.training.module import RewardModule
-from basereward.training.parallel.collectives import broadcast, wait_for_all
+from basereward.training.parallel.collectives import broadcast, num_ranks, wait_for_all
 from basereward.training.run_identity import RunIdentity, identity_tags
 
 
@@ -220,12 +224,22 @@ class Recorder(Callback):
                 summary=self.recipe.summary,
             )
         self.tracker.params({AXIS: axes} if axes else {})
+        self._record_place(self.tracker, trainer.strategy.root_device)
         self.tracker.inputs(dataset_inputs(self.recipe, self.data))
         self._record_rejections(trainer)
         # Probes share a process and end within seconds.
         if tracking.system_metrics is not None and not self.recipe.probe:
             self._system_metrics = SystemMetrics(self.tracker, every_s=tracking.system_metrics)
             self._system_metrics.start()
+
+    def _record_place(self, tracker: Tracker, device: torch.device) -> None:
+        """Record where this process trains. Tags, because a run that resumes may be elsewhere."""
+        place = place_of_process(num_ranks(), _device_name(device))
+        tracker.tags({name: str(place[name]) for name in ("host", "job", "devices") if place[name] is not None})
+        plan = self.data.plan
+        steps = plan.steps if plan is not None else None
+        first = tracker.last_step("train/loss")
+        self.run.record_place({**place, "steps": steps, "first_step": first, "began": time.time()})
 
     def _record_rejections(self, trainer: Trainer) -> None:
         """Record the counts and the list of rejected rows. Those of a stream are known after it was read."""
@@ -251,6 +265,14 @@ class Recorder(Callback):
             self.tracker.metrics(of_model, step=step, model=MODEL)
             values = {name: value for name, value in values.items() if name not in of_model}
         self.tracker.metrics(values, step=step)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stop a process that has lost the run to another one.
+
+        Raises:
+            LostLeaseError: another process has taken over the run.
+        """
+        check_run_lock(self.run)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -281,6 +303,7 @@ class Recorder(Callback):
         weights = whole_state(model)
         if not trainer.is_global_zero:
             return
+        check_run_lock(self.run)
         save_model(
             *(model, self.run.model),
             recipe=self.recipe,
@@ -328,6 +351,9 @@ class Recorder(Callback):
         # An interrupt is no Exception: the run can resume from its checkpoint.
         state: Literal["killed", "failed"] = "failed" if isinstance(error, Exception) else "killed"
         self._stop_sampling()
+        # The folder and its journal belong to another process now, which ends them.
+        if isinstance(error, LostLeaseError):
+            return
         close_loggers(self._loggers, state)
         tracker.close(state)
         self.run.give_up(state, error)
@@ -355,7 +381,12 @@ class Recorder(Callback):
         return f"runs:/{mlflow_id}/model" if mlflow_id else str(self.run.model)
 
     def finish(self) -> None:
-        """Close the record, and mark the run as finished."""
+        """Close the record, and mark the run as finished.
+
+        Raises:
+            LostLeaseError: another process has taken over the run.
+        """
+        check_run_lock(self.run)
         self._stop_sampling()
         close_loggers(self._loggers, "finished")
         # The journal gets its end before the folder; see `Tracker.close`.
@@ -369,6 +400,10 @@ class Recorder(Callback):
     def _stop_sampling(self) -> None:
         if self._system_metrics is not None:
             self._system_metrics.stop()
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
 
 
 def _axis_names(axes: Mapping[str, str]) -> dict[str, str]:

@@ -5,57 +5,29 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from basereward.errors import RunError
 from basereward.io.progress.displays import format_seconds
 from basereward.recipe import Cell, recipe_sha256
 from basereward.runs.listing import SCORE
-from basereward.runs.locks import cell_lock
-from basereward.runs.run_folder import (
-    RunFolder,
-    finished_with,
-    list_runs,
-    resumable_with,
-    running_with,
-    unfinished_with,
-)
-from basereward.sweeps.launcher import CellJob, CellOutcome, Launcher
+from basereward.runs.locks import cell_lock, is_in_training
+from basereward.runs.run_folder import RunFolder, finished_with, list_runs, resumable_with, unfinished_with
+from basereward.runs.run_index import RunIndex
+from basereward.sweeps.launcher import CellJob, CellOutcome
 from basereward.sweeps.results import summary_row
 
 logger = logging.getLogger(__name__)
 
-END_LIMIT_S = 15.0
-"""Seconds that the process of a cell has to end after its sweep was killed; it looks twice a second."""
-
-
-def run_cells(cells: Sequence[Cell], *, launcher: Launcher, sweep_id: str) -> list[dict[str, Any]]:
-    """Run all cells, and log each at its start and end.
-
-    The first round skips cells that another sweep trains; the second round waits for them.
-
-    Args:
-        cells: of the sweep.
-        launcher: trains the cells that are not finished.
-        sweep_id: id of the sweep.
-
-    Returns:
-        A `summary_row` of each cell in order, with `error` when it failed.
-
-    Raises:
-        RunError: the launcher ended a round without the outcome of one of its cells.
-    """
-    with contextlib.closing(CellQueue(cells, sweep_id=sweep_id)) as queue:
-        for wait in (False, True):
-            for outcome in launcher.run(queue.jobs(wait=wait)):
-                queue.record(outcome)
-            queue.check_complete(launcher)
-        return queue.rows
+RECHECK_S = 1.0
+"""Seconds between looks at the cells that other sweeps train."""
 
 
 class CellQueue:
     """Gives out the cells of a sweep one by one, and collects their rows.
+
+    Sweeps of one grid at the same time, on one machine or on several, share its cells by their locks.
 
     The lock of a cell is held from when its job is given out until its outcome is recorded.
 
@@ -72,37 +44,70 @@ class CellQueue:
         self._locks: dict[str, contextlib.ExitStack] = {}
         # Cells of one sweep mostly share a backbone, whose files take seconds to hash.
         self._backbones: dict[str, Mapping[str, str]] = {}
+        self._index = RunIndex()
         self._pace = _Pace(_num_unfinished(cells))
+        # Names of cells that other processes train, and when they are looked at again.
+        self._elsewhere: set[str] = set()
+        self._recheck_at = 0.0
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The rows of all cells that have one, in the order of the cells."""
         return [self._rows[cell.name] for cell in self._cells if cell.name in self._rows]
 
-    def jobs(self, *, wait: bool) -> Iterator[CellJob]:
-        """Yield a job for every cell that has no row yet and must be trained.
+    @property
+    def is_empty(self) -> bool:
+        """Whether every cell has a row or an outstanding job."""
+        return all(cell.name in self._rows or cell.name in self._locks for cell in self._cells)
 
-        A finished cell gets its row without a job.
+    def take(self, fits: Callable[[Cell], bool] = lambda cell: True) -> CellJob | None:
+        """The job of the next cell that must be trained; it never waits.
+
+        A finished cell gets its row without a job. Cells that another process trains come last; they are looked at
+        every `RECHECK_S` seconds.
 
         Args:
-            wait: wait for a cell that another sweep trains; otherwise such a cell is left for the next call.
+            fits: whether a cell could start now. Others are left, so that another sweep can train them.
+
+        Returns:
+            A job; None when there is no cell to train now.
         """
+        job = self._first(fits, elsewhere=False)
+        if job is not None or not self._elsewhere or time.monotonic() < self._recheck_at:
+            return job
+        self._recheck_at = time.monotonic() + RECHECK_S
+        return self._first(fits, elsewhere=True)
+
+    def _first(self, fits: Callable[[Cell], bool], *, elsewhere: bool) -> CellJob | None:
+        """The first job of the cells that another process was seen to train, or of the others."""
         for cell in self._cells:
-            if cell.name in self._rows:
+            is_open = cell.name not in self._rows and cell.name not in self._locks
+            if not is_open or (cell.name in self._elsewhere) != elsewhere or not fits(cell):
                 continue
-            # A launcher may have several cells in training, so that the locks cannot be nested `with` blocks.
-            lock = contextlib.ExitStack()
-            is_ours = lock.enter_context(cell_lock(recipe_sha256(cell.recipe), wait=wait))
-            if not is_ours:
-                lock.close()
-                logger.info("%s is trained by another process; it is checked again after the others", self._label(cell))
-                continue
-            self._locks[cell.name] = lock
-            job = self._job(cell)
+            job = self._try(cell)
             if job is not None:
-                logger.info("%s%s", self._label(cell), self._pace)
-                self._pace.start()
-                yield job
+                return job
+        return None
+
+    def _try(self, cell: Cell) -> CellJob | None:
+        """The job of a cell; None for one that is finished, which gets its row, or that another process trains."""
+        sha256 = recipe_sha256(cell.recipe)
+        # A launcher may have several cells in training, so that the locks cannot be nested `with` blocks.
+        lock = contextlib.ExitStack()
+        # The process of a cell may outlive its sweep, which held the lock: for a second here, for hours on a cluster.
+        if not lock.enter_context(cell_lock(sha256, wait=False)) or is_in_training(sha256):
+            lock.close()
+            if cell.name not in self._elsewhere:
+                logger.info("%s is trained by another process; it is checked again after the others", self._label(cell))
+            self._elsewhere.add(cell.name)
+            return None
+        self._elsewhere.discard(cell.name)
+        self._locks[cell.name] = lock
+        job = self._job(cell)
+        if job is not None:
+            logger.info("%s%s", self._label(cell), self._pace)
+            self._pace.start()
+        return job
 
     def record(self, outcome: CellOutcome) -> None:
         """Make the row of a cell from the outcome of its job."""
@@ -118,18 +123,6 @@ class CellQueue:
             run_id = failed.run_id if failed is not None else None
         self._finish(cell, summary_row(cell.name, run_id, "failed", {}) | {"error": outcome.error})
 
-    def check_complete(self, launcher: Launcher) -> None:
-        """Check that every job that was given out has an outcome.
-
-        Raises:
-            RunError: the launcher has lost one. Its cell would be missing in the result as if it were not in the grid.
-        """
-        if self._locks:
-            raise RunError(
-                f"launcher '{type(launcher).__name__}' returned no outcome for {', '.join(self._locks)}. Its `run` "
-                "must yield one CellOutcome for every job"
-            )
-
     def close(self) -> None:
         """Release the locks of cells without an outcome, so that other sweeps can train them."""
         while self._locks:
@@ -139,15 +132,12 @@ class CellQueue:
     def _job(self, cell: Cell) -> CellJob | None:
         """The job of a locked cell; None for a finished cell, which gets its row."""
         sha256 = recipe_sha256(cell.recipe)
-        # When a sweep is killed, its lock on the cell is free before the process of the cell has ended.
-        deadline = time.monotonic() + END_LIMIT_S
-        while running_with(sha256) is not None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        finished = finished_with(sha256)
+        runs = self._index.runs_of(sha256)
+        finished = finished_with(sha256, runs=runs)
         if finished is not None:
             self._finish(cell, _skipped_row(cell, finished, backbones=self._backbones))
             return None
-        interrupted = resumable_with(sha256)
+        interrupted = resumable_with(sha256, runs=runs)
         resume = interrupted.run_id if interrupted is not None else None
         return CellJob(cell, self._sweep_id, resume, label=self._place(cell))
 
