@@ -64,8 +64,8 @@ def missing_files(paths: list[str]) -> list[str]:
 def not_shared(machine: str, missing: list[str]) -> ClusterError:
     """The error for a machine that does not share what a cell needs.
 
-    >>> not_shared("node-3", ["/home/me/runs"])
-    ClusterError("machine 'node-3' does not have /home/me/runs...")
+    >>> not_shared("node-3", ["/shared/runs"])
+    ClusterError("machine 'node-3' does not have /shared/runs...")
     """
     return ClusterError(
         f"machine '{machine}' does not have {', '.join(missing)}. The cells of a sweep share the folder of runs and "

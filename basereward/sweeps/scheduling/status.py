@@ -91,7 +91,7 @@ def _remaining(rows: list[dict[str, Any]]) -> float | None:
         return None
     left = [float(row["remaining_s"]) for row in running]
     # The whole time of each running cell at its pace, which a waiting one is expected to take.
-    whole = [row["remaining_s"] * row["steps"] / max(row["steps"] - row["step"], 1) for row in running]
+    whole = [float(row["remaining_s"]) * row["steps"] / max(row["steps"] - row["step"], 1) for row in running]
     waiting = sum(row["state"] in ("waiting", "killed") for row in rows)
     all_left_s = sum(left) + waiting * sum(whole) / len(whole)
-    return max(all_left_s / len(running), *left)
+    return max(float(all_left_s) / len(running), *left)
