@@ -89,7 +89,7 @@ def test_disk_that_fills_up_during_a_checkpoint_loses_nothing(
     (run,) = list_runs()
     last = run.checkpoints / "last.ckpt"
     assert f"a checkpoint could not be written to '{last}'" in error["message"]
-    assert "No space left on device (" in error["message"]
+    assert "No space left on device" in error["message"]
     assert " MiB are free there)" in error["message"]
     assert f"basereward resume {run.run_id}" in error["message"]
     assert run.state == "failed"

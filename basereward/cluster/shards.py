@@ -24,6 +24,7 @@ from basereward.cluster.options import ClusterOptions
 from basereward.cluster.ray_cluster import RayCluster, connect
 from basereward.errors import BaseRewardError, ClusterError, DataError, format_count
 from basereward.io.files import atomic_path, json_text, write_atomic
+from basereward.io.lease import Lease, acquire
 from basereward.io.progress import begin
 
 ATTEMPTS = 3
@@ -35,6 +36,7 @@ ROWS_OF_SHARD = 50_000
 FEW_ROWS = 2000
 """With fewer rows, starting the processes of workers takes longer than work that needs no model."""
 FACTS, BEGUN = ".facts", ".begun"
+LOCK = ".lock"
 STOP = "stop"
 """A file that tells the other workers that a shard has failed."""
 
@@ -87,7 +89,8 @@ class ShardedRows:
         peaks: of each worker by host and process, the most memory that it has had, in bytes.
 
     Raises:
-        ClusterError: there is no such cluster, it lacks what is asked for, or a machine does not see the folder.
+        ClusterError: there is no such cluster, it lacks what is asked for, a machine does not see the folder, or
+            another process works in it.
 
     Example:
         with ShardedRows(ClusterOptions(), folder=Path("scores.shards")) as shards:
@@ -99,16 +102,21 @@ class ShardedRows:
         self.options = options
         self.folder = folder.absolute()
         self.peaks: dict[str, int] = {}
-        self.cluster = connect(options.address, cpus=None if options.address else options.workers)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lease = _lock(self.folder)
         try:
-            self._resources, self.workers = _plan_workers(self.cluster, options.workers)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            check_shared(self.cluster, self.folder)
+            self.cluster = connect(options.address, cpus=None if options.address else options.workers)
+            try:
+                self._resources, self.workers = _plan_workers(self.cluster, options.workers)
+                check_shared(self.cluster, self.folder)
+            except BaseException:
+                self.cluster.close()
+                raise
         except BaseException:
-            self.cluster.close()
             # Shards of an earlier call stay.
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()
+            if [file.name for file in self.folder.iterdir()] == [LOCK]:
+                self.remove()
+            self._lease.release()
             raise
 
     def __enter__(self) -> Self:
@@ -116,6 +124,7 @@ class ShardedRows:
 
     def __exit__(self, *_: object) -> None:
         self.cluster.close()
+        self._lease.release()
 
     def remove(self) -> None:
         """Remove the files of the shards, when their content is in the output."""
@@ -201,6 +210,19 @@ class ShardedRows:
                 f"the cluster could not finish: {str(error).strip()}. Complete shards are kept in '{self.folder}', and "
                 "the same command continues from them"
             ) from error
+
+
+def _lock(folder: Path) -> Lease:
+    """
+    Raises:
+        ClusterError: another process works in the folder. Each would remove the other's shards.
+    """
+    lease = acquire(folder / LOCK, wait=False)
+    if lease is None:
+        raise ClusterError(
+            f"another process works on the shards in '{folder}'. Wait until it has ended, or write to another output"
+        )
+    return lease
 
 
 def cut(num_rows: int, *, shards: int, multiple: int = 1) -> list[range]:

@@ -116,6 +116,21 @@ def test_a_killed_driver_continues_from_its_shards(address: str, tmp_path: Path)
 
 
 @needs_ray
+def test_one_process_at_a_time_works_in_a_folder(address: str, tmp_path: Path) -> None:
+    """The second one is refused and leaves the shards of the first; the folder is free again at the end."""
+    options = ClusterOptions(address, shards=2, workers=1)
+    work = Squares(tuple(range(10)), str(tmp_path / "notes"))
+    with ShardedRows(options, folder=tmp_path / "shards") as rows:
+        shards = list(rows.run(work, num_rows=10, what="squaring"))
+        with pytest.raises(ClusterError, match="shards"):
+            ShardedRows(options, folder=tmp_path / "shards")
+        assert all(shard.file.exists() for shard in shards)
+    with ShardedRows(options, folder=tmp_path / "shards") as rows:
+        rows.remove()
+    assert not (tmp_path / "shards").exists()
+
+
+@needs_ray
 def test_rows_that_always_end_the_process_are_named(address: str, tmp_path: Path) -> None:
     """After three beginnings the shard is an error with its rows, and not begun for ever."""
     work = Squares(tuple(range(4)), str(tmp_path / "notes"), kill_at=3, kills=99)
