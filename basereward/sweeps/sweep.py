@@ -58,7 +58,6 @@ def sweep(experiment: Experiment, *, launcher: Launcher | None = None, quick: Fi
         remove_leftovers(runs_root(), ".*.new")
         folder = _sweep_folder(experiment)
         try:
-            save_sweep(folder, experiment, launcher)
             return _sweep(experiment, folder, launcher)
         finally:
             unlock_run(folder)
@@ -69,6 +68,7 @@ def _sweep(experiment: Experiment, folder: RunFolder, launcher: Launcher) -> dic
     tracking = cells[0].recipe.tracking
     tracker = Tracker(folder)
     try:
+        save_sweep(folder, experiment, launcher)
         with phase("opening MLflow"):
             tracker.start(
                 uri=tracking.uri,
