@@ -31,6 +31,7 @@ def test_stopped_call_repeats_only_pending_requests(stop: signal.Signals, tmp_pa
     A second call with the same output at the same time is refused and sends nothing.
     """
     source, out = write_rows(tmp_path, count=40), tmp_path / "told.jsonl"
+    answers = tmp_path / "told.answers.jsonl"
     release = Event()
 
     def reply(body: dict[str, Any], number: int) -> str:
@@ -47,11 +48,15 @@ def test_stopped_call_repeats_only_pending_requests(stop: signal.Signals, tmp_pa
             release.wait(0.02)
         with pytest.raises(DataError, match="another process"):
             run(source, server.url, out)
+        # An answer is written a moment after it has come, and the next request may be sent before that.
+        while len(answers.read_text().splitlines()) < 1 + ANSWERED:
+            assert process.poll() is None
+            release.wait(0.02)
         process.send_signal(stop)
         _, errors = process.communicate()
         assert not release.is_set()
         assert process.returncode == (130 if stop == signal.SIGINT else -9)
-        assert len(read(tmp_path / "told.answers.jsonl")) == 1 + ANSWERED
+        assert len(read(answers)) == 1 + ANSWERED
         if stop == signal.SIGINT:
             assert "told.answers.jsonl" in errors
             assert f"{ANSWERED} answers" in errors
