@@ -23,6 +23,7 @@ import pytest
 import yaml
 
 from basereward.cli import main, parse
+from basereward.cli.commands.sweep import launcher_overrides
 from basereward.errors import BaseRewardError
 from basereward.recipe import find_experiment
 
@@ -228,11 +229,13 @@ def test_every_recipe_of_a_command_has_no_fault() -> None:
         arguments = parse(words)
         if arguments.command not in READS_RECIPE or arguments.trust or arguments.experiment in written:
             continue
-        call = (arguments.experiment, arguments.profile, tuple(arguments.overrides))
+        # The options of a launcher are settings of the recipe.
+        launcher = launcher_overrides(arguments) if arguments.command == "sweep" else []
+        call = (arguments.experiment, arguments.profile, (*launcher, *arguments.overrides))
         if call in checked or place_shows_a_fault(place):
             continue
         checked.add(call)
-        overrides = [word.replace("=RUN", "=run") for word in arguments.overrides]
+        overrides = [word.replace("=RUN", "=run") for word in call[-1]]
         _, faults = find_experiment(arguments.experiment, profile=arguments.profile, overrides=overrides)
         assert faults == [], f"{place}: {shlex.join(words)}"
     assert len(checked) > 15

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     from basereward.sweeps.selection import select_cells
     from basereward.training.preflight import check_quickly, unfinished
 
-    overrides = [*_launcher_overrides(arguments), *arguments.overrides]
+    overrides = [*launcher_overrides(arguments), *arguments.overrides]
     experiment = load_experiment(arguments.experiment, profile=arguments.profile, overrides=overrides)
     launcher = make_launcher(experiment.cells[0].recipe.launcher)
     experiment = select_cells(experiment, arguments.only)
@@ -71,10 +71,10 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     return result, exit_status(result)
 
 
-def _launcher_overrides(arguments: argparse.Namespace) -> list[str]:
+def launcher_overrides(arguments: argparse.Namespace) -> list[str]:
     """The options about the launcher as overrides of the recipe, in which they are kept for `basereward resume`.
 
-    >>> _launcher_overrides(argparse.Namespace(on="ray", address="auto"))
+    >>> launcher_overrides(argparse.Namespace(on="ray", address="auto"))
     ['launcher._target_=ray', 'launcher.address=auto']
     """
     texts = {"_target_": arguments.on, "address": arguments.address}
