@@ -37,7 +37,9 @@ def running_ray(*, cpus: int, log: Path) -> Iterator[str]:
     command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={port}"]
     command += [f"--num-cpus={cpus}", "--include-dashboard=false", "--disable-usage-stats"]
     # Ray joins an address that is given without a token, and asks for one if a file of the user has it.
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
+    # Not what Ray has set in this process when it was a driver: the cluster would be one of its workers.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = inherited | {"RAY_AUTH_MODE": "disabled", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
     try:
