@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCHERS = list(short_names("launchers"))
 # On a cluster of this machine: SLURM's jobs are processes here, and Ray starts its own cluster.
 SETTINGS: dict[str, dict[str, Any]] = {"local": {}, "ray": {"retries": 0}, "slurm": {"cluster": "local", "retries": 0}}
-# Ray Data fails in a process that has started a Ray cluster of its own and then joins another one, as tests/cluster does.
+# Ray Data fails in a process that has started a Ray cluster and then joins another one, as tests/cluster does.
 own_process = pytest.mark.skipif(
     os.environ.get("BASEREWARD_CLUSTER_TESTS") != "1",
     reason="needs a process without other tests of Ray; set BASEREWARD_CLUSTER_TESTS=1",
