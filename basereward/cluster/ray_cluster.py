@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
+from basereward.cluster.shared_place import missing_files
 from basereward.errors import ClusterError, format_bytes, sentence
 from basereward.io.progress import phase
 
@@ -80,6 +81,26 @@ class RayCluster:
                     f"{_quantity(name, total.get(name, 0.0))}, of which {_quantity(name, largest.get(name, 0.0))} on "
                     "its largest machine; ask for less, or add machines with `ray start --address`"
                 )
+
+    def missing_files(self, paths: Sequence[str], *, timeout_s: float | None = None) -> dict[str, list[str]]:
+        """What machines of the cluster do not see.
+
+        Args:
+            paths: files and folders.
+            timeout_s: seconds that the machines have to answer; None: no limit.
+
+        Returns:
+            The paths that a machine lacks, by its host name; machines that see all of them are left out.
+        """
+        look = self.ray.remote(num_cpus=0, max_retries=1)(missing_files)
+        on_node = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        hosts, looks = [], []
+        for node in self.ray.nodes():
+            if node["Alive"]:
+                hosts.append(node["NodeManagerHostname"])
+                looks.append(look.options(scheduling_strategy=on_node(node["NodeID"], soft=False)).remote(list(paths)))
+        answers = self.ray.get(looks, timeout=timeout_s)
+        return {host: missing for host, missing in zip(hosts, answers, strict=True) if missing}
 
     def describe(self) -> str:
         """Names the cluster in a message."""

@@ -22,6 +22,7 @@ from typing import Any, Protocol, Self, TypeAlias
 from basereward import errors
 from basereward.cluster.options import ClusterOptions
 from basereward.cluster.ray_cluster import RayCluster, connect
+from basereward.cluster.shared_place import Sentinel
 from basereward.errors import BaseRewardError, ClusterError, DataError, format_count
 from basereward.io.files import atomic_path, json_text, write_atomic
 from basereward.io.lease import Lease, acquire
@@ -248,32 +249,14 @@ def check_shared(cluster: RayCluster, folder: Path) -> None:
     Raises:
         ClusterError: a machine does not see it; the message names it.
     """
-    ray = cluster.ray
-    token = folder / f".seen-{os.urandom(6).hex()}"
-    write_atomic(token, token.name)
-    look = ray.remote(num_cpus=0, max_retries=1)(_sees)
-    try:
-        tasks = []
-        for node in ray.nodes():
-            if node["Alive"]:
-                on_node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                tasks.append(look.options(scheduling_strategy=on_node).remote(str(token)))
-        blind = sorted({host for host, sees in ray.get(tasks) if not sees})
-    finally:
-        token.unlink(missing_ok=True)
+    with Sentinel(folder) as file:
+        blind = sorted(cluster.missing_files([str(file)]))
     if blind:
         raise ClusterError(
             f"{format_count(len(blind), 'machine does', 'machines do')} not see the folder '{folder}': "
             f"{', '.join(blind)}. All machines of the cluster read the rows and write shards there: put the input and "
             "the output on a shared file system, such as NFS, mounted at the same path"
         )
-
-
-def _sees(token: str) -> tuple[str, bool]:
-    try:
-        return socket.gethostname(), Path(token).read_text() == Path(token).name
-    except OSError:
-        return socket.gethostname(), False
 
 
 def _plan_workers(cluster: RayCluster, workers: int | None) -> tuple[dict[str, float], int]:
@@ -350,14 +333,14 @@ def _complete(worker: ShardWorker, rows: range, *, number: int, folder: Path) ->
             # Before the output takes its name, which says that both are complete.
             write_atomic(facts, json_text(worker.write(rows, partial)))
     begun.unlink(missing_ok=True)
-    worker_name = f"{socket.gethostname()}:{os.getpid()}"
-    result = {"facts": json.loads(facts.read_bytes()), "is_new": is_new, "worker": worker_name}
-    # Linux counts in KiB.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {
-        "file": file.name,
-        "result": {**result, "worker": f"{socket.gethostname()}:{os.getpid()}", "peak_bytes": peak},
+    result = {
+        "facts": json.loads(facts.read_bytes()),
+        "is_new": is_new,
+        "worker": f"{socket.gethostname()}:{os.getpid()}",
+        # Linux counts in KiB.
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+    return {"file": file.name, "result": result}
 
 
 def _count_attempt(begun: Path, rows: range) -> None:

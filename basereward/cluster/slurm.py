@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from basereward.errors import ClusterError, unknown
 
-NO_TIMEOUTS = 10_000
+MAX_REQUEUES = 10_000
 """How often submitit may queue a job again after its time is over: a run of weeks takes many jobs of a day."""
 COMMAND_S = 60.0
 
@@ -67,8 +67,8 @@ class JobQueue:
             ClusterError: SLURM refuses them.
         """
         submitit = self._submitit
-        name = {"slurm_max_num_timeout": NO_TIMEOUTS} if self._cluster == "slurm" else {}
-        executor = submitit.AutoExecutor(folder=self.folder, cluster=self._cluster, **name)
+        requeues = {"slurm_max_num_timeout": MAX_REQUEUES} if self._cluster == "slurm" else {}
+        executor = submitit.AutoExecutor(folder=self.folder, cluster=self._cluster, **requeues)
         if self._cluster == "local":
             settings = {key: value for key, value in settings.items() if not key.startswith("slurm_")}
         executor.update_parameters(**settings)

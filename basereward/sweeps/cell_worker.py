@@ -66,7 +66,6 @@ def train_task(
     cell = json.loads(task)
     recipe = recipe_from_yaml(cell["recipe"])
     sha256 = recipe_sha256(recipe)
-    sha256 = recipe_sha256(recipe)
 
     def train_from(run_id: str | None) -> dict[str, Any]:
         named = {"parent": parent, "title": cell["title"], "axes": cell["axes"]}

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from basereward.cli import main
-from basereward.cluster import shards as shards_module
 from basereward.cluster.options import ClusterOptions
 from basereward.cluster.ray_cluster import connect
 from basereward.cluster.shards import ShardedRows, cut
+from basereward.cluster.shared_place import Sentinel
 from basereward.data.curation import sharded as sharded_module
 from basereward.errors import ClusterError, DataError
 from basereward.evaluation.annotation.annotate import annotate
@@ -230,7 +230,7 @@ def test_what_a_cluster_lacks_is_refused_before_work_begins(address: str, tmp_pa
 def test_a_folder_that_a_machine_does_not_see(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the file that the command writes is not there for another machine, that machine is named."""
     # As on a machine with another file system under the same path.
-    monkeypatch.setattr(shards_module, "write_atomic", lambda *_: None)
+    monkeypatch.setattr(Sentinel, "__enter__", lambda sentinel: sentinel.file)
     with pytest.raises(ClusterError, match=f"not see the folder.*{socket.gethostname()}"):
         ShardedRows(ClusterOptions(address), folder=tmp_path / "shards")
     assert not (tmp_path / "shards").exists()

@@ -11,31 +11,16 @@ from typing import Any
 import PIL.Image
 import pytest
 from datasets import Dataset
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from transformers.processing_utils import ProcessorMixin
 
 import basereward.rewards
 from basereward.inference.scorer import load_scorer
+from basereward.model.policy import ImageTextProcessor
 from tests.helpers.served_model import save_scored_model
 
 pytestmark = pytest.mark.peers
 RED = PIL.Image.new("RGB", (56, 56), "red")
-
-
-class ImageProcessor(Qwen2_5_VLProcessor):
-    """The processor without videos, which need torchvision."""
-
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
-        self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
-        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
-        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
-
-    @property
-    def model_input_names(self) -> list[str]:
-        """What the model takes; the base also asks the processor of videos."""
-        return ["input_ids", "attention_mask", "pixel_values", "image_grid_thw", "mm_token_type_ids"]
 
 
 def test_grpo_with_pictures_logs_our_scores(tmp_path: Path) -> None:
@@ -72,7 +57,7 @@ def test_grpo_with_pictures_logs_our_scores(tmp_path: Path) -> None:
         reward_funcs=recorded,
         args=settings,
         train_dataset=Dataset.from_list(rows),
-        processing_class=ImageProcessor(
+        processing_class=ImageTextProcessor(
             Qwen2VLImageProcessorPil.from_pretrained(backbone), tokenizer, chat_template=tokenizer.chat_template
         ),
     )

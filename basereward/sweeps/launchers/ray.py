@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from annotated_types import Interval
 
 from basereward.cluster.ray_cluster import CPU, GPU, MEMORY, RayCluster, connect
-from basereward.cluster.shared_place import Sentinel, missing_files, not_shared, worker_environment
+from basereward.cluster.shared_place import Sentinel, not_shared, worker_environment
 from basereward.errors import ClusterError, RunError
 from basereward.recipe.trust import is_trusted, trusting
 from basereward.runs.run_folder import runs_root
@@ -86,7 +86,7 @@ class Ray:
             for resources in dict.fromkeys(needed):
                 self._cluster.require(self._demand(resources))
         if len(machines) > 1:
-            self._check_folders(machines)
+            self._check_folders()
 
     def has_room(self, resources: Resources) -> bool:
         """Whether the cluster has what the cell needs beside the cells that run. Tasks of others are not counted."""
@@ -168,23 +168,16 @@ class Ray:
         shipped = {"working_dir": self._working_dir} if self._working_dir is not None else {}
         return {"env_vars": worker_environment(runs_root()), **shipped}
 
-    def _check_folders(self, machines: Sequence[dict[str, Any]]) -> None:
+    def _check_folders(self) -> None:
         """
         Raises:
             ClusterError: a machine does not have the folder of runs, or the working folder.
         """
         assert self._cluster is not None
-        ray = self._cluster.ray
         with Sentinel(runs_root()) as file:
             paths = [str(file), *([folder] if (folder := self._folder()) is not None else [])]
-            checks = []
-            for machine in machines:
-                # A resource that only this machine has, and that takes nothing.
-                place = {f"node:{machine['NodeManagerAddress']}": 0.001}
-                checks.append(ray.remote(num_cpus=0, resources=place)(missing_files).remote(paths))
-            for machine, missing in zip(machines, ray.get(checks, timeout=CHECK_S), strict=True):
-                if missing:
-                    raise not_shared(machine["NodeManagerHostname"], missing)
+            for machine, missing in self._cluster.missing_files(paths, timeout_s=CHECK_S).items():
+                raise not_shared(machine, missing)
 
 
 def _train(task: str, parent: str, trust: bool, folder: str | None) -> dict[str, Any]:
