@@ -108,7 +108,7 @@ class Rule:
     def standardises(self) -> bool:
         """Whether scores are divided by their spread before they are combined.
 
-        >>> Rule("worst", members=1).standardises, Rule("worst", members=1, means=(0.0,), deviations=(2.0,)).standardises
+        >>> Rule("worst").standardises, Rule("worst", means=(0.0,), deviations=(2.0,)).standardises
         (False, True)
         """
         return self.how == "standardised" or (self.how in ("worst", "pessimistic") and bool(self.means))

@@ -77,7 +77,7 @@ class CollapseWatch:
         overrated = metrics.get("policy/wrong_probability")
         if overrated is not None and overrated >= OVERRATED:
             signs["overrated"] = (
-                f"the mean reward of wrong answers is {overrated:.2f} of at most 1, so that right answers earn little more. "
+                f"the mean reward of wrong answers is {overrated:.2f} of at most 1, so right answers earn little more. "
                 "Calibrate the reward (objective.reward.scale=calibrated), center the scores of the reward model "
                 "(loss.centring), or take an ensemble"
             )

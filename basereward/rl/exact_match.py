@@ -36,4 +36,3 @@ def exact_match(text: str, answers: Iterable[str]) -> bool:
     """
     own = normalised(text)
     return own != "" and own in {normalised(answer) for answer in answers}
-

@@ -60,6 +60,7 @@ def earned(reward: PolicyReward, groups: Sequence[Group], texts: Sequence[str]) 
 
 
 def sigmoid(score: float) -> float:
+    """A number from 0 to 1."""
     return 1 / (1 + math.exp(-score))
 
 
@@ -143,7 +144,9 @@ class Known(LocalRewards):
 def known_reward(scores: dict[str, float], **options: Any) -> ModelReward:
     """A model reward with given scores."""
     reward = ModelReward.__new__(ModelReward)
-    reward._set_up(Known(scores), "known", **{"scale": "calibrated", "clip": None, "calibration_groups": 200, **options})
+    reward._set_up(
+        Known(scores), "known", **{"scale": "calibrated", "clip": None, "calibration_groups": 200, **options}
+    )
     return reward
 
 
@@ -171,7 +174,9 @@ def test_calibration_makes_wrong_answers_improbable() -> None:
 def test_calibration_of_a_model_that_prefers_wrong_answers_is_refused() -> None:
     """A policy would learn to be wrong."""
     groups = [group(f"{n}?", (f"right {n}", f"wrong {n}"), name=str(n)) for n in range(20)]
-    scores = {text: float(text.startswith("wrong")) + 0.01 * n for n, one in enumerate(groups) for text in one.responses}
+    scores = {
+        text: float(text.startswith("wrong")) + 0.01 * n for n, one in enumerate(groups) for text in one.responses
+    }
     with pytest.raises(DataError, match="slope"):
         known_reward(scores).rows(groups)
     single = [Group(str(n), "test", groups[0].prompt, (f"right {n}",)) for n in range(20)]
@@ -192,7 +197,9 @@ def test_ensemble_standardises_its_members_first(folder: Path, scorer: Scorer, t
     other = save_scored_model(tmp_path, head="mlp", backbone=folder / "backbone", layers=3)
     names = [str(folder / "model"), str(other)]
     (one,) = pair_groups(1)
-    scores = np.array([model.score("Digit 0?", ["3", "5"], images=one.images) for model in (scorer, load_scorer(other))])
+    scores = np.array(
+        [model.score("Digit 0?", ["3", "5"], images=one.images) for model in (scorer, load_scorer(other))]
+    )
     standard = (scores - 0.5) / 2
     expected = {
         "pessimistic": standard.mean(0) - 0.7 * standard.std(0),
@@ -218,7 +225,7 @@ def judge_sum(server: Any, **options: Any) -> JudgeSumReward:
 
 
 def test_judge_sum_asks_56_ordered_pairs_of_eight_rollouts() -> None:
-    """The judge prefers the larger number, and the first of equal ones: the reward is the number of smaller rollouts."""
+    """The judge prefers the larger number: the reward is the number of smaller rollouts."""
 
     def reply(body: dict[str, Any], number: int) -> str:
         numbers = [int(word) for word in json.dumps(body["messages"]).replace('"', " ").split() if word.isdigit()]

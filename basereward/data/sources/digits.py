@@ -83,16 +83,7 @@ class Digits:
         graded: bool = False,
         seed: int = 0,
     ) -> None:
-        if not 1 <= true_answers < answers <= len(WORDINGS):
-            raise DataError(
-                f"source '{name}': answers={answers} and true_answers={true_answers} do not fit: at least one answer "
-                f"must be true and one false, and at most {len(WORDINGS)} answers have different wordings"
-            )
-        if plain and true_answers > 1:
-            raise DataError(
-                f"source '{name}': plain=true writes a right answer in one way only, and true_answers={true_answers}. Set "
-                "true_answers=1"
-            )
+        _check_answers(name, answers, true_answers, plain=plain)
         if side < 8 or copies < 1:
             raise DataError(f"source '{name}': side={side} must be at least 8 and copies={copies} at least 1")
         self.name = name
@@ -142,6 +133,23 @@ class Digits:
             preferences=grade([abs(d - digit) for d in answered]) if self.graded else prefer_true(is_true),
             images=(draw(scan, side=self.side),),
             **make_annotations(f"It shows {digit}", is_true),
+        )
+
+
+def _check_answers(name: str, answers: int, true_answers: int, *, plain: bool) -> None:
+    """
+    Raises:
+        DataError: so many true and false answers cannot be worded.
+    """
+    if not 1 <= true_answers < answers <= len(WORDINGS):
+        raise DataError(
+            f"source '{name}': answers={answers} and true_answers={true_answers} do not fit: at least one answer must "
+            f"be true and one false, and at most {len(WORDINGS)} answers have different wordings"
+        )
+    if plain and true_answers > 1:
+        raise DataError(
+            f"source '{name}': with plain=true a right answer is written in one way, and true_answers={true_answers} "
+            "are asked for. Set true_answers=1"
         )
 
 

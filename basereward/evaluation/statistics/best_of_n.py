@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,19 +112,24 @@ def score_best_of_n(
     >>> [point.value for point in score_best_of_n(Longest(), [row, row])]
     [0.5, 0.0]
     """
-    for place, row in enumerate(rows):
-        right = row.get("right")
-        if not isinstance(right, list | tuple) or len(right) != len(row.get("responses") or ()):
-            raise DataError(
-                f"row {place}: `right` is {right!r}; needed: true or false for each of the "
-                f"{len(row.get('responses') or ())} responses"
-            )
-    asked = [{name: value for name, value in row.items() if name != "right"} for row in rows]
-    scores = model.score_rows(asked)
-    return best_of_n(
-        [ScoredResponses(own, [bool(value) for value in row["right"]]) for own, row in zip(scores, rows, strict=True)],
-        sizes,
-    )
+    right = [_truths(row, place) for place, row in enumerate(rows)]
+    asked: list[dict[str, Any]] = []
+    for row in rows:
+        asked.append({name: value for name, value in row.items() if name != "right"})
+    prompts = zip(model.score_rows(asked), right, strict=True)
+    return best_of_n([ScoredResponses(scores, truths) for scores, truths in prompts], sizes)
+
+
+def _truths(row: Mapping[str, Any], place: int) -> list[bool]:
+    """Whether each response of a row is right.
+
+    Raises:
+        DataError: there is no truth value for each.
+    """
+    right, number = row.get("right"), len(row.get("responses") or ())
+    if not isinstance(right, list | tuple) or len(right) != number:
+        raise DataError(f"row {place}: `right` is {right!r}; needed: true or false for each of the {number} responses")
+    return [bool(value) for value in right]
 
 
 def _responses(prompts: Sequence[ScoredResponses]) -> int:

@@ -23,8 +23,8 @@ from basereward.errors import DataError, RunError
 from basereward.inference.group_scores import GroupResult
 from basereward.inference.load_model import load
 from basereward.inference.reward_scorer import RewardScorer
-from basereward.io.http.client import HTTPClient, TooLarge, TooSlow
 from basereward.inference.rewards.reward_scale import Scale, scaled
+from basereward.io.http.client import HTTPClient, TooLarge, TooSlow
 
 logger = logging.getLogger(__name__)
 ANSWER_BYTES = 16 * 2**20
@@ -170,8 +170,9 @@ class LocalRewards(RewardSource):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        opened = isinstance(model, RewardScorer)
-        self._scorer = model if opened else load(model, device=device, dtype=dtype, trust=trust)
+        if isinstance(model, str):
+            model = load(model, device=device, dtype=dtype, trust=trust)
+        self._scorer = model
 
     def _results(self, groups: Sequence[Group]) -> list[GroupResult]:
         return list(self._scorer.score_or_reject(groups))

@@ -54,7 +54,7 @@ class Likelihood(JudgeHead):
         targets = batch.rows.input_ids[rows, columns]
         log_probs = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
         lengths = _lengths(batch.targets.positions.tolist(), batch.rows.ends.tolist())
-        return torch.stack([part.mean() for part in log_probs.split(lengths)])
+        return torch.stack([part.mean() for part in torch.split(log_probs, lengths)])
 
 
 class ResponseTemplate(JudgeTemplate):

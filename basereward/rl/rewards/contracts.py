@@ -40,10 +40,8 @@ class RolloutReward(ABC):
 
     trains: Literal["judge", "policy"] = "policy"
 
-    @property
-    def __name__(self) -> str:
-        """By which TRL names the metrics of a reward function."""
-        return type(self).__name__.removesuffix("Reward").lower()
+    # TRL names the metrics of a reward function by this attribute.
+    __name__ = "reward"
 
     @abstractmethod
     def rows(self, groups: Sequence[Group], *, seed: int = 0) -> LazyTable:
@@ -219,9 +217,7 @@ class PolicyReward(RolloutReward):
                     rewards[place] = value
         return rewards, right
 
-    def _prompt(
-        self, row: tuple[int, ...], places: Mapping[str, Sequence[int]], right: Sequence[bool]
-    ) -> ScoredPrompt:
+    def _prompt(self, row: tuple[int, ...], places: Mapping[str, Sequence[int]], right: Sequence[bool]) -> ScoredPrompt:
         table, index = row
         known = self._tables[table][index]
         # Of the data's own responses nothing is left: preferences and ratings would belong to other texts.

@@ -37,6 +37,8 @@ class EnsembleReward(ModelReward):
         DataError: there are fewer than two models.
     """
 
+    __name__ = "ensemble"
+
     def __init__(
         self,
         *,
@@ -78,7 +80,7 @@ def _statistics(members: Sequence[Member]) -> tuple[tuple[float, ...], tuple[flo
         scores = read_card(member.folder)["scores"]
         if not scores.get("std"):
             raise ModelError(
-                f"member '{member.name}' was saved without the mean and the spread of its scores. Set standardise: false"
+                f"member '{member.name}' was saved without mean and spread of its scores. Set standardise: false"
             )
         means.append(scores["mean"])
         deviations.append(scores["std"])

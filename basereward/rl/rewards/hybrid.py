@@ -22,6 +22,8 @@ class HybridReward(ModelReward):
         BaseRewardError: as the reward `model`.
     """
 
+    __name__ = "hybrid"
+
     def __init__(
         self,
         *,

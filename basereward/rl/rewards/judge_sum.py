@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Interval
 
@@ -50,6 +50,8 @@ class JudgeSumReward(PolicyReward):
         ModelError: the judge cannot be opened.
         ValueError: there is no such prompt, or its fields are not those of a pairwise prompt.
     """
+
+    __name__ = "judge_sum"
 
     def __init__(
         self,
@@ -112,18 +114,19 @@ class JudgeSumReward(PolicyReward):
 
     def __call__(
         self,
-        prompts: Sequence[object],
-        completions: Sequence[object],
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
         *,
         answer: Sequence[Sequence[str]] | None = None,
         log_extra: LogExtra | None = None,
         log_metric: LogMetric | None = None,
-        **columns: object,
+        **columns: Any,
     ) -> list[float | None]:
         """As the base; also logs the share of requests without a verdict."""
         before = Counter(self.counts)
-        options = {"answer": answer, "log_extra": log_extra, "log_metric": log_metric}
-        rewards = super().__call__(prompts, completions, **options, **columns)
+        rewards = super().__call__(
+            prompts, completions, answer=answer, log_extra=log_extra, log_metric=log_metric, **columns
+        )
         spent = self.counts - before
         if log_metric is not None and spent["requests"]:
             log_metric("policy/no_verdict", (spent["unread"] + spent["failed"]) / spent["requests"])

@@ -7,7 +7,7 @@ import math
 import os
 import random
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 from annotated_types import Gt, Interval
@@ -22,7 +22,7 @@ from basereward.rl.rewards.contracts import PolicyReward, ScoredPrompt
 
 logger = logging.getLogger(__name__)
 
-RewardScale = Literal["sigmoid", "raw", "standardised", "centred", "calibrated"]
+RewardScale: TypeAlias = Literal["sigmoid", "raw", "standardised", "centred", "calibrated"]
 # Of the two weights of the calibration, in units of their spreads; it keeps them finite where scores separate answers.
 PENALTY = 1e-2
 
@@ -51,11 +51,13 @@ class ModelReward(PolicyReward):
         BaseRewardError: the model cannot be opened, or has no statistics that the scale needs.
     """
 
+    __name__ = "model"
+
     def __init__(
         self,
         *,
         model: str,
-        scale: Literal["sigmoid", "raw", "standardised", "centred", "calibrated"] = "sigmoid",
+        scale: RewardScale = "sigmoid",
         clip: Annotated[float, Gt(0)] | None = None,
         calibration_groups: Annotated[int, Interval(ge=10, le=100_000)] = 200,
         device: str | None = None,

@@ -18,6 +18,8 @@ class RuleReward(PolicyReward):
     [[1.0, 0.0]]
     """
 
+    __name__ = "rule"
+
     def group_rewards(self, prompts: Sequence[ScoredPrompt]) -> list[list[float | None]]:
         """1 or 0 for each text."""
         rewards: list[list[float | None]] = []

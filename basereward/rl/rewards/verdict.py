@@ -36,16 +36,12 @@ class JudgeReward(RolloutReward):
     [1.5, 0.0]
     """
 
+    __name__ = "judge"
     trains = "judge"
 
     def __init__(self, consistency: ConsistencyJudge | None = None, *, prompt: Prompt | None = None) -> None:
         self.consistency = consistency
         self.prompt = prompt or load_prompt("pairwise_thinking", fields=PAIRWISE)
-
-    @property
-    def __name__(self) -> str:
-        """As the base."""
-        return "judge"
 
     def rows(self, groups: Sequence[Group], *, seed: int = 0) -> LazyTable:
         """Every preference once, with the better response first in half of the rows; see `JudgeRows`.
@@ -106,11 +102,7 @@ class JudgeReward(RolloutReward):
         """
         verdicts = [parse_verdict(text) for text in texts]
         right = [verdict == row["label"] for verdict, row in zip(verdicts, rows, strict=True)]
-        # By pair: which response each order prefers, 1 for the better one.
-        preferred: dict[str, list[bool | None]] = {}
-        for row, verdict, is_right in zip(rows, verdicts, right, strict=True):
-            preferred.setdefault(row["pair"], []).append(None if verdict is None else is_right)
-        agree = [len(set(pair)) == 1 and None not in pair for pair in preferred.values() if len(pair) > 1]
+        agree = _agreements([row["pair"] for row in rows], verdicts, right)
         named = {
             "pair_accuracy": mean(right),
             "order_consistency": mean(agree),
@@ -118,6 +110,20 @@ class JudgeReward(RolloutReward):
             "no_verdict": mean([verdict is None for verdict in verdicts]),
         }
         return {name: value for name, value in named.items() if value is not None}
+
+
+def _agreements(pairs: Sequence[str], verdicts: Sequence[int | None], right: Sequence[bool]) -> list[bool]:
+    """Whether the verdicts on each pair prefer the same response in both of its orders.
+
+    >>> _agreements(["a", "a", "b", "b"], [1, 2, 1, 1], [True, True, True, False])
+    [True, False]
+    """
+    # What an order prefers: the better response (True), the other one, or none.
+    preferred: dict[str, list[bool | None]] = {}
+    for pair, verdict, is_right in zip(pairs, verdicts, right, strict=True):
+        preferred.setdefault(pair, []).append(None if verdict is None else is_right)
+    both = [orders for orders in preferred.values() if len(orders) > 1]
+    return [None not in orders and len(set(orders)) == 1 for orders in both]
 
 
 class VerdictReward(JudgeReward):

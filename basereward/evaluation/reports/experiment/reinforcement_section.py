@@ -23,7 +23,16 @@ from basereward.evaluation.reports.experiment.gather import (
     WRONG_PROBABILITY,
     Contender,
 )
-from basereward.evaluation.reports.experiment.parts import Drawing, Section, cell, note, number, percent, row, shown_name
+from basereward.evaluation.reports.experiment.parts import (
+    Drawing,
+    Section,
+    cell,
+    note,
+    number,
+    percent,
+    row,
+    shown_name,
+)
 from basereward.evaluation.reports.markup import Markup, MarkupChild, table, tag
 
 OVERRATED = 0.9
@@ -108,10 +117,10 @@ def _row(contender: Contender, place: int) -> Markup:
     of_seeds = drifts(contender)
     mark = ", over-optimised" if any(drift.is_over_optimised for drift in of_seeds) else None
     values: list[str] = []
-    for read in (lambda drift: drift.first, lambda drift: drift.best, lambda drift: drift.last):
-        values.append(percent(_mean([read(drift) for drift in of_seeds])))
-    for read_reward in (lambda drift: drift.reward_at_best, lambda drift: drift.reward_at_last):
-        values.append(number(_mean([read_reward(drift) for drift in of_seeds]), 3))
+    for name in ("first", "best", "last"):
+        values.append(percent(_mean([getattr(drift, name) for drift in of_seeds])))
+    for name in ("reward_at_best", "reward_at_last"):
+        values.append(number(_mean([getattr(drift, name) for drift in of_seeds]), 3))
     values += [number(_ending(contender, name), 3) for name in (RIGHT, WRONG)]
     values += [number(_ratio(contender, ROLLOUT_LENGTH), 2), number(_ending(contender, KL), 4)]
     return row(shown_name(place, contender.name, mark), [cell(value) for value in values])
@@ -168,7 +177,7 @@ def over_optimisation(contenders: Sequence[Contender]) -> Figure | None:
 
 
 def reward_distribution(contender: Contender) -> Figure | None:
-    """Draw the mean rewards of right and of wrong rollouts by step, each in a band from the 10th to the 90th percentile.
+    """Draw the mean rewards of right and of wrong rollouts by step, each in a band from its 10th to 90th percentile.
 
     Returns:
         The figure; None if the runs recorded none.
@@ -227,9 +236,7 @@ def _growth(values: Sequence[float]) -> float | None:
     return float(np.mean(values[-part:])) / first if first else None
 
 
-def _of_runs(
-    contender: Contender, name: str, read: Callable[[Sequence[float]], float | None]
-) -> list[float | None]:
+def _of_runs(contender: Contender, name: str, read: Callable[[Sequence[float]], float | None]) -> list[float | None]:
     series = [[value for _, value in run.curves.get(name, ())] for run in contender.trained]
     return [read(values) for values in series if values]
 
