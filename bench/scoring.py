@@ -4,8 +4,8 @@
 
 The prompts are those of the workload `groups`: an image of 896 x 896 pixels and four responses of 40 to 200 words. Each
 round scores every prompt with its first response alone, with all four in one tree row, and with the four in one call
-each; then with eight responses in eight calls, first reading the prompt in every call, then reading it once for all
-calls, as rollouts of reinforcement learning arrive. The variants take turns.
+each; then with eight responses in one tree row, as rewards in reinforcement learning, and in eight calls, first reading
+the prompt in every call, then reading it once for all calls. The variants take turns.
 """
 
 from __future__ import annotations
@@ -46,6 +46,15 @@ def rollouts(scorer: Scorer, prompt: str, responses: list[str], images: list[Pat
     return [scored_prompt.score([response])[0] for response in responses]
 
 
+def eight(responses: list[str]) -> list[str]:
+    """Four responses and four others of the same length.
+
+    >>> eight(["a b", "c"])
+    ['a b', 'c', 'b a', 'c']
+    """
+    return [*responses, *(" ".join(reversed(response.split())) for response in responses)]
+
+
 def seconds(work: Callable[[], object]) -> float:
     """The duration of a call in seconds.
 
@@ -73,6 +82,9 @@ def variants(scorer: Scorer, prompts: list[tuple[str, list[str], list[Path]]]) -
         ],
         "four apart": lambda: [
             score_separately(scorer, prompt, responses, images) for prompt, responses, images in prompts
+        ],
+        "eight together": lambda: [
+            scorer.score(prompt, eight(responses), images=images) for prompt, responses, images in prompts
         ],
         "eight calls": lambda: [
             score_separately(scorer, prompt, 2 * responses, images) for prompt, responses, images in prompts
@@ -129,11 +141,11 @@ def time_rounds(scorer: Scorer, work: Path, *, prompts: int, rounds: int) -> lis
 def format_tables(rounds: list[dict[str, float]]) -> str:
     """Two Markdown tables of ratios and times, as medians over the rounds.
 
-    >>> times = {"one answer": 1.0, "four together": 1.5, "four apart": 4.0, "eight calls": 8.0, "eight rollouts": 2.0}
-    >>> print(format_tables([times]))
-    | four together / one | four apart / one | one answer: ms a call |
-    |---|---|---|
-    | 1.50 | 4.00 | 1000 |
+    >>> times = {"one answer": 1.0, "four together": 1.5, "four apart": 4.0, "eight together": 1.6}
+    >>> print(format_tables([times | {"eight calls": 8.0, "eight rollouts": 2.0}]))
+    | four together / one | eight together / one | four apart / one | one answer: ms a call |
+    |---|---|---|---|
+    | 1.50 | 1.60 | 4.00 | 1000 |
     <BLANKLINE>
     | eight calls / with the prompt read once | the latter: ms an answer |
     |---|---|
@@ -141,15 +153,16 @@ def format_tables(rounds: list[dict[str, float]]) -> str:
     """
     # Ratios within a round, then their median: the rounds of a busy machine differ more than the ratios do.
     together = statistics.median(times["four together"] / times["one answer"] for times in rounds)
+    rollouts_together = statistics.median(times["eight together"] / times["one answer"] for times in rounds)
     separate = statistics.median(times["four apart"] / times["one answer"] for times in rounds)
     faster = statistics.median(times["eight calls"] / times["eight rollouts"] for times in rounds)
     one_s = statistics.median(times["one answer"] for times in rounds)
     rollouts_s = statistics.median(times["eight rollouts"] for times in rounds)
     return "\n".join(
         [
-            "| four together / one | four apart / one | one answer: ms a call |",
-            "|---|---|---|",
-            f"| {together:.2f} | {separate:.2f} | {1000 * one_s:.0f} |",
+            "| four together / one | eight together / one | four apart / one | one answer: ms a call |",
+            "|---|---|---|---|",
+            f"| {together:.2f} | {rollouts_together:.2f} | {separate:.2f} | {1000 * one_s:.0f} |",
             "",
             "| eight calls / with the prompt read once | the latter: ms an answer |",
             "|---|---|",

@@ -30,7 +30,8 @@ class Rule:
         members: M.
         weights: M numbers, for `weighted`; they are not normalised, and 0 for a member that is not used.
         text_weights: the same for prompts without images; empty if both kinds of prompts have the same members.
-        means, deviations: M numbers, of each member's scores on validation data, for `standardised`.
+        means, deviations: M numbers, of each member's scores on validation data, for `standardised`. If they are given,
+            `worst` and `pessimistic` combine standardised scores too.
         k: for `pessimistic`.
         text, image: indices of the members that score prompts without and with images; empty: all.
         intervals, text_intervals: M 95 % intervals (low, high) of learned weights.
@@ -65,7 +66,7 @@ class Rule:
         if not 0 <= self.k < np.inf:
             raise ModelError(f"k is {self.k:g}; it must be a finite number of at least 0")
         self._check_numbers()
-        if self.how == "standardised" and min(self.deviations) <= 0:
+        if self.standardises and min(self.deviations) <= 0:
             raise ModelError(
                 "a member gives all validation responses the same score, so its scores cannot be standardised. Leave "
                 "it out, or use how=mean"
@@ -77,7 +78,9 @@ class Rule:
 
     def _check_numbers(self) -> None:
         """Checks that every member has the numbers that the rule needs, and that they are finite."""
-        needed = {"weighted": ["weights"], "standardised": ["means", "deviations"]}.get(self.how, [])
+        needed = ["weights"] if self.how == "weighted" else []
+        if self.standardises:
+            needed += ["means", "deviations"]
         if self.how == "weighted" and (self.text or self.image):
             needed.append("text_weights")
         for name in needed:
@@ -100,6 +103,15 @@ class Rule:
                 f"for prompts {'with' if images else 'without'} images all weights are 0 (members {named}), so every "
                 "response would have the same score; name other members for them, or use how=mean"
             )
+
+    @property
+    def standardises(self) -> bool:
+        """Whether scores are divided by their spread before they are combined.
+
+        >>> Rule("worst").standardises, Rule("worst", means=(0.0,), deviations=(2.0,)).standardises
+        (False, True)
+        """
+        return self.how == "standardised" or (self.how in ("worst", "pessimistic") and bool(self.means))
 
     def active_members(self, *, images: bool) -> tuple[int, ...]:
         """Indices of the members that score a prompt with or without images."""
@@ -132,7 +144,7 @@ class Rule:
         """
         active = list(self.active_members(images=images))
         active_scores = scores[active]
-        if self.how == "standardised":
+        if self.standardises:
             # Scores of members have different scales; each is divided by its own spread on validation data.
             centred = active_scores - np.array(self.means)[active, None]
             active_scores = centred / np.array(self.deviations)[active, None]

@@ -20,9 +20,10 @@ Named: TypeAlias = Literal[
     "adapters",
     "tiny_models",
     "launchers",
+    "rewards",
 ]
 NAMED: tuple[Named, ...] = get_args(Named)
-CodeKind: TypeAlias = Literal["heads", "losses", "objectives", "adapters", "tiny_models", "launchers"]
+CodeKind: TypeAlias = Literal["heads", "losses", "objectives", "adapters", "tiny_models", "launchers", "rewards"]
 CODE_KINDS: tuple[CodeKind, ...] = get_args(CodeKind)
 """Kinds whose names are those of Python files; the others are YAML files in the folders of experiments."""
 

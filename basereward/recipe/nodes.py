@@ -22,11 +22,13 @@ SUPPLIED: dict[TargetKind, tuple[str, ...]] = {
     "benchmarks": ("name",),
     "protocols": (),
     "launchers": (),
+    "rewards": (),
 }
 """The positional arguments that the code passes to a target before those of the recipe, in their order."""
 INNER: dict[tuple[TargetKind, str], TargetKind] = {
     ("sources", "shape"): "adapters",
     ("benchmarks", "protocol"): "protocols",
+    ("objectives", "reward"): "rewards",
 }
 """Arguments that are nodes themselves, and the extension folder of these."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from basereward.errors import DataError
-from basereward.rewards.reward_source import RewardSource, Rollout, open_source
+from basereward.inference.rewards.reward_source import RewardSource, Rollout, open_source
 from basereward.serve.protocols.openrlhf import split_query
 
 TRLReward = Callable[..., list[float]]
@@ -19,7 +19,7 @@ def trl(model: str, *, images: Sequence[str] = ("images", "image"), **options: A
         model: as in `basereward.load`, or the address of a server.
         images: columns of the data set that may hold the images of a prompt; the first that a row has is read.
         options: `scale`, `clip`, `unscorable`; `device`, `dtype` and `trust` of a model, or `key` of a server. See
-            `basereward.rewards.reward_source.RewardSource`.
+            `basereward.inference.rewards.reward_source.RewardSource`.
 
     Example:
         trainer = GRPOTrainer(policy, reward_funcs=basereward.rewards.trl("RUN", scale="sigmoid"), ...)

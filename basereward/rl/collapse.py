@@ -10,6 +10,8 @@ ENTROPY_SHARE = 0.1
 LENGTH_SHARE = 0.2
 LENGTH_GROWTH = 4.0
 TRUNCATED = 0.8
+# Mean reward of wrong answers, as the probability that they are right.
+OVERRATED = 0.9
 EPS = 1e-8
 
 
@@ -71,6 +73,13 @@ class CollapseWatch:
             signs["unscored"] = (
                 f"{metrics['rewards/unscored']:.0%} of the rollouts have no finite reward; they get no advantage, and "
                 "count in no mean"
+            )
+        overrated = metrics.get("policy/wrong_probability")
+        if overrated is not None and overrated >= OVERRATED:
+            signs["overrated"] = (
+                f"the mean reward of wrong answers is {overrated:.2f} of at most 1, so right answers earn little more. "
+                "Calibrate the reward (objective.reward.scale=calibrated), center the scores of the reward model "
+                "(loss.centring), or take an ensemble"
             )
         dropped = metrics.get("filter/dropped_wrong")
         if dropped is not None and dropped > 1 - EPS:

@@ -52,14 +52,7 @@ def shuffled_pairs(groups: Sequence[Group], *, seed: int = 0) -> list[LabelledPa
     >>> sorted(pair.label for pair in shuffled_pairs(groups))
     [1, 1, 2, 2]
     """
-    preferences: list[tuple[int, int, int]] = []
-    for index, group in enumerate(groups):
-        preferences += [(index, p.winner, p.loser) for p in group.preferences if not p.tie]
-    if not preferences:
-        raise DataError(
-            f"the {len(groups)} groups have no preference that is not a tie; a judge learns which of two answers is "
-            "better. Give rows with chosen and rejected answers"
-        )
+    preferences = _decided(groups)
     rng = random.Random(f"judge_rows/{seed}")
     labels: list[Label] = [1 if number % 2 else 2 for number in range(len(preferences))]
     rng.shuffle(labels)
@@ -70,13 +63,51 @@ def shuffled_pairs(groups: Sequence[Group], *, seed: int = 0) -> list[LabelledPa
     return pairs
 
 
+def both_orders(groups: Sequence[Group]) -> list[LabelledPair]:
+    """Every preference of the groups twice, with each response first once; ties are left out.
+
+    Args:
+        groups: with preferences.
+
+    Raises:
+        DataError: there is no preference that is not a tie.
+
+    >>> from basereward.data.schema.group import Preference
+    >>> groups = [Group("a", "sums", (), ("4", "5"), (Preference(0, 1),))]
+    >>> [(pair.first, pair.label) for pair in both_orders(groups)]
+    [(0, 1), (1, 2)]
+    """
+    pairs: list[LabelledPair] = []
+    for index, winner, loser in _decided(groups):
+        pairs += [LabelledPair(index, winner, loser, 1), LabelledPair(index, loser, winner, 2)]
+    return pairs
+
+
+def _decided(groups: Sequence[Group]) -> list[tuple[int, int, int]]:
+    """Group, winner and loser of every preference that is not a tie.
+
+    Raises:
+        DataError: there is none.
+    """
+    preferences: list[tuple[int, int, int]] = []
+    for index, group in enumerate(groups):
+        preferences += [(index, p.winner, p.loser) for p in group.preferences if not p.tie]
+    if not preferences:
+        raise DataError(
+            f"the {len(groups)} groups have no preference that is not a tie; a judge learns which of two answers is "
+            "better. Give rows with chosen and rejected answers"
+        )
+    return preferences
+
+
 class JudgeRows:
-    """Comparisons as rows of a trainer: `prompt`, `images`, `label` and `id`.
+    """Comparisons as rows of a trainer: `prompt`, `images`, `label`, `id`, and `pair`, equal in both orders of a pair.
 
     Args:
         groups: with preferences.
         prompt: of the judge; None: `pairwise_thinking`.
         seed: of the orders of the answers.
+        pairs: of the groups; None: `shuffled_pairs`.
 
     Raises:
         DataError: there is no preference that is not a tie.
@@ -84,13 +115,20 @@ class JudgeRows:
     >>> from basereward.data.sources.digits import Digits
     >>> row = JudgeRows(Digits("digits").groups("val")).row(0)
     >>> sorted(row), len(row["images"])
-    (['id', 'images', 'label', 'prompt'], 1)
+    (['id', 'images', 'label', 'pair', 'prompt'], 1)
     """
 
-    def __init__(self, groups: Sequence[Group], *, prompt: Prompt | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        *,
+        prompt: Prompt | None = None,
+        seed: int = 0,
+        pairs: Sequence[LabelledPair] | None = None,
+    ) -> None:
         self.groups = groups
         self.prompt = prompt or load_prompt("pairwise_thinking", fields=PAIRWISE)
-        self.pairs = shuffled_pairs(groups, seed=seed)
+        self.pairs = shuffled_pairs(groups, seed=seed) if pairs is None else pairs
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -112,6 +150,7 @@ class JudgeRows:
             "images": [open_image(image) for image in group.images],
             "label": checked_label(pair.label, where=name),
             "id": name,
+            "pair": f"{pair.group}/{min(pair.first, pair.second)}/{max(pair.first, pair.second)}",
         }
 
     def table(self) -> LazyTable:

@@ -13,7 +13,7 @@ from torch import Tensor
 from basereward.errors import DataError, NotFiniteError, RecipeError, TrainingError
 from basereward.model.policy import load_policy
 from basereward.rl.objectives import PolicyObjective, grpo, reinforce_pp, stable_reinforce
-from basereward.rl.rewards import JudgeReward
+from basereward.rl.rewards.verdict import JudgeReward
 from tests.helpers.judge_training import (
     CONSTANTS,
     batch_of,

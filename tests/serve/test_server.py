@@ -19,9 +19,9 @@ from basereward.data.schema.group import Part, Turn
 from basereward.errors import DataError, ModelError, RunError
 from basereward.inference.judges.endpoint import Endpoint
 from basereward.inference.judges.engine import Request
+from basereward.inference.rewards.reward_source import Rollout, open_source
 from basereward.inference.scorer import Scorer, load_scorer
 from basereward.model.generation.generate import SamplingParams
-from basereward.rewards.reward_source import Rollout, open_source
 from tests.helpers.http_requests import connect, image_uri, png, read_status, request_bytes
 from tests.helpers.served_model import ServedModel, save_scored_model, served_model
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from basereward.data.schema.annotations import RATINGS
-from basereward.data.schema.group import Preference, rank_preferences
+from basereward.data.schema.group import Group, Preference, rank_preferences
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import ColumnRejected, RowRejected
 
@@ -156,3 +156,27 @@ def _margin(value: object, *, name: str) -> float | None:
             columns=(name.partition("[")[0],),
         )
     return margin
+
+
+def reference_answers(group: Group) -> tuple[str, ...]:
+    """The responses that are right: preferred to another, and none is preferred to them; or the only response.
+
+    A tie with a right response is right too, where nothing else is preferred to it.
+
+    >>> from basereward.data.schema.group import Preference
+    >>> reference_answers(Group("a", "sums", (), ("4", "5", "four"), (Preference(0, 1), Preference(2, 1))))
+    ('4', 'four')
+    >>> reference_answers(Group("a", "sums", (), ("4", "5")))
+    ()
+    """
+    if len(group.responses) == 1:
+        return group.responses
+    decided = [preference for preference in group.preferences if not preference.tie]
+    winners = {preference.winner for preference in decided}
+    losers = {preference.loser for preference in decided}
+    best = winners - losers
+    for preference in group.preferences:
+        pair = {preference.winner, preference.loser}
+        if preference.tie and pair & best:
+            best |= pair - losers
+    return tuple(group.responses[place] for place in sorted(best))

@@ -37,6 +37,7 @@ WORDINGS = (
     "{a} {number}.",
     "{number}",
 )
+PLAIN = "{number}"
 
 
 class Digits:
@@ -52,6 +53,7 @@ class Digits:
         size: the number of images to train on; null: all that are not held out.
         val_size, test_size: the number of images of the val and test splits.
         copies: how often each training image is used, each time with another question and other answers.
+        plain: whether an answer is the digit alone, which an exact match can check. It needs true_answers=1.
         graded: whether to rank all answers by their distance from the digit. Answers with equal distances tie, and
             margins are the difference of the distances divided by 9, the largest possible one.
         seed: determines the splits, the questions and the answers.
@@ -77,14 +79,11 @@ class Digits:
         val_size: Annotated[int, Interval(ge=0, le=10_000_000)] = 250,
         test_size: Annotated[int, Interval(ge=0, le=10_000_000)] = 250,
         copies: Annotated[int, Interval(ge=1, le=10_000)] = 1,
+        plain: bool = False,
         graded: bool = False,
         seed: int = 0,
     ) -> None:
-        if not 1 <= true_answers < answers <= len(WORDINGS):
-            raise DataError(
-                f"source '{name}': answers={answers} and true_answers={true_answers} do not fit: at least one answer "
-                f"must be true and one false, and at most {len(WORDINGS)} answers have different wordings"
-            )
+        _check_answers(name, answers, true_answers, plain=plain)
         if side < 8 or copies < 1:
             raise DataError(f"source '{name}': side={side} must be at least 8 and copies={copies} at least 1")
         self.name = name
@@ -92,6 +91,7 @@ class Digits:
         self.true_answers = true_answers
         self.side = side
         self.copies = copies
+        self.plain = plain
         self.graded = graded
         self.seed = seed
         self.scans = split_scans(name, val_size=val_size, test_size=test_size, seed=seed)
@@ -121,6 +121,8 @@ class Digits:
         answered = [digit] * self.true_answers + others
         rng.shuffle(answered)
         wordings = rng.sample(WORDINGS, self.answers)
+        if self.plain:
+            wordings = [PLAIN] * self.answers
         question = rng.choice(QUESTIONS)
         is_true = [d == digit for d in answered]
         return Group(
@@ -131,6 +133,23 @@ class Digits:
             preferences=grade([abs(d - digit) for d in answered]) if self.graded else prefer_true(is_true),
             images=(draw(scan, side=self.side),),
             **make_annotations(f"It shows {digit}", is_true),
+        )
+
+
+def _check_answers(name: str, answers: int, true_answers: int, *, plain: bool) -> None:
+    """
+    Raises:
+        DataError: so many true and false answers cannot be worded.
+    """
+    if not 1 <= true_answers < answers <= len(WORDINGS):
+        raise DataError(
+            f"source '{name}': answers={answers} and true_answers={true_answers} do not fit: at least one answer must "
+            f"be true and one false, and at most {len(WORDINGS)} answers have different wordings"
+        )
+    if plain and true_answers > 1:
+        raise DataError(
+            f"source '{name}': with plain=true a right answer is written in one way, and true_answers={true_answers} "
+            "are asked for. Set true_answers=1"
         )
 
 

@@ -18,6 +18,8 @@ FIELD = re.compile(r"\{(\w+)\}")
 # The fields of each kind of prompt, in the order in which they must stand.
 PAIRWISE = ("question", "answer_1", "answer_2")
 POINTWISE = ("question", "answer")
+# Of a model that answers.
+QUESTION = ("question",)
 # A request for a critique has no fields: it follows the answer in a turn of its own.
 REQUEST = ()
 # How a role is written in a question of several turns.

@@ -16,7 +16,16 @@ from basereward.errors import nearest, unknown
 from basereward.recipe.trust import REMEDY, is_trusted
 
 TargetKind: TypeAlias = Literal[
-    "heads", "losses", "objectives", "sources", "adapters", "tiny_models", "benchmarks", "protocols", "launchers"
+    "heads",
+    "losses",
+    "objectives",
+    "sources",
+    "adapters",
+    "tiny_models",
+    "benchmarks",
+    "protocols",
+    "launchers",
+    "rewards",
 ]
 KINDS: tuple[TargetKind, ...] = get_args(TargetKind)
 SINGULAR: dict[TargetKind, str] = {
@@ -29,6 +38,7 @@ SINGULAR: dict[TargetKind, str] = {
     "benchmarks": "benchmark",
     "protocols": "protocol",
     "launchers": "launcher",
+    "rewards": "reward",
 }
 PACKAGES: dict[TargetKind, str] = {
     "heads": "basereward.model.heads",
@@ -40,6 +50,7 @@ PACKAGES: dict[TargetKind, str] = {
     "benchmarks": "basereward.evaluation.benchmarks",
     "protocols": "basereward.evaluation.protocols",
     "launchers": "basereward.sweeps.launchers",
+    "rewards": "basereward.rl.rewards",
 }
 ROOT = Path(__file__).resolve().parents[3]
 """The folder that contains the package `basereward`."""
@@ -114,7 +125,7 @@ def locate(target: str, kind: TargetKind) -> Target:
     if file is None:
         known = unknown(SINGULAR[kind], target, short_names(kind))
         raise TargetError(f"{known} For one of your own give its dotted path.")
-    definition = _of_file(file)
+    definition = _of_file(file, kind)
     if definition is None:
         raise TargetError(f"{file} defines no class or function whose name is '{target}' without its underscores")
     return Target(_module_name(file), definition.name, definition, _parse(file))
@@ -126,7 +137,7 @@ def short_names(kind: TargetKind) -> dict[str, Definition]:
     >>> list(short_names("losses"))
     ['bradley_terry', 'plackett_luce']
     """
-    found = {name: _of_file(file) for name, file in _extension_files(kind).items()}
+    found = {name: _of_file(file, kind) for name, file in _extension_files(kind).items()}
     return {name: definition for name, definition in found.items() if definition is not None}
 
 
@@ -147,15 +158,20 @@ def _module_name(file: Path) -> str:
     return ".".join(file.relative_to(ROOT).with_suffix("").parts)
 
 
-def _of_file(file: Path) -> Definition | None:
-    """The class, or else the function, with the name of the file: `BradleyTerry` in `bradley_terry.py`."""
-    named = [node for node in definitions(_parse(file)) if _squeezed(node.name) == _squeezed(file.stem)]
+def _of_file(file: Path, kind: TargetKind) -> Definition | None:
+    """The class, or else the function, with the name of the file: `BradleyTerry` in `bradley_terry.py`.
+
+    A class may have the kind at the end of its name, where the name alone says too little: `RuleReward` in `rule.py`.
+    """
+    own = _squeezed(file.stem)
+    allowed = (own, own + _squeezed(SINGULAR[kind]))
+    named = [node for node in definitions(_parse(file)) if _squeezed(node.name) in allowed]
     # A file may have both, as a class `MLP` and a function `mlp` that makes one; the class has the arguments.
     return min(named, key=lambda node: isinstance(node, ast.FunctionDef), default=None)
 
 
 def _squeezed(name: str) -> str:
-    return name.replace("_", "").lower()
+    return name.replace("_", "").replace(" ", "").lower()
 
 
 def definitions(body: Iterable[ast.stmt]) -> list[Definition]:

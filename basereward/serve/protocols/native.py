@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from fastapi import Request as HTTPRequest
 from pydantic import BaseModel, ConfigDict, Field
 
-from basereward.serve.reward_scale import Scale, scaled
+from basereward.inference.rewards.reward_scale import Scale, scaled
 from basereward.serve.scoring_service import ScoringService, body_schema
 
 

@@ -12,8 +12,8 @@ from fastapi import Request as HTTPRequest
 from pydantic import BaseModel, ConfigDict, Field
 
 from basereward.errors import DataError
+from basereward.inference.rewards.reward_scale import scaled
 from basereward.serve.reading.rendered import split_conversation
-from basereward.serve.reward_scale import scaled
 from basereward.serve.scoring_service import ScoringService, body_schema
 
 

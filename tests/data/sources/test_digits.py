@@ -6,6 +6,7 @@ import itertools
 import pickle
 import re
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -132,9 +133,10 @@ def test_article_depends_on_the_digit() -> None:
         ({"copies": 0}, "copies=0"),
         ({"val_size": 1000, "test_size": 797}, "less than 1797"),
         ({"test_size": -1}, "test_size=-1"),
+        ({"plain": True}, "true_answers=2"),
     ],
 )
-def test_arguments_out_of_range_are_errors(arguments: dict[str, int], message: str) -> None:
+def test_arguments_out_of_range_are_errors(arguments: dict[str, Any], message: str) -> None:
     """The message contains the source's name and the value."""
     with pytest.raises(DataError, match=message) as caught:
         Digits("mine", **arguments)
@@ -153,3 +155,16 @@ def test_graded_answers_are_ranked_by_their_distance() -> None:
             assert p.tie == (away[p.winner] == away[p.loser])
             assert p.margin == (None if p.tie else pytest.approx((away[p.loser] - away[p.winner]) / 9))
             assert p.tie or away[p.winner] < away[p.loser]
+
+
+def test_plain_answers_are_digits_that_can_be_checked() -> None:
+    """Each answer is a digit alone, the preferred one that of scikit-learn's label, and all are different."""
+    labels = load_digits().target
+    plain = Digits("d", plain=True, true_answers=1).groups("val")
+    for group, worded in zip(plain, Digits("d", true_answers=1).groups("val"), strict=True):
+        digit = str(labels[int(group.id.split("/")[1])])
+        assert len(set(group.responses)) == len(group.responses)
+        assert set(group.responses) <= set("0123456789")
+        assert {group.responses[p.winner] for p in group.preferences} == {digit}
+        # The picture, the question and the digits do not depend on the wording.
+        assert [_parse_response(response)[1] for response in worded.responses] == list(map(int, group.responses))

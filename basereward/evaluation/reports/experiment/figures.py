@@ -55,7 +55,7 @@ def curves(contenders: Sequence[Contender], name: str, *, axis: str) -> Figure |
             if lines:
                 _draw_curves(axes, lines, name=contender.name, place=place)
         axes.set(xlabel="optimizer steps", ylabel=axis)
-        return _with_legend(figure, axes)
+        return with_legend(figure, axes)
 
 
 def calibration(contenders: Sequence[Contender]) -> Figure | None:
@@ -77,7 +77,7 @@ def calibration(contenders: Sequence[Contender]) -> Figure | None:
             if margins:
                 _draw_reliability(axes, margins, name=contender.name, place=place)
         axes.set(xlim=(49, 101), ylim=(-2, 102), xlabel="confidence, %", ylabel="right, %")
-        return _with_legend(figure, axes)
+        return with_legend(figure, axes)
 
 
 def length(contenders: Sequence[Contender]) -> Figure | None:
@@ -102,9 +102,9 @@ def length(contenders: Sequence[Contender]) -> Figure | None:
             if large:
                 x = [float(extra_tokens[members].mean()) for members in large]
                 y = [float(advantage[members].mean()) for members in large]
-                axes.plot(x, y, marker="o", markersize=4, label=short(contender.name), **_line_style(place))
+                axes.plot(x, y, marker="o", markersize=4, label=short(contender.name), **line_style(place))
         axes.set(xlabel="extra tokens of the longer answer", ylabel="score difference, std of the margins")
-        return _with_legend(figure, axes)
+        return with_legend(figure, axes)
 
 
 def _curves_of(contender: Contender, name: str) -> list[dict[int, float]]:
@@ -121,7 +121,7 @@ def _draw_curves(axes: Axes, lines: Sequence[dict[int, float]], *, name: str, pl
     steps = sorted(set.intersection(*map(set, lines)))
     means = [_mean_at(lines, step) for step in steps]
     marker = "o" if len(steps) < MAX_MARKED_STEPS else None
-    axes.plot(steps, means, label=short(name), marker=marker, **_line_style(place))
+    axes.plot(steps, means, label=short(name), marker=marker, **line_style(place))
 
 
 def _mean_at(lines: Sequence[dict[int, float]], step: int) -> float:
@@ -141,7 +141,7 @@ def _draw_reliability(axes: Axes, margins: Sequence[float], *, name: str, place:
     label = f"{short(name)}: {diagram.error:.3f}"
     # The area of a point grows with its number of pairs: one of few pairs means little.
     sizes = 6 + 60 * diagram.pairs[diagram.pairs > 0] / diagram.pairs.sum()
-    axes.plot(100 * diagram.called, 100 * diagram.right, label=label, **_line_style(place))
+    axes.plot(100 * diagram.called, 100 * diagram.right, label=label, **line_style(place))
     axes.scatter(100 * diagram.called, 100 * diagram.right, s=sizes, color=colour(place), zorder=3)
 
 
@@ -169,11 +169,22 @@ def _blank(contenders: Sequence[Contender]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _line_style(place: int) -> dict[str, Any]:
+def line_style(place: int) -> dict[str, Any]:
+    """Colour, dashes and width of the line of the recipe at a place.
+
+    >>> line_style(0)["linewidth"]
+    1.8
+    """
     return {"color": colour(place), "linestyle": STYLES[place // len(COLOURS) % len(STYLES)], "linewidth": 1.8}
 
 
-def _with_legend(figure: Figure, axes: Axes) -> Figure:
+def with_legend(figure: Figure, axes: Axes) -> Figure:
+    """The figure with its layout, and with the names of its lines above the axes.
+
+    >>> figure, axes = blank(height=2.0)
+    >>> with_legend(figure, axes) is figure
+    True
+    """
     if axes.get_legend_handles_labels()[1]:
         figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=2.2, columnspacing=1.2)
     return drawn(figure)

@@ -16,7 +16,17 @@ from basereward.runs.score_files import ScoredGroup, known_scores
 from basereward.runs.tracking.mlflow_store import masked
 from basereward.sweeps.results import CellResult, results
 
-CURVES = ("train/loss", "val/pair_accuracy")
+# Of reinforcement learning: metrics of the rollouts of a step, and of greedy answers to held-out prompts.
+REWARD, EXACT_MATCH = "train/reward", "train/policy/exact_match"
+HELD_OUT, HELD_OUT_REWARD = "val/exact_match", "val/reward"
+ROLLOUT_LENGTH, KL = "train/completions/mean_length", "train/kl/reference"
+RIGHT, WRONG = "train/policy/reward_right", "train/policy/reward_wrong"
+WRONG_PROBABILITY = "train/policy/wrong_probability"
+CURVES = (
+    *("train/loss", "val/pair_accuracy"),
+    *(REWARD, EXACT_MATCH, HELD_OUT, HELD_OUT_REWARD, ROLLOUT_LENGTH, KL, WRONG_PROBABILITY),
+    *(f"{name}{quantile}" for name in (RIGHT, WRONG) for quantile in ("", "_p10", "_p90")),
+)
 PEAK_MEMORY = "mem/peak_gib"
 
 Curve = list[tuple[int, float]]

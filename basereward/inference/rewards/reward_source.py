@@ -22,8 +22,9 @@ from basereward.data.schema.rows import RowFormat
 from basereward.errors import DataError, RunError
 from basereward.inference.group_scores import GroupResult
 from basereward.inference.load_model import load
+from basereward.inference.reward_scorer import RewardScorer
+from basereward.inference.rewards.reward_scale import Scale, scaled
 from basereward.io.http.client import HTTPClient, TooLarge, TooSlow
-from basereward.serve.reward_scale import Scale, scaled
 
 logger = logging.getLogger(__name__)
 ANSWER_BYTES = 16 * 2**20
@@ -48,7 +49,7 @@ class RewardSource(ABC):
     """Scores rollouts on a scale.
 
     Args:
-        scale: of the rewards; see `basereward.serve.reward_scale.scaled`.
+        scale: of the rewards; see `basereward.inference.rewards.reward_scale.scaled`.
         clip: the largest absolute value of a reward; None: no limit.
         unscorable: the reward of a response that the model cannot score, for example because it is too long with its
             prompt; None: an error, which stops the training.
@@ -65,9 +66,10 @@ class RewardSource(ABC):
     def _results(self, groups: Sequence[Group]) -> list[GroupResult]:
         """The scores of each group, or why the model cannot score it."""
 
+    @property
     @abstractmethod
-    def _statistics(self) -> Mapping[str, float]:
-        """Mean and standard deviation of the model's scores on validation data, known after the first scores."""
+    def statistics(self) -> Mapping[str, float]:
+        """`mean` and `std` of the scores on validation data, known after the first scores; empty if there are none."""
 
     def rewards(self, rollouts: Sequence[Rollout]) -> list[float]:
         """One reward for each rollout, in their order.
@@ -89,11 +91,36 @@ class RewardSource(ABC):
             for group, places in groups.values()
         ]  # fmt: skip
         rewards = [0.0] * len(rollouts)
-        for (_, places), group, result in zip(groups.values(), merged, self._results(merged), strict=True):
-            by_response = self._rewards_of_group(group, result)
+        for (_, places), group, values in zip(groups.values(), merged, self.group_rewards(merged), strict=True):
+            by_response = dict(zip(group.responses, values, strict=True))
             for place in places:
                 rewards[place] = by_response[rollouts[place].response]
         return rewards
+
+    def group_rewards(self, groups: Sequence[Group]) -> list[list[float]]:
+        """One reward for each response of every group; a group is one tree row.
+
+        Raises:
+            DataError: the model cannot score a response, and `unscorable` is None.
+            RunError: the server does not answer.
+        """
+        rewards: list[list[float]] = []
+        for group, result in zip(groups, self._results(groups), strict=True):
+            by_response = self._rewards_of_group(group, result)
+            rewards.append([by_response[response] for response in group.responses])
+        return rewards
+
+    def check(self, group: Group) -> None:
+        """Scores the first response of a group, whatever `unscorable` is.
+
+        Raises:
+            DataError: the model cannot score such a group.
+            RunError: the server does not answer.
+        """
+        alone = Group(group.id, group.source, group.prompt, group.responses[:1], images=group.images)
+        (result,) = self._results([alone])
+        if isinstance(result, DataError):
+            raise result
 
     def _rewards_of_group(self, group: Group, result: GroupResult) -> dict[str, float]:
         """The reward of each response of a group.
@@ -106,7 +133,7 @@ class RewardSource(ABC):
             DataError: the model cannot score a response, and `unscorable` is None.
         """
         if not isinstance(result, DataError):
-            on_scale = scaled(result, self._scale, statistics=self._statistics(), clip=self._clip)
+            on_scale = scaled(result, self._scale, statistics=self.statistics, clip=self._clip)
             return dict(zip(group.responses, on_scale, strict=True))
         if self._unscorable is None:
             raise result
@@ -125,7 +152,7 @@ class LocalRewards(RewardSource):
     """A model in this process.
 
     Args:
-        model: as in `basereward.load`.
+        model: as in `basereward.load`, or what it returns.
         device, dtype, trust: as in `basereward.load`.
         options: of `RewardSource`.
 
@@ -135,7 +162,7 @@ class LocalRewards(RewardSource):
 
     def __init__(
         self,
-        model: str,
+        model: str | RewardScorer,
         *,
         device: str | None = None,
         dtype: str | None = None,
@@ -143,12 +170,16 @@ class LocalRewards(RewardSource):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self._scorer = load(model, device=device, dtype=dtype, trust=trust)
+        if isinstance(model, str):
+            model = load(model, device=device, dtype=dtype, trust=trust)
+        self._scorer = model
 
     def _results(self, groups: Sequence[Group]) -> list[GroupResult]:
         return list(self._scorer.score_or_reject(groups))
 
-    def _statistics(self) -> Mapping[str, float]:
+    @property
+    def statistics(self) -> Mapping[str, float]:
+        """As the base."""
         return self._scorer.scores
 
 
@@ -181,7 +212,9 @@ class ServedRewards(RewardSource):
                 self._answered_statistics = {"mean": answer["mean"], "std": answer["std"]}
         return results
 
-    def _statistics(self) -> Mapping[str, float]:
+    @property
+    def statistics(self) -> Mapping[str, float]:
+        """As the base."""
         return self._answered_statistics
 
     def _post(self, body: Mapping[str, Any]) -> dict[str, Any]:

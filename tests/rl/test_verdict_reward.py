@@ -10,7 +10,7 @@ import pytest
 from basereward.errors import DataError, ModelError, SilentError
 from basereward.inference.judges.endpoint import Endpoint
 from basereward.rl.consistency import ConsistencyJudge, Verdict, last_lines, read_consistency
-from basereward.rl.rewards import JudgeReward
+from basereward.rl.rewards.verdict import JudgeReward
 from tests.helpers.chat_servers import ChatServer, serving
 
 FIRST = "<think>2 counts four.\nThere are three.</think><answer>1</answer>"

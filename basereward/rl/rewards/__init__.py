@@ -1,0 +1,1 @@
+"""Rewards in reinforcement learning: each file is a reward that a recipe finds by its name, such as `rule`."""

@@ -1,0 +1,60 @@
+"""Test the curve of best-of-N against all subsets, and against what it must be at its ends."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from basereward.errors import DataError
+from basereward.evaluation.statistics.best_of_n import ScoredResponses, best_of_n
+
+
+def enumerated(prompt: ScoredResponses, n: int) -> tuple[float, float]:
+    """Best-of-N and any right by all subsets; of equal highest scores each is chosen equally often."""
+    best: list[float] = []
+    reachable: list[float] = []
+    for subset in itertools.combinations(range(len(prompt.scores)), n):
+        highest = max(prompt.scores[place] for place in subset)
+        tied = [prompt.right[place] for place in subset if prompt.scores[place] == highest]
+        best.append(sum(tied) / len(tied))
+        reachable.append(float(any(prompt.right[place] for place in subset)))
+    return sum(best) / len(best), sum(reachable) / len(reachable)
+
+
+def test_values_are_means_over_all_subsets() -> None:
+    """With ties, for every N up to seven responses."""
+    rng = random.Random(0)
+    prompts = []
+    for _ in range(12):
+        scores = [float(rng.randrange(4)) for _ in range(7)]
+        prompts.append(ScoredResponses(scores, [rng.random() < 0.4 for _ in range(7)]))
+    for point in best_of_n(prompts, range(1, 8)):
+        expected = [enumerated(prompt, point.n) for prompt in prompts]
+        # A tie inside of a subset is a draw among the tied ones of the subset, which has the same mean.
+        assert point.value == pytest.approx(sum(value for value, _ in expected) / 12)
+        assert point.any_right == pytest.approx(sum(value for _, value in expected) / 12)
+        assert point.interval[0] <= point.value <= point.interval[1]
+        assert point.gain_interval[0] <= point.gain <= point.gain_interval[1]
+
+
+def test_ends_of_the_curve() -> None:
+    """At 1 it is the accuracy of the policy; a perfect model reaches any_right, a reversed one falls."""
+    right = [True, False, False, True]
+    perfect = best_of_n([ScoredResponses([float(value) for value in right], right)] * 5)
+    assert [point.n for point in perfect] == [1, 2, 4]
+    assert [point.value for point in perfect] == pytest.approx([point.any_right for point in perfect])
+    assert (perfect[0].value, perfect[0].gain, perfect[-1].value) == (0.5, 0.0, 1.0)
+    reversed_scores = best_of_n([ScoredResponses([-float(value) for value in right], right)] * 5)
+    assert [point.value for point in reversed_scores] == pytest.approx([0.5, 1 / 6, 0.0])
+
+
+def test_prompts_that_cannot_be_compared_are_refused() -> None:
+    """Different numbers of responses, none, NaN, and a size that is too large."""
+    one, two = ScoredResponses([1.0], [True]), ScoredResponses([1.0, 2.0], [True, False])
+    for prompts in ([], [one, two], [ScoredResponses([1.0], [])], [ScoredResponses([float("nan")], [True])]):
+        with pytest.raises(DataError):
+            best_of_n(prompts)
+    with pytest.raises(DataError, match="1 to 2"):
+        best_of_n([two], [3])
