@@ -115,6 +115,8 @@ def recipe_sha256(recipe: Recipe) -> str:
             del trainer[key]
     if content["optimizer"]["bfloat16"] == "nearest":
         del content["optimizer"]["bfloat16"]
+    if content["model"]["start"] is None:
+        del content["model"]["start"]
     backbone = content["model"]["backbone"]
     # The earlier default. Fused kernels change the rounding on a GPU, where no bits are promised.
     if backbone["kernels"] == "auto":

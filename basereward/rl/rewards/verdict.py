@@ -96,15 +96,17 @@ class JudgeReward(RolloutReward):
         return [part.reward for part in parts]
 
     def measures(self, rows: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> dict[str, float]:
-        """`pair_accuracy` over both orders, `order_consistency`, `format` and `no_verdict`.
+        """`pair_accuracy`, `accuracy`, `order_consistency`, `format` and `no_verdict`.
 
-        A verdict that cannot be read is wrong and not consistent.
+        A pair is right if more of its verdicts prefer the better response than the other one, as in the scores of a
+        judge; `accuracy` is the mean over both orders. A verdict that cannot be read is wrong and not consistent.
         """
         verdicts = [parse_verdict(text) for text in texts]
         right = [verdict == row["label"] for verdict, row in zip(verdicts, rows, strict=True)]
         agree = _agreements([row["pair"] for row in rows], verdicts, right)
         named = {
-            "pair_accuracy": mean(right),
+            "pair_accuracy": mean([_prefers_better(pair) for pair in preferred.values()]),
+            "accuracy": mean(right),
             "order_consistency": mean(agree),
             "format": mean([is_formatted(text) for text in texts]),
             "no_verdict": mean([verdict is None for verdict in verdicts]),
@@ -162,6 +164,15 @@ class VerdictReward(JudgeReward):
             engine = open_engine(consistency_model, endpoint=consistency_endpoint)
             judge = ConsistencyJudge(engine, attempts=attempts, inconsistent=inconsistent)
         super().__init__(judge, prompt=loaded)
+
+
+def _prefers_better(pair: Sequence[bool | None]) -> bool:
+    """Whether more verdicts on a pair are right than wrong; None is one that cannot be read.
+
+    >>> _prefers_better([True, None]), _prefers_better([True, False])
+    (True, False)
+    """
+    return list(pair).count(True) > list(pair).count(False)
 
 
 def _labels(labels: Sequence[Any] | None, names: Sequence[Any] | None, count: int) -> list[Label]:
