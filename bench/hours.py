@@ -24,7 +24,7 @@ from pathlib import Path
 from basereward.recipe import Cell, Recipe, find_experiment, load_experiment, names
 from basereward.recipe.checks.rollouts import learns_from_rollouts
 from basereward.recipe.yaml.files import read_yaml, shipped_experiments
-from basereward.rl.cost import rollout_cost
+from basereward.rl.running.cost import rollout_cost
 from basereward.training.cost.recipe_cost import recipe_cost
 from basereward.training.cost.workload import workload
 from bench.checkpoint import write_settings

@@ -13,7 +13,7 @@ from basereward.rl.rewards.contracts import RolloutReward
 from basereward.rl.running.rollout_rows import RolloutRows, evenly_spread
 from basereward.runs.score_files import ScoredGroup
 
-Answer = Callable[[Sequence[Mapping[str, Any]]], list[str]]
+AnswerRows = Callable[[Sequence[Mapping[str, Any]]], list[str]]
 """Gives a text for each row; on several processes it is called on all of them with the same rows."""
 UNREAD = ("prompt", "images")
 """Columns of rows that only the policy reads; images of many rows would fill the memory."""
@@ -49,7 +49,7 @@ class HeldOutRows:
         """Whether a split has rows."""
         return bool(self._tables[split])
 
-    def __call__(self, split: Split, answer: Answer, *, chunk: int) -> dict[str, float]:
+    def __call__(self, split: Split, answer: AnswerRows, *, chunk: int) -> dict[str, float]:
         """Answer all rows of a split, and measure the answers.
 
         Args:

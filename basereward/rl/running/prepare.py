@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +22,7 @@ from basereward.model.saving.identity import checkpoint_identity, precision_text
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.model.saving.saved_model import PROMPT
 from basereward.recipe import make
-from basereward.recipe.schema import Recipe
+from basereward.recipe.schema import Node, Recipe
 from basereward.rl.objectives import PolicyObjective
 from basereward.rl.rewards.contracts import RolloutReward
 from basereward.rl.running.held_out import HeldOutRows, plain_rows
@@ -127,24 +126,32 @@ def build_reward(recipe: Recipe, settings: RolloutObjective, head: nn.Module) ->
     Raises:
         RecipeError: the node has a fault, the class is no `RolloutReward`, or its prompt is not that of the head.
     """
-    node: dict[str, Any] = dict(settings.reward or {"_target_": "verdict"})
-    prompt_of_head = getattr(getattr(head, "branch_template", None), "judge_prompt", None)
-    if node["_target_"] == "verdict" and node.get("prompt") in (None, "pairwise_thinking"):
-        named = {key: recipe.model.head.get(key) for key in ("prompt", "prompt_file")}
-        node |= {key: value for key, value in named.items() if value is not None}
-    reward = make(node, "rewards")
+    reward = make(_reward_node(recipe, settings), "rewards")
     if not isinstance(reward, RolloutReward):
         raise RecipeError(
             f"objective.reward: {type(reward).__name__} is no RolloutReward; derive it from "
             "basereward.rl.rewards.contracts.RolloutReward"
         )
-    own = getattr(reward, "prompt", None)
-    if reward.trains == "judge" and prompt_of_head is not None and own is not None and own.text != prompt_of_head.text:
+    own, of_head = (
+        getattr(reward, "prompt", None),
+        getattr(getattr(head, "branch_template", None), "judge_prompt", None),
+    )
+    if reward.trains == "judge" and own is not None and of_head is not None and own.text != of_head.text:
         raise RecipeError(
-            f"objective.reward.prompt is '{own.name}', and model.head asks by '{prompt_of_head.name}'; the judge would "
-            "be used with another prompt than it is trained with. Set one of them alone: model.head.prompt"
+            f"objective.reward.prompt is '{own.name}', and model.head asks by '{of_head.name}'; the judge would be "
+            "used with another prompt than it is trained with. Set one of them alone: model.head.prompt"
         )
     return reward
+
+
+def _reward_node(recipe: Recipe, settings: RolloutObjective) -> Node:
+    """The node of the reward. A judge is asked by the prompt of its head, unless the node has one of its own."""
+    node: Node = dict(settings.reward or {"_target_": "verdict"})
+    if node["_target_"] == "verdict" and node.get("prompt") in (None, "pairwise_thinking"):
+        for key in ("prompt", "prompt_file"):
+            if recipe.model.head.get(key) is not None:
+                node[key] = recipe.model.head[key]
+    return node
 
 
 def _read(recipe: Recipe, reward: RolloutReward, head: nn.Module) -> tuple[str, Encoder, RolloutRows]:

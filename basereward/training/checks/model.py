@@ -46,8 +46,7 @@ from basereward.training.cost.rollouts import (
     largest_rollouts,
     modelled,
     prompt_size,
-    rollout_settings,
-    trains_judge,
+    uses_head,
     with_reference,
 )
 from basereward.training.cost.run_memory import device_memory, device_share, run_memory
@@ -96,7 +95,7 @@ def check_model(recipe: Recipe, samples: Sequence[SourceSample]) -> ModelFinding
     if found.problems:
         return found
     try:
-        built = _build(modelled(recipe) if learns_from_rollouts(recipe.objective) else recipe)
+        built = _build(modelled(recipe))
     except BaseRewardError as error:
         found.problems.append(("model", str(error)))
         return found
@@ -104,7 +103,7 @@ def check_model(recipe: Recipe, samples: Sequence[SourceSample]) -> ModelFinding
         found.facts["model"] = {"missing": built}
         return found
     model, encoder = built
-    if learns_from_rollouts(recipe.objective) and not trains_judge(rollout_settings(recipe)):
+    if not uses_head(recipe):
         encoder = encoder.with_branch_template(None)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     found.facts["model"] = {"weights": sum(p.numel() for p in model.parameters()), "trained": trained}
@@ -343,11 +342,10 @@ def _largest(recipe: Recipe, encoder: Encoder, measured: Sequence[_Measured]) ->
 
 
 def _largest_rollouts(recipe: Recipe, encoder: Encoder, measured: Sequence[_Measured]) -> PassTokens:
-    of_judge = trains_judge(rollout_settings(recipe))
     prompts: list[PromptSize] = []
     for row in measured:
         patches = sum(encoder.images.measure(row.group.images)) if row.group.images else 0
-        prompts.append(prompt_size(row.size, patches=patches, of_judge=of_judge))
+        prompts.append(prompt_size(row.size, patches=patches, of_judge=uses_head(recipe)))
     return largest_rollouts(recipe, prompts)
 
 
@@ -363,8 +361,7 @@ def _count(recipe: Recipe, model: RewardModel, largest: PassTokens, device: torc
         # Layers that the count does not know can be trained all the same.
         found.facts["memory"] = {"missing": str(error)}
         return
-    if learns_from_rollouts(recipe.objective):
-        held = with_reference(recipe, held)
+    held = with_reference(recipe, held)
     _compare_memory(device_share(recipe, held, device), device, found)
     needed = disk_needs(recipe, held, model)
     found.facts["disk"] = needed

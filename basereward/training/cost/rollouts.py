@@ -13,6 +13,7 @@ from basereward.model.cost.memory import Memory, PassTokens
 from basereward.model.losses.contracts import PreferenceLoss
 from basereward.recipe import make
 from basereward.recipe.checks.parallel import micro_batch_groups
+from basereward.recipe.checks.rollouts import learns_from_rollouts
 from basereward.recipe.schema import Recipe
 from basereward.training.objectives.rollouts.contracts import RolloutObjective
 
@@ -56,18 +57,27 @@ def trains_judge(settings: RolloutObjective) -> bool:
     return settings.reward is None or settings.reward.get("_target_") == "verdict"
 
 
+def uses_head(recipe: Recipe) -> bool:
+    """Whether a run trains the head of its recipe, and not a policy that answers prompts.
+
+    >>> uses_head(Recipe()), uses_head(Recipe(objective={"_target_": "grpo", "reward": {"_target_": "rule"}}))
+    (True, False)
+    """
+    return not learns_from_rollouts(recipe.objective) or trains_judge(rollout_settings(recipe))
+
+
 def modelled(recipe: Recipe) -> Recipe:
     """The recipe with a head that writes text, as every policy does; the head of a recipe whose policy uses none is
     another one.
 
     Args:
-        recipe: whose objective learns from rollouts.
+        recipe: of the run; one whose objective does not learn from rollouts stays as it is.
 
     >>> rule = {"_target_": "grpo", "reward": {"_target_": "rule"}}
     >>> modelled(Recipe(objective=rule)).model.head["_target_"]
     'generative'
     """
-    if trains_judge(rollout_settings(recipe)):
+    if uses_head(recipe):
         return recipe
     return replace(recipe, model=replace(recipe.model, head={"_target_": "generative", "thinking": True}))
 
@@ -114,14 +124,16 @@ def with_reference(recipe: Recipe, held: Memory) -> Memory:
     """The memory of a run with that of its reference model, which adapters do not need.
 
     Args:
-        recipe: of the run.
+        recipe: of the run; one whose objective does not learn from rollouts has none.
         held: without a reference model.
 
     >>> held = Memory(weights=8, gradients=8, moments=16, copies=0, activations=3)
     >>> with_reference(Recipe(objective={"_target_": "grpo", "beta": 0.04}), held).weights
     16
     """
+    if not learns_from_rollouts(recipe.objective) or recipe.model.lora is not None:
+        return held
     settings = rollout_settings(recipe)
-    if recipe.model.lora is not None or not (settings.beta or settings.keep_reference):
+    if not (settings.beta or settings.keep_reference):
         return held
     return replace(held, weights=2 * held.weights)

@@ -15,7 +15,7 @@ from basereward.model.losses.contracts import PreferenceLoss
 from basereward.model.reward_model import RewardModel
 from basereward.training.objectives.contracts import LossAndParts, Objective
 
-Baseline = Literal["batch", "group"]
+RolloutBaseline = Literal["batch", "group"]
 
 
 class RolloutObjective(Objective):
@@ -70,7 +70,7 @@ class RolloutObjective(Objective):
         self.clip = clip
         self.keep_reference = keep_reference
         self.held_out = held_out
-        self.baseline: Baseline = "batch"
+        self.baseline: RolloutBaseline = "batch"
         self.ratio_bounds: tuple[float, float] | None = None
         self.filter: Literal["paper", "code", "off"] = "off"
 

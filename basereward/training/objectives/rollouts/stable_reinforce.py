@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from basereward.model.losses.contracts import PreferenceLoss
-from basereward.training.objectives.rollouts.contracts import Baseline, RolloutObjective
+from basereward.training.objectives.rollouts.contracts import RolloutBaseline, RolloutObjective
 
 
 class StableReinforce(RolloutObjective):
@@ -38,4 +38,4 @@ class StableReinforce(RolloutObjective):
         super().__init__(loss, **options)
         self.filter = filter
         self.ratio_bounds = None if ratio_bounds is None else (ratio_bounds[0], ratio_bounds[1])
-        self.baseline: Baseline = baseline
+        self.baseline: RolloutBaseline = baseline

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.images.vision_features import Grid
@@ -27,6 +27,7 @@ from basereward.training.cost.rollouts import (
     modelled,
     rollout_settings,
     trains_judge,
+    uses_head,
     with_reference,
 )
 from basereward.training.cost.run_memory import run_memory
@@ -85,44 +86,52 @@ def rollout_cost(
     settings, path = rollout_settings(recipe), backbone_path(recipe.model.backbone)
     model = outline(modelled(recipe).model, path=path)
     encoder = recipe_encoder(recipe, path=path)
-    if not trains_judge(settings):
+    if not uses_head(recipe):
         encoder = encoder.with_branch_template(None)
     rows = RolloutRows(recipe, encoder=encoder, rejections_file=preview_rejections_file(recipe.name))
     groups = rows.training_groups()
     shapes = [_shape(group, encoder, settings) for group in evenly_spread(groups, SAMPLED)]
     steps = num_steps(recipe, rows=round(len(groups) * _rows_of_group(groups, settings)))
-    counter, rollouts = Counter(model), recipe.batch.groups * settings.rollouts_per_prompt
-    factor = rollouts / len(shapes)
-    forward = _scaled(counter(shapes, training=False), factor)
-    step = _scaled(counter(shapes), factor)
-    parts = {name: forward.total * number for name, number in forward_passes(settings).items()} | {"loss": step.total}
-    evaluated = _held_out_rollouts(recipe, rows, settings, steps)
-    evaluation = round(forward.total / rollouts * evaluated)
-    useful, recomputed = steps * sum(parts.values()), steps * step.recomputed
-    work = useful + recomputed + evaluation
-    largest = largest_rollouts(recipe, [_prompt(shape) for shape in shapes])
-    held = with_reference(recipe, run_memory(recipe, model, largest))
-    tokens = round(factor * sum(shape.tokens for shape in shapes))
+    rollouts = recipe.batch.groups * settings.rollouts_per_prompt
+    work = _work(Counter(model), shapes, settings, rollouts=rollouts)
+    evaluation = round(work.forward * _held_out_rollouts(recipe, rows, settings, steps))
+    held = run_memory(recipe, model, largest_rollouts(recipe, [_prompt(shape) for shape in shapes]))
+    held = with_reference(recipe, held)
+    tokens = round(rollouts / len(shapes) * sum(shape.tokens for shape in shapes))
+    useful, recomputed = steps * sum(work.parts.values()), steps * work.loss.recomputed
+    operations = useful + recomputed + evaluation
+    mfu = utilisation * work.loss.total / (work.loss.total + work.loss.recomputed)
+    gpu_costs: dict[str, dict[str, Any]] = {}
+    for name in gpus:
+        hours = operations / (peak_flops(recipe, name) * utilisation) / 3600
+        gpu_costs[name] = {"hours": hours, "fits": held.peak <= GPUS[name].memory, "mfu": mfu}
+    run_flops = {"useful": useful, "recomputed": recomputed, "evaluation": evaluation, "all": operations}
     return {
         "steps": steps,
         "tokens": {"step": tokens, "run": steps * tokens},
-        "rollouts": {"step": rollouts, "run": steps * rollouts, "tokens": settings.max_tokens, "flops": parts},
-        "flops": {
-            "step": dataclasses.asdict(step) | {"total": sum(parts.values())},
-            "run": {"useful": useful, "recomputed": recomputed, "evaluation": evaluation, "all": work},
-        },
+        "rollouts": {"step": rollouts, "run": steps * rollouts, "tokens": settings.max_tokens, "flops": work.parts},
+        "flops": {"step": dataclasses.asdict(work.loss) | {"total": sum(work.parts.values())}, "run": run_flops},
         "parameters": parameter_counts(model),
         "bytes": dataclasses.asdict(held) | {"peak": held.peak},
         "utilisation": utilisation,
-        "gpus": {
-            name: {
-                "hours": work / (peak_flops(recipe, name) * utilisation) / 3600,
-                "fits": held.peak <= GPUS[name].memory,
-                "mfu": utilisation * step.total / (step.total + step.recomputed),
-            }
-            for name in gpus
-        },
+        "gpus": gpu_costs,
     }
+
+
+class _Work(NamedTuple):
+    """Floating-point operations of a step: of its loss, of all its parts, and of one rollout forward."""
+
+    loss: Flops
+    parts: dict[str, int]
+    forward: float
+
+
+def _work(counter: Counter, shapes: Sequence[SequenceShape], settings: RolloutObjective, *, rollouts: int) -> _Work:
+    factor = rollouts / len(shapes)
+    forward = _scaled(counter(shapes, training=False), factor)
+    loss = _scaled(counter(shapes), factor)
+    parts = {name: forward.total * number for name, number in forward_passes(settings).items()}
+    return _Work(loss, {**parts, "loss": loss.total}, forward.total / rollouts)
 
 
 def forward_passes(settings: RolloutObjective) -> dict[str, int]:
