@@ -6,7 +6,8 @@ Data sets are not read: a cell trains on as many pairs as its recipe limits it t
 paper's ablations; groups of several answers count as that many pairs. A pair is a picture of 896 x 896 pixels (1,024
 tokens) with a question of 40 words, or 600 words of text; answers have 40 to 200 words, critiques 60, reasoning 120.
 Work is that of Qwen2.5-VL-7B by its published shapes, at 45 % of the peak of one H100; of a backbone of another size
-as much as the number in its name says. Generation in validation and test is not counted.
+as much as the number in its name says. Generation in validation and test of judges
+is not counted, and that of reinforcement learning is, with texts as long as allowed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from basereward.recipe import Cell, Recipe, find_experiment, load_experiment, names
+from basereward.recipe.checks.rollouts import learns_from_rollouts
 from basereward.recipe.yaml.files import read_yaml, shipped_experiments
+from basereward.rl.running.cost import rollout_cost
 from basereward.training.cost.recipe_cost import recipe_cost
 from basereward.training.cost.workload import workload
 from bench.checkpoint import write_settings
@@ -44,7 +47,10 @@ def hours(cell: Cell, *, folder: Path, text: set[str]) -> float:
     for kind, number in _pairs(cell.recipe, text).items():
         if number:
             recipe = _on(cell.recipe, folder / f"{kind}.jsonl", model=folder / "model", pairs=number)
-            cost = recipe_cost(recipe, workload(recipe), gpus=[GPU])
+            if learns_from_rollouts(recipe.objective):
+                cost = rollout_cost(recipe, gpus=[GPU])
+            else:
+                cost = recipe_cost(recipe, workload(recipe), gpus=[GPU])
             total += cost["gpus"][GPU]["hours"]
     # Work grows with the number of weights, so the hours of another backbone follow from the size in its name.
     size = re.search(r"(\d+(?:\.\d+)?)B", cell.recipe.model.backbone.path or "")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from peft import LoraConfig
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoImageProcessor,
@@ -21,7 +22,11 @@ from transformers.processing_utils import ProcessorMixin
 
 from basereward.errors import ModelError
 from basereward.model.backbone import load_config, quiet_transformers
+from basereward.model.families.parts import linear_layers
+from basereward.model.saving.card import CARD
+from basereward.model.saving.chat_checkpoint import chat_checkpoint
 from basereward.model.saving.folder_checks import check_text_files, explained
+from basereward.recipe.schema import LoraRecipe
 
 # Families whose images have three-axis positions and one placeholder, which `ImageTextProcessor` writes.
 IMAGE_FAMILIES = ("qwen2_5_vl", "qwen2_vl")
@@ -67,6 +72,11 @@ class Policy(NamedTuple):
     model: PreTrainedModel
     processor: ImageTextProcessor | PreTrainedTokenizerBase
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether prompts may have images."""
+        return isinstance(self.processor, ImageTextProcessor)
+
 
 def load_policy(
     path: str | Path,
@@ -80,7 +90,7 @@ def load_policy(
     """Loads a chat checkpoint of Qwen2-VL or Qwen2.5-VL, or of a text-only causal model.
 
     Args:
-        path: hub id or folder.
+        path: hub id or folder; also the folder of a judge that was saved here, whose chat checkpoint is then loaded.
         revision: branch, tag or commit of the hub repository.
         dtype: of the weights.
         image_backend: which of transformers' image processors is used.
@@ -89,6 +99,8 @@ def load_policy(
     Raises:
         ModelError: the checkpoint cannot be loaded, lacks weights, or is of another family that reads images.
     """
+    if (Path(path) / CARD).is_file():
+        path, revision = chat_checkpoint(Path(path)), None
     config = load_config(path, revision=revision)
     reads_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     if reads_images and config.model_type not in IMAGE_FAMILIES:
@@ -114,6 +126,34 @@ def load_policy(
         images = AutoImageProcessor.from_pretrained(path, revision=revision, backend=image_backend, **limits)
         processor = ImageTextProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
     return Policy(model, processor)
+
+
+def policy_adapters(policy: Policy, lora: LoraRecipe) -> LoraConfig:
+    """peft's settings for adapters on every linear layer of some parts of a policy, without its language-model head.
+
+    Args:
+        policy: without adapters.
+        lora: section `model.lora` of a recipe.
+
+    Raises:
+        ModelError: the policy has no linear layer in the parts.
+    """
+    prefix = policy.model.base_model_prefix
+    targets = [f"{prefix}.{name}" for name in linear_layers(policy.model.base_model, lora.parts)]
+    if not targets:
+        raise ModelError(
+            f"model.lora.parts is {lora.parts}, and the policy has no linear layer in these parts; allowed are vision, "
+            "merger and language. A text-only model has only language"
+        )
+    return LoraConfig(
+        r=lora.rank,
+        # peft declares an int, and uses the number only in a division.
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        use_rslora=lora.rslora,
+        target_modules=targets,
+        bias="none",
+    )
 
 
 def _flat(images: Any) -> Any:

@@ -81,6 +81,9 @@ class ModelRecipe:
     lora: LoraRecipe | None = None
     head: Node = field(default_factory=dict)
     pooling: PoolingName = "last"  # of a response: its end-of-turn token, the token before, or the mean of all
+    start: str | None = (
+        None  # trained model that reinforcement learning starts from: a run, a folder or runs:/...; null: the backbone
+    )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,21 @@ from basereward.recipe.checks.ranges import range_problems
 from basereward.recipe.schema import EncodingRecipe, Recipe
 from basereward.recipe.yaml.files import parse_yaml, read_yaml
 from basereward.recipe.yaml.interpolation import escape, interpolate
-from basereward.recipe.yaml.merge import Layer
+from basereward.recipe.yaml.merge import KeyPath, Layer
 
 NOT_CONTENT = ("name", "summary", "tracking", "launcher")
 """Keys that do not change the trained model."""
 NOT_CONTENT_OF_TRAINER = ("devices", "nodes")
 """Keys of section `trainer` that do not change the trained model: a run may resume on another number of processes."""
-LATER_KEYS_OF_TRAINER = {"strategy": "auto", "shard": "weights"}
-"""Keys of section `trainer` that were added after recipes had been hashed, with the values of earlier recipes."""
+LATER_KEYS: dict[KeyPath, Any] = {
+    ("objective",): None,
+    ("data", "encoding", "ending"): EncodingRecipe().ending,
+    ("model", "start"): None,
+    ("optimizer", "bfloat16"): "nearest",
+    ("trainer", "strategy"): "auto",
+    ("trainer", "shard"): "weights",
+}
+"""Keys that were added after recipes had been hashed, with the values of earlier recipes."""
 
 
 def build_recipe(values: dict[str, Any]) -> Recipe:
@@ -102,19 +110,13 @@ def recipe_sha256(recipe: Recipe) -> str:
     """
     # Changing this line changes the identity of every recipe, and a sweep would train all finished cells again.
     content = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in NOT_CONTENT}
-    # Keys that were added after recipes had been hashed count only when they are set: older runs keep their identity.
-    if content["objective"] is None:
-        del content["objective"]
-    if content["data"]["encoding"]["ending"] == EncodingRecipe().ending:
-        del content["data"]["encoding"]["ending"]
-    trainer = content["trainer"]
     for key in NOT_CONTENT_OF_TRAINER:
-        del trainer[key]
-    for key, default in LATER_KEYS_OF_TRAINER.items():
-        if trainer[key] == default:
-            del trainer[key]
-    if content["optimizer"]["bfloat16"] == "nearest":
-        del content["optimizer"]["bfloat16"]
+        del content["trainer"][key]
+    # They count only when they are set: older runs keep their identity.
+    for (*path, last), default in LATER_KEYS.items():
+        section = functools.reduce(operator.getitem, path, content)
+        if section[last] == default:
+            del section[last]
     backbone = content["model"]["backbone"]
     # The earlier default. Fused kernels change the rounding on a GPU, where no bits are promised.
     if backbone["kernels"] == "auto":

@@ -342,6 +342,9 @@ class JudgeTrainer(GRPOTrainer):  # type: ignore[misc]
             )
         return loss
 
+    def _send_telemetry(self) -> None:
+        """Nothing: TRL would tell its makers of every training."""
+
     # Metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

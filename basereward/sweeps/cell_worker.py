@@ -56,12 +56,12 @@ def train_task(
         probe_cache: data and backbone of earlier probes of this process.
 
     Returns:
-        The result of `basereward.training.fit.train`, which is that of the job's `CellOutcome`.
+        The result of `basereward.rl.train.train`, which is that of the job's `CellOutcome`.
 
     Raises:
         BaseRewardError: the cell failed.
     """
-    from basereward.training.fit import train
+    from basereward.rl.train import train
 
     cell = json.loads(task)
     recipe = recipe_from_yaml(cell["recipe"])

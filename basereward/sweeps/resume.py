@@ -15,6 +15,7 @@ from basereward.errors import RecipeError, RunError
 from basereward.io.progress import announce, phase
 from basereward.recipe.checks.ranges import range_problems
 from basereward.recipe.trust import is_trusted
+from basereward.rl.train import trainer_of
 from basereward.runs.run_folder import RunFolder, find, runs_root
 from basereward.sweeps.launcher import make_launcher
 from basereward.sweeps.saved_sweep import has_saved_sweep, load_sweep
@@ -152,8 +153,7 @@ def _resume_run(run: RunFolder, *, devices: int | None) -> dict[str, Any]:
         if faults := range_problems(recipe):
             raise RecipeError("\n  ".join(f"{key}: {message}" for key, message in faults), faults)
     with phase("loading PyTorch and transformers"):
-        from basereward.training.fit import train
-
+        train = trainer_of(recipe)
     return train(recipe, resume=run.run_id)
 
 

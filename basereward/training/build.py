@@ -41,13 +41,14 @@ from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe import make
 from basereward.recipe.checks.parallel import micro_batch_groups, num_ranks
 from basereward.recipe.checks.probing import trained_model
+from basereward.recipe.checks.rollouts import learns_from_rollouts
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.recipe.trust import trusting
 from basereward.runs.run_folder import RunFolder
 from basereward.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from basereward.training.callbacks.performance import Performance
 from basereward.training.callbacks.progress import RunProgress, RunWork
-from basereward.training.callbacks.recorder import Recorder, RunDetails
+from basereward.training.callbacks.recorder import Recorder
 from basereward.training.callbacks.step_timer import StepTimer
 from basereward.training.checks.rows import rejections_file
 from basereward.training.cost.checkpointing import checkpoint_automatically
@@ -60,6 +61,7 @@ from basereward.training.parallel.strategies import build_strategy
 from basereward.training.preflight import check_ready, check_validation
 from basereward.training.probe import ProbeStates
 from basereward.training.probe_cache import ProbeCache
+from basereward.training.recording.run_record import RunDetails
 from basereward.training.run_identity import IdentityInCheckpoint, RunIdentity, check_encoder
 
 log = logging.getLogger(__name__)
@@ -188,6 +190,7 @@ def prepare_run(
         BaseRewardError: the recipe or the data have an error, or an earlier run had another backbone or other data.
     """
     quiet_lightning()
+    _check_objective(recipe)
     check_ready(recipe)
     # Without a cache of the caller the probe gets an empty one, which ends with this call.
     probe_cache = probe_cache or ProbeCache()
@@ -208,6 +211,18 @@ def prepare_run(
     if recipe.probe:
         probe_cache.keep(recipe, data=data, backbone=module.model.backbone)
     return PreparedRun(module, data, trainer, folder, recorder)
+
+
+def _check_objective(recipe: Recipe) -> None:
+    """
+    Raises:
+        RecipeError: the objective has a loop of its own.
+    """
+    if learns_from_rollouts(recipe.objective):
+        raise RecipeError(
+            f"objective '{(recipe.objective or {})['_target_']}' learns from texts that the model writes, and the "
+            "trainer of Lightning writes none. Call basereward.rl.run.train_policy(recipe), or `basereward train`"
+        )
 
 
 def build_module(

@@ -36,9 +36,10 @@ def train_in_process(
     profile: str = "tiny",
     resume: str | None = None,
     kill: Moment | None = None,
+    trust: bool = False,
 ) -> int:
     """Train in a process and return its exit code; a negative code is the signal that ended it."""
-    process = start_training(experiment, overrides, profile=profile, resume=resume, kill=kill)
+    process = start_training(experiment, overrides, profile=profile, resume=resume, kill=kill, trust=trust)
     process.join()
     assert process.exitcode is not None
     return process.exitcode
@@ -51,10 +52,11 @@ def start_training(
     profile: str = "tiny",
     resume: str | None = None,
     kill: Moment | None = None,
+    trust: bool = False,
 ) -> Any:
     """Start a process that trains."""
     context = fork_context()
-    arguments = (dict(os.environ), os.getcwd(), experiment, list(overrides), profile, resume, kill)
+    arguments = (dict(os.environ), os.getcwd(), experiment, list(overrides), profile, resume, kill, trust)
     process = context.Process(target=_train, args=arguments)
     process.start()
     return process
@@ -68,18 +70,21 @@ def _train(
     profile: str,
     resume: str | None,
     kill: Moment | None,
+    trust: bool,
 ) -> None:
     os.environ.update(environment)  # the fork server has the environment of the first test
     os.chdir(folder)
     import torch
 
     from basereward.recipe import load_recipe
-    from basereward.training.fit import train
+    from basereward.recipe.trust import trusting
+    from basereward.rl.train import train
 
     torch.set_num_threads(1)
     if kill is not None:
         kill_at(kill)
-    train(load_recipe(experiment, profile=profile, overrides=overrides), resume=resume)
+    with trusting(trust):
+        train(load_recipe(experiment, profile=profile, overrides=overrides), resume=resume)
 
 
 def kill_at(moment: Moment) -> None:

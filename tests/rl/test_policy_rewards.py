@@ -328,12 +328,15 @@ def test_held_out_measures_of_a_policy_and_of_a_judge() -> None:
     asked = [dict(row) for row in judge.held_out_rows(groups)]
     assert [row["label"] for row in asked] == [1, 2] * 4
     first = ["<think>a</think><answer>1</answer>"] * 8
-    assert judge.measures(asked, first)["pair_accuracy"] == 0.5
+    assert judge.measures(asked, first)["accuracy"] == 0.5
+    assert judge.measures(asked, first)["pair_accuracy"] == 0.0
     assert judge.measures(asked, first)["order_consistency"] == 0.0
     right = [f"<think>a</think><answer>{row['label']}</answer>" for row in asked]
     measures = judge.measures(asked, [*right[:-2], "?", "?"])
-    expected = {"pair_accuracy": 0.75, "order_consistency": 0.75, "format": 0.75, "no_verdict": 0.25}
+    expected = {"pair_accuracy": 0.75, "accuracy": 0.75, "order_consistency": 0.75, "format": 0.75, "no_verdict": 0.25}
     assert measures == expected
+    # One verdict of a pair is enough, as in its scores; two that contradict each other are not.
+    assert judge.measures(asked, [*right[:-1], "?"])["pair_accuracy"] == 1.0
 
 
 @pytest.mark.parametrize("name", ["verdict", "rule"])

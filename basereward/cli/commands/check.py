@@ -125,7 +125,7 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
 def _add_costs(results: Sequence[dict[str, Any]], cells: Sequence[Cell], arguments: argparse.Namespace) -> None:
     with phase(LOADING_LIBRARIES):
-        from basereward.training.cost.recipe_cost import costs
+        from basereward.rl.running.cost import costs
 
     # Every GPU by default: the count of operations is the slow part, and is done once for all.
     gpus = [arguments.gpu] if arguments.gpu else list(GPUS)

@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Trains one model."""
     from basereward.recipe import load_recipe
+    from basereward.rl.train import trainer_of
     from basereward.runs.run_folder import find
     from basereward.training.preflight import check_quickly, only_cell
 
@@ -40,8 +41,7 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     found = check_quickly([only_cell(recipe)])
     # Only after the recipe and its files are found right: this import takes seconds.
     with phase(LOADING_LIBRARIES):
-        from basereward.training.fit import train
-
+        train = trainer_of(recipe)
     return train(recipe, resume=arguments.resume, quick=found), SUCCESS
 
 

@@ -82,6 +82,7 @@ def measure(
     workers: int = 0,
     cache: Path | None = None,
     rows: ShardedRows | None = None,
+    with_targets: bool | None = None,
 ) -> tuple[Lengths, list[RejectedRow]]:
     """Measure every group of a split.
 
@@ -92,6 +93,7 @@ def measure(
         workers: worker processes, used if there are many groups; 0: this process.
         cache: the folder of the cache; None: no cache.
         rows: a cluster that measures in shards, in place of workers and cache; None: this machine.
+        with_targets: whether groups need the target texts of a generative head; None: those of training do.
 
     Returns:
         The usable groups, and the rejected rows: first those that the source itself rejects.
@@ -102,7 +104,7 @@ def measure(
     groups = source.groups(split)
     # Rows for validation and test need no target texts: a generative head writes the texts itself. Its branches are
     # shorter there, so the lengths have a cache file of their own.
-    with_targets = split == "train"
+    with_targets = split == "train" if with_targets is None else with_targets
     store = None if cache is None or rows is not None else _LengthStore(cache, encoder, with_targets=with_targets)
     # Hashing reads every image, so it is done for a cache only.
     key = "" if store is None else store.key(groups)

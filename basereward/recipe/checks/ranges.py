@@ -21,6 +21,7 @@ from basereward.io.secrets import has_secret_query, userinfo_of
 from basereward.recipe.checks.generative_heads import pooling_problems, sampling_problems, vote_problems
 from basereward.recipe.checks.parallel import batch_problems, strategy_problems
 from basereward.recipe.checks.probing import PARTS, feature_cache_problems, probe_problems, trained_model
+from basereward.recipe.checks.rollouts import MONITORED_ROLLOUTS, learns_from_rollouts, rollout_problems
 from basereward.recipe.schema import CurationRecipe, Recipe
 
 Problems: TypeAlias = Iterator[tuple[str, str]]
@@ -324,7 +325,8 @@ def _bfloat16_problems(recipe: Recipe) -> Problems:
 
 
 def monitor_problems(recipe: Recipe) -> Problems:
-    """A monitor that is neither `val/<metric>` nor `val/<source>/<metric>` with a metric of `MONITORED`.
+    """A monitor that is neither `val/<metric>` nor `val/<source>/<metric>` with a metric of `MONITORED`, or of
+    `MONITORED_ROLLOUTS` in reinforcement learning.
 
     >>> recipe = Recipe(trainer=dataclasses.replace(Recipe().trainer, monitor="val/loss"))
     >>> [key for key, message in monitor_problems(recipe)]
@@ -332,10 +334,11 @@ def monitor_problems(recipe: Recipe) -> Problems:
     """
     monitor = recipe.trainer.monitor
     prefix, *source_parts, metric = monitor.split("/")
-    if prefix != "val" or metric not in MONITORED or len(source_parts) > 1:
-        allowed = [f"val/{name}" for name in MONITORED]
+    metrics = MONITORED_ROLLOUTS if learns_from_rollouts(recipe.objective) else MONITORED
+    if prefix != "val" or metric not in metrics or len(source_parts) > 1:
+        allowed = [f"val/{name}" for name in metrics]
         for source in recipe.data.sources:
-            allowed += [f"val/{source}/{name}" for name in MONITORED]
+            allowed += [f"val/{source}/{name}" for name in metrics]
         yield "trainer.monitor", unknown("metric", monitor, allowed)
     elif source_parts:
         yield from _unknown_names("trainer.monitor", source_parts, recipe.data.sources, "source")
@@ -388,6 +391,7 @@ CHECKS: tuple[Callable[[Recipe], Problems], ...] = (
     strategy_problems,
     curation_problems,
     streaming_problems,
+    rollout_problems,
     beta_problems,
     efficiency_problems,
     monitor_problems,

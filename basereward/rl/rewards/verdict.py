@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -96,34 +97,43 @@ class JudgeReward(RolloutReward):
         return [part.reward for part in parts]
 
     def measures(self, rows: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> dict[str, float]:
-        """`pair_accuracy` over both orders, `order_consistency`, `format` and `no_verdict`.
+        """`pair_accuracy`, `accuracy`, `order_consistency`, `format` and `no_verdict`.
 
-        A verdict that cannot be read is wrong and not consistent.
+        A pair is right if more of its verdicts prefer the better response than the other one, as in the scores of a
+        judge; `accuracy` is the mean over both orders. A verdict that cannot be read is wrong and not consistent.
         """
         verdicts = [parse_verdict(text) for text in texts]
-        right = [verdict == row["label"] for verdict, row in zip(verdicts, rows, strict=True)]
-        agree = _agreements([row["pair"] for row in rows], verdicts, right)
+        right = list(map(operator.eq, verdicts, [row["label"] for row in rows]))
+        preferred = _preferred([row["pair"] for row in rows], verdicts, right)
         named = {
-            "pair_accuracy": mean(right),
-            "order_consistency": mean(agree),
+            "pair_accuracy": mean([_prefers_better(orders) for orders in preferred]),
+            "accuracy": mean(right),
+            "order_consistency": mean([_agree(orders) for orders in preferred if len(orders) > 1]),
             "format": mean([is_formatted(text) for text in texts]),
-            "no_verdict": mean([verdict is None for verdict in verdicts]),
+            "no_verdict": verdicts.count(None) / len(verdicts) if verdicts else None,
         }
         return {name: value for name, value in named.items() if value is not None}
 
 
-def _agreements(pairs: Sequence[str], verdicts: Sequence[int | None], right: Sequence[bool]) -> list[bool]:
-    """Whether the verdicts on each pair prefer the same response in both of its orders.
+def _preferred(pairs: Sequence[str], verdicts: Sequence[int | None], right: Sequence[bool]) -> list[list[bool | None]]:
+    """What the verdicts on each pair prefer: the better response (True), the other one, or none.
 
-    >>> _agreements(["a", "a", "b", "b"], [1, 2, 1, 1], [True, True, True, False])
-    [True, False]
+    >>> _preferred(["a", "a", "b"], [1, 2, None], [True, True, False])
+    [[True, True], [None]]
     """
-    # What an order prefers: the better response (True), the other one, or none.
     preferred: dict[str, list[bool | None]] = {}
     for pair, verdict, is_right in zip(pairs, verdicts, right, strict=True):
         preferred.setdefault(pair, []).append(None if verdict is None else is_right)
-    both = [orders for orders in preferred.values() if len(orders) > 1]
-    return [None not in orders and len(set(orders)) == 1 for orders in both]
+    return list(preferred.values())
+
+
+def _agree(orders: Sequence[bool | None]) -> bool:
+    """Whether the verdicts on a pair prefer the same response in all orders.
+
+    >>> _agree([True, True]), _agree([None, None])
+    (True, False)
+    """
+    return None not in orders and len(set(orders)) == 1
 
 
 class VerdictReward(JudgeReward):
@@ -162,6 +172,15 @@ class VerdictReward(JudgeReward):
             engine = open_engine(consistency_model, endpoint=consistency_endpoint)
             judge = ConsistencyJudge(engine, attempts=attempts, inconsistent=inconsistent)
         super().__init__(judge, prompt=loaded)
+
+
+def _prefers_better(orders: Sequence[bool | None]) -> bool:
+    """Whether more verdicts on a pair are right than wrong; None is one that cannot be read.
+
+    >>> _prefers_better([True, None]), _prefers_better([True, False])
+    (True, False)
+    """
+    return list(orders).count(True) > list(orders).count(False)
 
 
 def _labels(labels: Sequence[Any] | None, names: Sequence[Any] | None, count: int) -> list[Label]:

@@ -175,7 +175,7 @@ class Checkpoints(Callback):
         # Between the micro-batches of a step the gradients are incomplete, and a checkpoint does not hold them.
         step_complete = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         is_due = self.every and step % self.every == 0
-        stops = step_complete and _is_asked_to_end()
+        stops = step_complete and is_asked_to_end()
         if step_complete and (is_due or stops) and step != self._saved_at:
             self._saved_at = step
             trainer.save_checkpoint(self.last)
@@ -256,8 +256,12 @@ class Checkpoints(Callback):
         return card
 
 
-def _is_asked_to_end() -> bool:
-    """Whether SIGTERM came to one of the processes of the run."""
+def is_asked_to_end() -> bool:
+    """Whether SIGTERM came to one of the processes of the run.
+
+    >>> is_asked_to_end()
+    False
+    """
     if num_ranks() == 1:
         return termination.requested
     # They must stop at the same step. Only where a machine may be taken away: it costs a message at every step.

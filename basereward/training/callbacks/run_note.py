@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any, cast
 
-from basereward.data.module import PreferenceData
 from basereward.data.schema.group import Split
 from basereward.recipe.schema import Recipe
 from basereward.runs.provenance import command_line
@@ -38,25 +37,28 @@ def run_note(recipe: Recipe, *, axes: Mapping[str, str], sizes: Mapping[str, Map
     return "\n".join(lines)
 
 
-def dataset_inputs(recipe: Recipe, data: PreferenceData) -> Iterator[dict[str, str]]:
+def dataset_inputs(
+    recipe: Recipe, *, content: Mapping[str, Mapping[str, str]], lengths: Mapping[Split, Mapping[str, Sized]]
+) -> Iterator[dict[str, str]]:
     """Yield every split of every source that has groups, for `Tracker.inputs`.
 
     Args:
         recipe: of the run.
-        data: of the run, after `setup`.
+        content: a hash of the groups of each split, by source.
+        lengths: the usable groups, or something of each, by split and source.
     """
-    for name, splits in data.content.items():
+    for name, splits in content.items():
         source_type, source = _origin(recipe.data.sources.get(name, {}))
-        for split, content in splits.items():
+        for split, digest in splits.items():
             # The keys of `content` are splits.
-            lengths = data.lengths[cast(Split, split)].get(name)
+            groups = lengths[cast(Split, split)].get(name)
             # The training groups of a stream are not counted before they are read.
-            rows = {"num_rows": len(lengths)} if lengths is not None else {}
+            rows = {"num_rows": len(groups)} if groups is not None else {}
             if rows.get("num_rows") == 0:
                 continue
             yield {
                 "name": name,
-                "digest": content[:LONGEST_DIGEST],
+                "digest": digest[:LONGEST_DIGEST],
                 "source_type": source_type,
                 "source": json.dumps(source),
                 "profile": json.dumps(rows),
@@ -64,16 +66,19 @@ def dataset_inputs(recipe: Recipe, data: PreferenceData) -> Iterator[dict[str, s
             }
 
 
-def split_sizes(data: PreferenceData) -> dict[str, dict[str, int]]:
+def split_sizes(lengths: Mapping[Split, Mapping[str, Sized]]) -> dict[str, dict[str, int]]:
     """The numbers of groups by source and split.
 
     Args:
-        data: after `setup`.
+        lengths: the usable groups, or something of each, by split and source.
+
+    >>> split_sizes({"train": {"digits": [1, 2]}, "val": {"digits": [3]}})
+    {'digits': {'train': 2, 'val': 1}}
     """
     sizes: dict[str, dict[str, int]] = {}
-    for split, sources in data.lengths.items():
-        for name, lengths in sources.items():
-            sizes.setdefault(name, {})[split] = len(lengths)
+    for split, sources in lengths.items():
+        for name, groups in sources.items():
+            sizes.setdefault(name, {})[split] = len(groups)
     return sizes
 
 
@@ -96,6 +101,8 @@ def _rows(recipe: Recipe, sizes: Mapping[str, Mapping[str, int]]) -> Iterator[tu
     model, optimizer = recipe.model, recipe.optimizer
     yield "backbone", f"{model.backbone.path or _short(model.backbone.make or {})}, {_trained(recipe)}"
     yield "head", _short(model.head)
+    if recipe.objective is not None:
+        yield "objective", _short(recipe.objective)
     yield "loss", _short(recipe.loss)
     for name, splits in sizes.items():
         yield f"data: {name}", ", ".join(f"{number:,} {CONTEXTS[split]}" for split, number in splits.items() if number)

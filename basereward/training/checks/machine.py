@@ -18,6 +18,7 @@ from basereward.io.files import cache_folder, is_special
 from basereward.io.limits import kind_of
 from basereward.io.names import folder_fault
 from basereward.recipe import Recipe
+from basereward.recipe.checks.rollouts import learns_from_rollouts
 from basereward.runs.run_folder import runs_root
 from basereward.runs.tracking.mlflow_store import database_of, tracking_uri
 
@@ -78,6 +79,7 @@ WITHOUT_PACKAGE = {
     "optimizer.kind": "adamw",
     "data.encoding.image_backend": "pil",
     "tracking.also": "[]",
+    "objective": "null",
 }
 """Values that need no package, by the keys whose other values do."""
 
@@ -116,6 +118,8 @@ def _needed_packages(recipe: Recipe) -> list[tuple[str, str, str, str]]:
         needed.append(("model.backbone.kernels", "liger", "liger_kernel", "'basereward[liger]'"))
     if encoding.image_backend == "torchvision":
         needed.append(("data.encoding.image_backend", "torchvision", "torchvision", "'basereward[video]'"))
+    if learns_from_rollouts(recipe.objective):
+        needed.append(("objective", str((recipe.objective or {})["_target_"]), "trl", "'basereward[rl]'"))
     for name in recipe.tracking.also:
         # The names of the loggers are those of their packages and of our extras.
         needed.append(("tracking.also", name, name, f"'basereward[{name}]'"))

@@ -36,10 +36,19 @@ from basereward.model.saving.saved_model import kind_of
 from basereward.recipe import Recipe
 from basereward.recipe.checks.parallel import micro_batch_groups
 from basereward.recipe.checks.probing import trained_model
+from basereward.recipe.checks.rollouts import learns_from_rollouts
 from basereward.runs.run_folder import runs_root
 from basereward.runs.tracking.mlflow_store import database_of, tracking_uri
 from basereward.training.checks.machine import DISK, Problem, nearest_folder
 from basereward.training.checks.rows import SourceSample, rejection_problems
+from basereward.training.cost.rollouts import (
+    PromptSize,
+    largest_rollouts,
+    modelled,
+    prompt_size,
+    uses_head,
+    with_reference,
+)
 from basereward.training.cost.run_memory import device_memory, device_share, run_memory
 from basereward.training.objectives.contracts import build_objective
 from basereward.training.optimizer import check_kind, check_parts
@@ -86,7 +95,7 @@ def check_model(recipe: Recipe, samples: Sequence[SourceSample]) -> ModelFinding
     if found.problems:
         return found
     try:
-        built = _build(recipe)
+        built = _build(modelled(recipe))
     except BaseRewardError as error:
         found.problems.append(("model", str(error)))
         return found
@@ -94,6 +103,8 @@ def check_model(recipe: Recipe, samples: Sequence[SourceSample]) -> ModelFinding
         found.facts["model"] = {"missing": built}
         return found
     model, encoder = built
+    if not uses_head(recipe):
+        encoder = encoder.with_branch_template(None)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     found.facts["model"] = {"weights": sum(p.numel() for p in model.parameters()), "trained": trained}
     largest = _encode(recipe, encoder, samples, found)
@@ -248,7 +259,7 @@ def _encode(recipe: Recipe, encoder: Encoder, samples: Sequence[SourceSample], f
     rejected: list[RejectedRow] = []
     for source, split, group in groups[::stride]:
         try:
-            measured.append(_Measured(source, group, _size(encoder, group, budget=recipe.batch.tokens)))
+            measured.append(_Measured(source, group, _size(recipe, encoder, group)))
         except RowRejected as rejection:
             rejected.append(RejectedRow(source, split, group.id, rejection.reason, rejection.detail))
     read = [sample for sample in samples if sample.read]
@@ -267,13 +278,15 @@ def _groups(samples: Sequence[SourceSample]) -> Iterator[tuple[str, Split, Group
                 yield sample.name, split, group
 
 
-def _size(encoder: Encoder, group: Group, *, budget: int | None) -> Size:
+def _size(recipe: Recipe, encoder: Encoder, group: Group) -> Size:
     """The size of a group.
 
     Raises:
         RowRejected: a training would reject it.
     """
-    size = encoder.measure(group, with_targets=True)
+    # Rollouts take the place of target texts.
+    size = encoder.measure(group, with_targets=not learns_from_rollouts(recipe.objective))
+    budget = recipe.batch.tokens
     if budget is not None and size.tokens > budget:
         raise RowRejected("above_batch_tokens", f"{size.tokens} tokens; batch.tokens allows {budget}")
     return size
@@ -308,6 +321,8 @@ def _lengths(source: str, measured: Sequence[_Measured], rejected: Sequence[Reje
 
 def _largest(recipe: Recipe, encoder: Encoder, measured: Sequence[_Measured]) -> PassTokens:
     """The size of a forward pass of the largest sampled groups."""
+    if learns_from_rollouts(recipe.objective):
+        return _largest_rollouts(recipe, encoder, measured)
     layout, pooling = recipe.batch.layout, Pooling(recipe.model.pooling)
     rows = sorted(measured, key=lambda row: _tokens(row.size, layout))
     if not rows:
@@ -326,6 +341,14 @@ def _largest(recipe: Recipe, encoder: Encoder, measured: Sequence[_Measured]) ->
     return PassTokens(round(tokens * factor), round(pooled * factor), round(patches * factor))
 
 
+def _largest_rollouts(recipe: Recipe, encoder: Encoder, measured: Sequence[_Measured]) -> PassTokens:
+    prompts: list[PromptSize] = []
+    for row in measured:
+        patches = sum(encoder.images.measure(row.group.images)) if row.group.images else 0
+        prompts.append(prompt_size(row.size, patches=patches, of_judge=uses_head(recipe)))
+    return largest_rollouts(recipe, prompts)
+
+
 def _tokens(size: Size, layout: Layout) -> int:
     return size.tokens if layout == "tree" else sum(size.prefix + branch for branch in size.branches)
 
@@ -338,6 +361,7 @@ def _count(recipe: Recipe, model: RewardModel, largest: PassTokens, device: torc
         # Layers that the count does not know can be trained all the same.
         found.facts["memory"] = {"missing": str(error)}
         return
+    held = with_reference(recipe, held)
     _compare_memory(device_share(recipe, held, device), device, found)
     needed = disk_needs(recipe, held, model)
     found.facts["disk"] = needed

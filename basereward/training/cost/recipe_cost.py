@@ -85,7 +85,7 @@ def recipe_cost(
     for name in gpus:
         gpu_costs[name] = {
             # Recomputed activations take time and are no useful work, so they count for the hours but not for the MFU.
-            "hours": work / (_peak_flops(recipe, name) * utilisation) / 3600,
+            "hours": work / (peak_flops(recipe, name) * utilisation) / 3600,
             "fits": held.peak <= GPUS[name].memory,
             "mfu": utilisation * step.total / (step.total + step.recomputed),
         }
@@ -93,7 +93,7 @@ def recipe_cost(
         "steps": load.steps,
         "tokens": {"step": round(totals.step_tokens), "run": round(totals.tokens)},
         "flops": {"step": dataclasses.asdict(step) | {"total": step.total}, "run": run_flops},
-        "parameters": _parameters(model),
+        "parameters": parameter_counts(model),
         "bytes": dataclasses.asdict(held) | {"peak": held.peak},
         "utilisation": utilisation,
         "gpus": gpu_costs,
@@ -171,12 +171,13 @@ def _forward(counter: Counter, source: SourceLoad, tokens: int) -> Flops:
     return Flops(**{kind: round(scale * value) for kind, value in flops.items()})
 
 
-def _parameters(model: RewardModel) -> dict[str, int]:
+def parameter_counts(model: RewardModel) -> dict[str, int]:
+    """The number of all weights, and of those that are trained."""
     sizes = [(math.prod(p.shape), p.requires_grad) for p in model.parameters()]
     return {"all": sum(size for size, _ in sizes), "trained": sum(size for size, trained in sizes if trained)}
 
 
-def _peak_flops(recipe: Recipe, gpu: str) -> float:
+def peak_flops(recipe: Recipe, gpu: str) -> float:
     """Peak of a GPU in FLOP/s, in the precision of the recipe."""
     reduced = recipe.trainer.precision == "bf16-mixed" or recipe.model.backbone.dtype == "bfloat16"
     return GPUS[gpu].bfloat16 if reduced else GPUS[gpu].float32

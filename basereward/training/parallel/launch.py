@@ -69,7 +69,7 @@ def in_environment(recipe: Recipe) -> Recipe:
 
 
 @contextlib.contextmanager
-def joined(recipe: Recipe, task: Mapping[str, Any], *, device: torch.device) -> Iterator[Link]:
+def joined(recipe: Recipe, task: Mapping[str, Any], *, device: torch.device, worker: str = WORKER) -> Iterator[Link]:
     """A block in which all processes of a run work together. Without other processes the block runs by itself.
 
     When one process fails or is killed, the others end too, within half a minute.
@@ -78,6 +78,7 @@ def joined(recipe: Recipe, task: Mapping[str, Any], *, device: torch.device) -> 
         recipe: of the run, after `in_environment`.
         task: JSON values for `worker`, in processes that are started here.
         device: kind of the devices.
+        worker: the module that a process which is started here runs; it calls `worker.main`.
 
     Yields:
         The connections to the other processes.
@@ -93,14 +94,20 @@ def joined(recipe: Recipe, task: Mapping[str, Any], *, device: torch.device) -> 
     with contextlib.ExitStack() as stack:
         if device.type == "cuda":
             torch.cuda.set_device(this_rank().local)
-        _meet(recipe, task, device, link=link, stack=stack)
+        _meet(recipe, task, device, worker=worker, link=link, stack=stack)
         stack.push(_leave)
         with _failing_together(link):
             yield link
 
 
 def _meet(
-    recipe: Recipe, task: Mapping[str, Any], device: torch.device, *, link: Link, stack: contextlib.ExitStack
+    recipe: Recipe,
+    task: Mapping[str, Any],
+    device: torch.device,
+    *,
+    worker: str,
+    link: Link,
+    stack: contextlib.ExitStack,
 ) -> None:
     """Join the processes, and connect to them."""
     place = this_rank()
@@ -123,7 +130,7 @@ def _meet(
                 "Start the command on every machine with torchrun or srun; see docs/how-to/train-on-several-gpus.md"
             )
         store = TCPStore("127.0.0.1", 0, None, True, WAIT, wait_for_workers=False)
-        stack.enter_context(_started(recipe.trainer.devices, task, store=store, link=link))
+        stack.enter_context(_started(recipe.trainer.devices, task, worker=worker, store=store, link=link))
         distributed.init_process_group(backend, store=store, rank=0, world_size=recipe.trainer.devices, timeout=WAIT)
 
 
@@ -156,7 +163,7 @@ def _connect_all(link: Link, place: Rank) -> None:
 
 
 @contextlib.contextmanager
-def _started(devices: int, task: Mapping[str, Any], *, store: TCPStore, link: Link) -> Iterator[None]:
+def _started(devices: int, task: Mapping[str, Any], *, worker: str, store: TCPStore, link: Link) -> Iterator[None]:
     """Start a process for every device but the first, and wait for their end after the block."""
     listener = Listener("127.0.0.1")
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), LINK_VARIABLE: listener.address}
@@ -169,7 +176,7 @@ def _started(devices: int, task: Mapping[str, Any], *, store: TCPStore, link: Li
     try:
         for number in range(1, devices):
             place = own_variables(Rank("basereward", number, number, devices, devices))
-            processes.append(_start(task, os.environ | common | place))
+            processes.append(_start(worker, task, os.environ | common | place))
         listener.accept(link, devices, check=lambda: _check_alive(processes))
         with _environment(common | own_variables(Rank("basereward", 0, 0, devices, devices))):
             yield
@@ -183,10 +190,10 @@ def _started(devices: int, task: Mapping[str, Any], *, store: TCPStore, link: Li
         torch.set_num_threads(threads)
 
 
-def _start(task: Mapping[str, Any], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+def _start(worker: str, task: Mapping[str, Any], environment: Mapping[str, str]) -> subprocess.Popen[str]:
     # Standard output is for the result of this process alone.
     process = popen_with_interrupts_blocked(
-        [sys.executable, "-m", WORKER], env=dict(environment), stdin=subprocess.PIPE, stdout=2
+        [sys.executable, "-m", worker], env=dict(environment), stdin=subprocess.PIPE, stdout=2
     )
     assert process.stdin is not None
     # A process that dies at once is noticed when it does not connect.

@@ -10,6 +10,8 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from basereward.errors import BaseRewardError, RankError
 from basereward.io.logs import log_to_stderr
@@ -19,9 +21,15 @@ from basereward.io.secrets import redact
 from basereward.recipe.trust import trusting
 from basereward.training.parallel.link import FAILED
 
+TrainRank: TypeAlias = Callable[[Mapping[str, Any]], None]
 
-def main() -> int:
-    """Train, and return the exit status."""
+
+def main(load: Callable[[], TrainRank]) -> int:
+    """Train, and return the exit status.
+
+    Args:
+        load: imports what trains, which takes seconds, and returns it.
+    """
     # Ctrl-C reaches every process of a terminal. The first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -32,8 +40,7 @@ def main() -> int:
         if task["trust"]:
             # The user's own classes are often in the working folder, which `-m` leaves out with PYTHONSAFEPATH.
             sys.path.append(os.getcwd())
-        from basereward.training.fit import train_rank
-
+        train_rank = load()
         try:
             train_rank(task)
         except RankError as error:
@@ -45,5 +52,11 @@ def main() -> int:
     return 0
 
 
+def _load() -> TrainRank:
+    from basereward.training.fit import train_rank
+
+    return train_rank
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(_load))

@@ -1,0 +1,92 @@
+"""Keys that an objective which learns from rollouts cannot be combined with, and those that need such an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from basereward.recipe.checks.targets import Target, TargetError, base_class, check_trusted, locate
+from basereward.recipe.schema import CurationRecipe, Node, Recipe
+
+BASE = ("basereward.training.objectives.rollouts.contracts", "RolloutObjective")
+"""Module and name of the base class of these objectives; its text is searched for, without an import."""
+MONITORED_ROLLOUTS = ("pair_accuracy", "accuracy", "order_consistency", "exact_match", "reward")
+"""Metrics of rollouts that can choose the best checkpoint; judges have the first three, policies the others."""
+
+
+def learns_from_rollouts(node: Node | None) -> bool:
+    """Whether an objective learns from rewards of texts that the model writes, by the text of its class.
+
+    Args:
+        node: section `objective` of a recipe, or None.
+
+    >>> learns_from_rollouts({"_target_": "grpo"}), learns_from_rollouts({"_target_": "ranking"})
+    (True, False)
+    """
+    name = str((node or {}).get("_target_", ""))
+    try:
+        check_trusted(name, "objectives")
+        located: Target | None = locate(name, "objectives")
+    except TargetError:
+        # The check of the node reports this fault; here it would be a second one.
+        return False
+    while located is not None:
+        if (located.module, located.name) == BASE:
+            return True
+        located = base_class(located)
+    return False
+
+
+def rollout_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """What reinforcement learning excludes, and the start of one without it.
+
+    >>> import dataclasses
+    >>> recipe = Recipe(objective={"_target_": "grpo"}, batch=dataclasses.replace(Recipe().batch, tokens=4096))
+    >>> [key for key, message in rollout_problems(recipe)]
+    ['batch.tokens']
+    """
+    if not learns_from_rollouts(recipe.objective):
+        if recipe.model.start is not None:
+            yield (
+                "model.start",
+                "only reinforcement learning starts from a trained model; set objective to one of grpo, reinforce_pp "
+                "and stable_reinforce, or start from a checkpoint with model.backbone.path",
+            )
+        return
+    reason = f"objective '{(recipe.objective or {})['_target_']}' learns from rollouts, "
+    for key, (is_set, message) in _excluded(recipe).items():
+        if is_set:
+            yield key, reason + message
+
+
+def _excluded(recipe: Recipe) -> dict[str, tuple[bool, str]]:
+    """Whether each excluded key is set, and why it is excluded."""
+    backbone, trainer, data, batch = recipe.model.backbone, recipe.trainer, recipe.data, recipe.batch
+    return {
+        "probe": (recipe.probe, "which a frozen model would not change. Set it to false"),
+        "data.streaming": (data.streaming is not None, "whose prompts are shuffled as a whole. Set it to null"),
+        "data.curation": (data.curation != CurationRecipe(), "and curation is of pairs that are ranked. Leave it out"),
+        "batch.tokens": (batch.tokens is not None, "whose lengths are not known before. Set batch.groups_per_forward"),
+        "batch.modality": (batch.modality != "mixed", "and a batch may mix both kinds of prompts. Set it to mixed"),
+        "model.backbone.quantization": (
+            backbone.quantization is not None,
+            "and the weights that learn are saved merged; packed ones are not written here. Set it to null",
+        ),
+        "model.backbone.checkpoint_layers": (
+            isinstance(backbone.checkpoint_layers, int),
+            "and TRL recomputes all layers or none. Set it to null",
+        ),
+        "model.backbone.kernels": (
+            backbone.kernels == "liger",
+            "and TRL has its own fused computation of log-probabilities. Set it to auto",
+        ),
+        "trainer.strategy": (
+            trainer.strategy == "fsdp2",
+            "and writing them with a model that is divided among devices would gather every layer for every token. "
+            "Use trainer.strategy=ddp, which keeps a whole model on every device, and model.lora for a large one",
+        ),
+        "trainer.compile": (trainer.compile, "and generation compiles nothing. Set it to false"),
+        "trainer.early_stopping": (
+            trainer.early_stopping is not None,
+            "and runs for all of its steps; the best weights are kept. Set it to null",
+        ),
+    }

@@ -1,0 +1,1 @@
+"""Objectives that learn from rewards of rollouts, texts that the model writes itself; `basereward.rl` uses them."""
