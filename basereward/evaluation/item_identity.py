@@ -31,7 +31,11 @@ def item_fingerprint(item: Item) -> str:
     >>> len(item_fingerprint(item))
     16
     """
-    content = (item.id, item.prompt, item.responses, item.right, item.wrong, sorted(item.labels.items()))
+    content: tuple[Any, ...] = (
+        *(item.id, item.prompt, item.responses, item.right, item.wrong, sorted(item.labels.items())),
+        # Only if there are any, so that items without videos keep the fingerprints of earlier versions.
+        *((item.videos,) if item.videos else ()),
+    )
     # `surrogatepass`: texts of public data sets hold unpaired surrogates, which UTF-8 cannot encode.
     return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 

@@ -34,6 +34,12 @@ class Item:
     images: tuple[Any, ...] = ()
     prompt_items: int = 0
     """the number of rows of the benchmark that share the prompt; 0: unknown"""
+    any_right: bool = False
+    """whether one right response above all wrong ones is enough, as for the best of N; otherwise all of them must be"""
+    ties: bool = False
+    """whether "equally good" is a possible label, and so a possible verdict"""
+    videos: tuple[str, ...] = ()
+    """paths of the videos of the prompt, which are not opened"""
 
     @property
     def is_pair(self) -> bool:
@@ -43,6 +49,15 @@ class Item:
         True
         """
         return len(self.right) == len(self.wrong) == 1
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether the responses are labelled as equally good, so that none of them is right or wrong.
+
+        >>> Item(0, "a", "2 + 2?", ("4", "four"), (), (), "a", ties=True).is_tie
+        True
+        """
+        return self.ties and not self.right
 
     @property
     def length_difference(self) -> int:
@@ -58,7 +73,8 @@ class Outcome:
     """one per response"""
     correct: bool | None = None
     votes: tuple[int | None, ...] | None = None
-    """the index of the response that each vote chose; None: the vote chose none"""
+    """the index of the response that each vote chose; the number of responses for "equally good"; None: the vote cannot
+    be read"""
 
     @property
     def kind(self) -> ItemKind:
@@ -96,17 +112,22 @@ class JudgedItem:
     def decision(self) -> Decision:
         """The decision that follows from the outcome.
 
-        Scores are right if every right response scores strictly higher than every wrong one. Votes are right, or wrong,
-        if more than half of all votes say so.
+        Scores are right if every right response (or one, if `any_right`) scores strictly higher than every wrong one;
+        for responses that are labelled as equally good, if all scores are equal. Votes are right, or wrong, if more
+        than half of all votes say so.
 
         >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
         >>> [JudgedItem(item, Outcome(scores=scores)).decision.value for scores in ((1.0, 0.0), (1.0, 1.0))]
         ['right', 'tie']
+        >>> JudgedItem(Item(0, "a", "2 + 2?", ("4", "four"), (), (), "a", ties=True), Outcome(votes=(2,))).is_right
+        True
         """
         if self.outcome.correct is not None:
             return Decision.RIGHT if self.outcome.correct else Decision.WRONG
         if self.outcome.votes is not None:
             return self._majority(self.outcome.votes)
+        if self.item.is_tie:
+            return Decision.RIGHT if len(set(self.outcome.scores or ())) == 1 else Decision.WRONG
         margin = self.margin
         assert margin is not None
         if margin == 0:
@@ -116,11 +137,16 @@ class JudgedItem:
 
     @property
     def margin(self) -> float | None:
-        """The score of the worst right response minus that of the best wrong one; None without scores."""
+        """The score of the worst right response (of the best one, if `any_right`) minus that of the best wrong one.
+
+        None without scores, and for responses that are labelled as equally good.
+        """
         scores = self.outcome.scores
-        if scores is None:
+        if scores is None or self.item.is_tie:
             return None
-        return min(scores[index] for index in self.item.right) - max(scores[index] for index in self.item.wrong)
+        right = [scores[index] for index in self.item.right]
+        counted = max(right) if self.item.any_right else min(right)
+        return counted - max(scores[index] for index in self.item.wrong)
 
     @property
     def is_right(self) -> bool:
@@ -130,9 +156,10 @@ class JudgedItem:
     def _majority(self, votes: Sequence[int | None]) -> Decision:
         # Of all votes, including those that chose none: two of five are no majority.
         half = len(votes) / 2
-        if sum(vote in self.item.right for vote in votes) > half:
+        right = (len(self.item.responses),) if self.item.is_tie else self.item.right
+        if sum(vote in right for vote in votes) > half:
             return Decision.RIGHT
-        if sum(vote in self.item.wrong for vote in votes) > half:
+        if sum(vote is not None and vote not in right for vote in votes) > half:
             return Decision.WRONG
         return Decision.UNDECIDED
 

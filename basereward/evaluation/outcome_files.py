@@ -4,6 +4,8 @@
 {"row": 0, "id": "...", "correct": 1}               or 0
 {"row": 0, "id": "...", "verdicts": [0, null, 1]}   per vote the index of the chosen stored response, or null
 
+A verdict may be "tie" where the labels of the benchmark include ties.
+
 A line may have `item`, the fingerprint of the item as in `scores.jsonl` of an evaluation. It must then be equal to the
 fingerprint of the benchmark's item.
 """
@@ -25,6 +27,7 @@ from basereward.evaluation.item_identity import item_fingerprint
 from basereward.evaluation.items import Item, Outcome
 
 KINDS = ("scores", "correct", "verdicts")
+TIE = "tie"
 # `abs(value) <= LARGEST` is false for an infinite value and for NaN.
 LARGEST = sys.float_info.max
 MISSING_ROW = "`row` is missing"
@@ -164,12 +167,14 @@ def _verdicts(value: Any, item: Item) -> Outcome:
     if not isinstance(value, list) or not value:
         raise _fault(item, "verdicts", value, "a list with at least one vote")
     if not all(_is_vote(vote, item) for vote in value):
-        raise _fault(item, "verdicts", value, f"a list of indices 0 to {len(item.responses) - 1} or null")
-    return Outcome(votes=tuple(value))
+        others = f', "{TIE}" or null' if item.ties else " or null"
+        raise _fault(item, "verdicts", value, f"a list of indices 0 to {len(item.responses) - 1}{others}")
+    # The number of responses stands for a tie, as `Outcome.votes` says.
+    return Outcome(votes=tuple(len(item.responses) if vote == TIE else vote for vote in value))
 
 
 def _is_vote(value: Any, item: Item) -> bool:
-    if value is None:
+    if value is None or (value == TIE and item.ties):
         return True
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(item.responses)
 

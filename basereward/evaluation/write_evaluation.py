@@ -150,6 +150,7 @@ def _item_line(judged_item: JudgedItem) -> dict[str, Any]:
         "responses": list(item.responses),
         "right": list(item.right),
         "wrong": list(item.wrong),
+        **({"videos": list(item.videos)} if item.videos else {}),
         "scores": judged_item.outcome.scores,
         "votes": judged_item.outcome.votes,
         "correct": None if decision is Decision.UNDECIDED else judged_item.is_right,

@@ -74,7 +74,7 @@ class _PromptGuess:
         self._positions: dict[str, dict[str, int]] = {}
         for item in items:
             positions = self._positions.setdefault(self._set_of_row[item.row], {})
-            for text in item.responses:
+            for text in _distinct(item):
                 positions.setdefault(text, len(positions))
         self.orders = math.prod(math.factorial(len(positions)) for positions in self._positions.values())
 
@@ -98,8 +98,13 @@ class _PromptGuess:
         scores: dict[int, tuple[float, ...]] = {}
         for item in self.items:
             key = self._set_of_row[item.row]
-            scores[item.row] = tuple(scores_by_set[key][self._positions[key][text]] for text in item.responses)
+            scores[item.row] = tuple(scores_by_set[key][self._positions[key][text]] for text in _distinct(item))
         return scores
+
+
+def _distinct(item: Item) -> Sequence[str]:
+    """What tells the responses of an item apart: their texts; their places, if they are images without text."""
+    return item.responses if any(item.responses) else [str(place) for place in range(len(item.responses))]
 
 
 def _rounds(orders: Sequence[int], items: int) -> tuple[int, int]:
