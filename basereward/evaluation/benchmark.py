@@ -31,11 +31,10 @@ class Benchmark(Contract):
     """where the images are"""
     expected_items: int | None
     """the number of items of the whole benchmark; None: unknown"""
+    unscored: str | None
+    """what the rows hold that models and judges cannot read here, such as images as answers; None: nothing
 
-    @property
-    def judges_only(self) -> bool:
-        """Whether the responses hold what a model that scores text cannot see."""
-        ...
+    Outcomes of other programs are counted all the same."""
 
     @property
     def variants(self) -> Mapping[str, Variant]:

@@ -24,8 +24,8 @@ from basereward.io.outputs import check_outputs, check_outside_runs
 
 # In the folder of an evaluation while it is computed.
 JOURNAL = "partial.jsonl"
-# Facts of an evaluation that `evaluate` returns; the last two only if there are any.
-RETURNED = ("name", "kind", "order", "votes", "items", "scored", "expected", "partial", "cost", "lost")
+# Facts of an evaluation that `evaluate` returns; the last three only if there are any.
+RETURNED = ("name", "kind", "order", "votes", "items", "scored", "expected", "partial", "unscored", "cost", "lost")
 
 CountedVariants = dict[str, dict[str, dict[str, Any]]]
 """Measures as JSON, by variant and metric."""
@@ -74,18 +74,16 @@ def evaluate(
     check_several(benchmarks, name="benchmarks", of="names")
     check_several(overrides, name="overrides", of="texts")
     subject, opened = _open(model, benchmarks, data, scores, judge, out=out, name=name, overrides=list(overrides))
-    if order is not None and model != "first" and judge is None:
-        raise DataError(
-            f"--order {order} is for a judge that sees answers in an order; a reward model sees one at a time"
-        )
+    check_order(order, model=model, judge=judge)
     # All benchmarks are read before anything is scored, so that a mistake costs no GPU time.
     for benchmark in opened:
-        _check_whole(benchmark, allow_partial=allow_partial)
-        _check_outputs(subject, benchmark, scores=scores, judge=judge)
+        check_readable(benchmark, subject, judge)
+        check_whole(benchmark, allow_partial=allow_partial)
+        check_writable(subject, benchmark, scores=scores, judge=judge)
     result: dict[str, Any] = {}
     evaluations: list[dict[str, Any]] = []
     with ExitStack() as stack:
-        evaluator = _Evaluator(subject, stack, scores, order, allow_partial, judge, devices)
+        evaluator = Evaluator(subject, stack, scores, order, allow_partial, judge, devices)
         for benchmark in opened:
             result[benchmark.name], facts = evaluator.evaluate(benchmark)
             evaluations.append(facts)
@@ -96,7 +94,7 @@ def evaluate(
 
 
 @dataclass
-class _Evaluator:
+class Evaluator:
     """Evaluates one subject on benchmarks, one after the other."""
 
     subject: Subject
@@ -127,6 +125,10 @@ class _Evaluator:
         facts = self._facts(benchmark, outcomes) | {"variants": variants}
         if self.judge is not None:
             facts |= {"cost": self.cost, "judge": self.judge.facts}
+        if self.subject.is_model:
+            facts["model_fingerprint"] = self.subject.fingerprint
+        if benchmark.unscored:
+            facts["unscored"] = benchmark.unscored
         if isinstance(benchmark, Pairs):
             facts["lost"] = dict(benchmark.lost)
         _make_folder(folder)
@@ -146,7 +148,6 @@ class _Evaluator:
         return _baseline_outcomes(self.subject.model, benchmark, order=self.order)
 
     def _model_outcomes(self, benchmark: Benchmark, *, journal: Path) -> dict[int, Outcome]:
-        _check_readable(benchmark)
         _make_folder(journal.parent)
         self.scorer = self.scorer or self.stack.enter_context(_opened(self.subject.model, self.devices))
         return score_items(
@@ -159,7 +160,6 @@ class _Evaluator:
         )
 
     def _judge_outcomes(self, judge: Judge, benchmark: Benchmark, *, journal: Path) -> dict[int, Outcome]:
-        _check_readable(benchmark)
         outcomes, self.cost = judge_items(
             judge,
             benchmark.items,
@@ -207,7 +207,7 @@ def _open(
     """Resolve the subject and the benchmarks, without reading a row."""
     if bool(benchmarks) == (data is not None):
         raise DataError("give either benchmarks or your own file of pairs (--data)")
-    overrides_by_benchmark = _by_benchmark(benchmarks, overrides) if benchmarks else {}
+    overrides_by_benchmark = assign_overrides(benchmarks, overrides) if benchmarks else {}
     if scores is not None and len(benchmarks) > 1:
         raise DataError(f"--scores holds the outcomes of one benchmark, and {len(benchmarks)} are named; give one")
     subject = find_subject(model, scores, judge, out=out, name=name)
@@ -218,8 +218,15 @@ def _open(
     return subject, opened
 
 
-def _by_benchmark(benchmarks: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str]]:
-    """Assign overrides to benchmarks by their prefix, `BENCHMARK.key=value`."""
+def assign_overrides(benchmarks: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Assign overrides to benchmarks by their prefix, `BENCHMARK.key=value`.
+
+    Raises:
+        DataError: a benchmark is named twice, or an override does not name one of several benchmarks.
+
+    >>> assign_overrides(["rm_bench", "judgebench"], ["rm_bench.data=rows.json"])
+    {'rm_bench': ['data=rows.json'], 'judgebench': []}
+    """
     if len(set(benchmarks)) < len(benchmarks):
         raise DataError(f"a benchmark is named twice: {', '.join(benchmarks)}")
     assigned: dict[str, list[str]] = {benchmark: [] for benchmark in benchmarks}
@@ -236,15 +243,37 @@ def _by_benchmark(benchmarks: Sequence[str], overrides: Sequence[str]) -> dict[s
     return assigned
 
 
-def _check_readable(benchmark: Benchmark) -> None:
-    if benchmark.judges_only:
+def check_order(order: AnswerOrder | None, *, model: str | None, judge: Judge | None) -> None:
+    """Check that only what sees responses in an order is given one.
+
+    Raises:
+        DataError: a reward model is.
+
+    >>> check_order("both", model="first", judge=None)
+    """
+    if order is not None and model != "first" and judge is None:
         raise DataError(
-            f"the answers of benchmark '{benchmark.name}' are images, which cannot be scored or compared here; "
-            "give the verdicts of a judge with --scores"
+            f"--order {order} is for a judge that sees answers in an order; a reward model sees one at a time"
         )
 
 
-def _check_whole(benchmark: Benchmark, *, allow_partial: bool) -> None:
+def check_readable(benchmark: Benchmark, subject: Subject, judge: Judge | None) -> None:
+    """Check that a model or a judge can read everything that the rows hold. Rules and files of outcomes need not.
+
+    Raises:
+        DataError: it cannot.
+
+    >>> from basereward.evaluation.benchmark import load_benchmark
+    >>> check_readable(load_benchmark("videorewardbench"), Subject("longer", "longer", Path("evaluations")), None)
+    """
+    if benchmark.unscored and (subject.is_model or judge is not None):
+        raise DataError(
+            f"benchmark '{benchmark.name}' has {benchmark.unscored}, which models and judges cannot read here yet; its "
+            "rows are read, and --scores FILE counts the outcomes of another program"
+        )
+
+
+def check_whole(benchmark: Benchmark, *, allow_partial: bool) -> None:
     """Read the rows, and check that they are the whole benchmark.
 
     Raises:
@@ -259,7 +288,7 @@ def _check_whole(benchmark: Benchmark, *, allow_partial: bool) -> None:
         )
 
 
-def _check_outputs(subject: Subject, benchmark: Benchmark, *, scores: str | None, judge: Judge | None) -> None:
+def check_writable(subject: Subject, benchmark: Benchmark, *, scores: str | None, judge: Judge | None) -> None:
     """Check that no output would overwrite an input or lie in the model; set aside what is no file in the place of one.
 
     Raises:

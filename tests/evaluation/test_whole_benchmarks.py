@@ -31,12 +31,20 @@ EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 FILES = sorted((EXPERIMENTS / "benchmarks").glob("*.yaml"))
 PAPERS = {  # numbers of items that the papers or dataset cards of the benchmarks give
     "vl_rewardbench": 1250,
+    "vl_rewardbench_1247": 1247,
     "mm_rlhf_rewardbench": 170,
     "multimodal_rewardbench": 4711,
     "multimodal_rewardbench_2": 1000,
     "multimodal_rewardbench_2_edit": 1000,
     "multimodal_rewardbench_2_interleaved": 1000,
     "multimodal_rewardbench_2_t2i": 1000,
+    "multimodal_rewardbench_2_pooled": 4000,
+    "mr2bench_image": 240,
+    "mr2bench_video": None,  # not published
+    "videorewardbench": 1563,
+    "omnirewardbench": 3725,
+    "omnirewardbench_text": 417 + 528,
+    "omnirewardbench_image": 509 + 229,
     "rewardbench": 2985,
     "rewardbench_prior_sets": 2985 + 6192 + 221 + 1741 + 9000,
     "rewardbench_2": 1865,

@@ -5,23 +5,30 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from basereward.data.readers import Table
 from basereward.data.readers.find import find_files, find_table
 from basereward.data.schema.messages import shown
 from basereward.data.schema.missing_columns import MappedColumns
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources.hub import find_images
-from basereward.errors import DataError, sentence
+from basereward.errors import DataError, RecipeError, sentence, unknown
 from basereward.evaluation.item_identity import items_fingerprint, pictures_fingerprint
 from basereward.evaluation.items import Item
 from basereward.evaluation.protocols import Protocol, check_protocol
 from basereward.evaluation.statistics.measures import Variant
 from basereward.recipe import make
 from basereward.recipe.schema import Node
+
+# What a layout may replace, and what a part may.
+LAYOUT_KEYS = ("files", "subset", "split", "columns", "images", "parts")
+PART_KEYS = ("files", "subset", "split")
+# The column that tells a protocol of which part a row is.
+PART = "part"
 
 
 class Annotated:
@@ -39,12 +46,22 @@ class Annotated:
         columns: the protocol's name of a column -> its name in the data set.
         images: zip or tar files in the data set, or a folder, that hold the images; null: paths start from the folder
             of a local data set.
+        parts: name of a part -> its `files`, `subset` and `split`, where they differ from those above. The rows of the
+            parts follow one another, and each has the name of its part in the column `part`. A `path` to one data file
+            holds all parts: its rows have this column themselves.
+        layouts: name of a layout -> the arguments that are different in it, for copies whose files differ.
+        layout: the layout of `path`; null: the arguments as they are above.
+        unscored: what the rows hold that models and judges cannot read here, such as images as answers; null: nothing.
+            Outcomes of other programs are counted all the same.
+        suite: the suite of `basereward eval --suite` that the benchmark belongs to; null: none.
+        headline: `variant/metric` that stands for the benchmark in the table of the suite; of several, the first one
+            that is counted.
         expected_items: the number of items of the whole benchmark in this version; null: unknown.
         expected_counts: label of the protocol -> its values -> the number of items that have each; null: some, in an
             unknown number.
 
     Raises:
-        RecipeError: the protocol lacks a required member.
+        RecipeError: the protocol lacks a required member, or a layout or a part is wrong.
 
     >>> benchmark = Annotated("mine", path="rows.jsonl", protocol={"_target_": "rm_bench"})
     >>> list(benchmark.variants)
@@ -64,25 +81,26 @@ class Annotated:
         split: str = "test",
         columns: Mapping[str, str] | None = None,
         images: str | list[str] | None = None,
+        parts: dict[str, dict[str, Any]] | None = None,
+        layouts: dict[str, dict[str, Any]] | None = None,
+        layout: str | None = None,
+        unscored: str | None = None,
+        suite: str | None = None,
+        headline: list[str] | None = None,
         expected_items: int | None = None,
         expected_counts: dict[str, dict[str, int | None]] | None = None,
     ) -> None:
-        self.name = name
-        self.version = version
-        self.expected_items = expected_items
-        self._expected_counts = expected_counts or {}
+        self.name, self.version, self.unscored = name, version, unscored
+        self.suite, self.headline = suite, tuple(headline or ())
+        self.expected_items, self._expected_counts = expected_items, expected_counts or {}
         self.protocol: Protocol = check_protocol(make(protocol, "protocols"))
-        self.store = find_images(path, images, revision=revision)
-        self._columns = dict(columns or {})
         self._node = protocol
-        self._path = path
-        self._files = list(files or ())
-        self._table = partial(find_table, path, files=files or (), subset=subset, revision=revision, split=split)
-
-    @property
-    def judges_only(self) -> bool:
-        """Whether the responses hold what a model that scores text cannot see."""
-        return bool(getattr(self.protocol, "judges_only", Protocol.judges_only))
+        changed = {"columns": columns, "images": images, "parts": parts, **_layout_arguments(layouts, layout)}
+        self._columns: dict[str, str] = dict(changed.pop("columns") or {})
+        self.store = find_images(path, changed.pop("images"), revision=revision)
+        parts = changed.pop("parts")
+        location = replace(_RowsPlace(path, files, subset, split, revision), **changed)
+        self._places = _places(location, parts)
 
     @property
     def variants(self) -> Mapping[str, Variant]:
@@ -96,23 +114,31 @@ class Annotated:
         Raises:
             DataError: the data set cannot be loaded, or a row is malformed; the message names it.
         """
-        table = self._table()
         items: list[Item] = []
         mapped = MappedColumns(set(self._columns.values()))
+        labels: list[str] = []
+        for part, place in self._places.items():
+            table = place.table()
+            labels.append(table.label)
+            self._read(table, part, items, mapped)
+        label = " and ".join(labels)
+        if not items:
+            raise DataError(f"{label} has no rows; benchmark '{self.name}' has nothing to count")
+        mapped.check(label)
+        # Known only now, when all rows are read.
+        prompt_items = Counter(item.prompt_id for item in items)
+        return [replace(item, prompt_items=prompt_items[item.prompt_id]) for item in items]
+
+    def _read(self, table: Table, part: str | None, items: list[Item], mapped: MappedColumns) -> None:
+        """Append the items of a table."""
         for _, number, raw in table.scan():
             try:
-                items.append(self._item(table.decode(raw), number=len(items), mapped=mapped))
+                items.append(self._item(table.decode(raw), part, number=len(items), mapped=mapped))
             except RowRejected as rejection:
                 raise DataError(
                     f"{table.where(number)}: {rejection.reason}: {sentence(rejection.detail)} "
                     f"A benchmark is never counted in part, so nothing of '{self.name}' is counted."
                 ) from rejection
-        if not items:
-            raise DataError(f"{table.label} has no rows; benchmark '{self.name}' has nothing to count")
-        mapped.check(table.label)
-        # Known only now, when all rows are read.
-        prompt_items = Counter(item.prompt_id for item in items)
-        return [replace(item, prompt_items=prompt_items[item.prompt_id]) for item in items]
 
     @cached_property
     def partial(self) -> str | None:
@@ -128,11 +154,9 @@ class Annotated:
     @property
     def inputs(self) -> list[Path]:
         """The local files and folders that are read; of a folder with `files`, these files only."""
-        rows = [Path(self._path)]
-        if rows[0].is_dir() and self._files:
-            rows = []
-            for pattern in self._files:
-                rows += find_files(self._path, pattern)
+        rows: list[Path] = []
+        for place in self._places.values():
+            rows += place.inputs()
         # A store without a folder of its own has the empty path, which exists as the working directory.
         images = [self.store.root] if self.store.root != Path() else []
         paths = [*rows, *map(Path, self.store.archives), *images]
@@ -157,12 +181,12 @@ class Annotated:
         content = (self.version, self._node, self.fingerprint["items"], pictures)
         return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def _item(self, row: object, *, number: int, mapped: MappedColumns) -> Item:
+    def _item(self, row: object, part: str | None, *, number: int, mapped: MappedColumns) -> Item:
         if not isinstance(row, Mapping):
             raise RowRejected("wrong_type", "the row is not an object with named columns.")
         mapped.see(row)
         renamed = {name: row.get(stored_name) for name, stored_name in self._columns.items()}
-        cells: dict[str, Any] = {**row, **renamed}
+        cells: dict[str, Any] = {**row, **renamed, **({} if part is None else {PART: part})}
         missing = [name for name in self.protocol.columns if cells.get(name) is None]
         if missing:
             raise self._missing_columns(missing, row)
@@ -183,6 +207,68 @@ class Annotated:
             f"If the data set has them under other names, map them: columns.{missing[0]}=...",
         ]
         return RowRejected("missing_column", " ".join(sentences))
+
+
+@dataclass(frozen=True)
+class _RowsPlace:
+    """Where rows are; the arguments of `Annotated` with the same names."""
+
+    path: str
+    files: list[str] | None
+    subset: str | None
+    split: str
+    revision: str | None
+
+    def table(self) -> Table:
+        files = self.files or ()
+        return find_table(self.path, files=files, subset=self.subset, revision=self.revision, split=self.split)
+
+    def inputs(self) -> list[Path]:
+        """The local files that are read; the folder, if they are not named."""
+        if not self.files or not Path(self.path).is_dir():
+            return [Path(self.path)]
+        found: list[Path] = []
+        for pattern in self.files:
+            found += find_files(self.path, pattern)
+        return found
+
+
+def _places(place: _RowsPlace, parts: Mapping[str, Mapping[str, Any]] | None) -> dict[str | None, _RowsPlace]:
+    """Where the rows of each part are; one place without a name if there are no parts.
+
+    Raises:
+        RecipeError: a part has an unknown key.
+    """
+    # The rows of a single file name their parts themselves.
+    if not parts or Path(place.path).is_file():
+        return {None: place}
+    places: dict[str | None, _RowsPlace] = {}
+    for name, arguments in parts.items():
+        _check_keys(arguments, PART_KEYS, where=f"parts.{name}")
+        places[name] = replace(place, **arguments)
+    return places
+
+
+def _layout_arguments(layouts: Mapping[str, Mapping[str, Any]] | None, name: str | None) -> dict[str, Any]:
+    """The arguments that a layout replaces; empty for the layout of the hub.
+
+    Raises:
+        RecipeError: there is no such layout, or one has an unknown key.
+    """
+    known = layouts or {}
+    for layout, arguments in known.items():
+        _check_keys(arguments, LAYOUT_KEYS, where=f"layouts.{layout}")
+    if name is None:
+        return {}
+    if name not in known:
+        raise RecipeError(f"layout: {unknown('layout', name, known)} Without one, the rows are read as on the hub")
+    return dict(known[name])
+
+
+def _check_keys(arguments: Mapping[str, Any], allowed: Sequence[str], *, where: str) -> None:
+    for key in arguments:
+        if key not in allowed:
+            raise RecipeError(f"{where}: {unknown('key', key, allowed)}")
 
 
 def _count_faults(label: str, expected: Mapping[str, int | None], actual: Mapping[str, int]) -> list[str]:

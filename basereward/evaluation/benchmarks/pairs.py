@@ -82,7 +82,7 @@ class Pairs:
     version = "1"
     expected_items: int | None = None
     partial: str | None = None
-    judges_only = False
+    unscored: str | None = None
 
     def __init__(
         self,

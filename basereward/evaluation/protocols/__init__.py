@@ -26,8 +26,8 @@ class Protocol(Contract):
     A class that derives from this one inherits the defaults of the optional members. Any other class may leave them
     out as well; `check_protocol` checks the required ones.
 
-    >>> Protocol.judges_only
-    False
+    >>> dict(Protocol.optional_columns)
+    {}
     """
 
     columns: tuple[str, ...]
@@ -38,9 +38,6 @@ class Protocol(Contract):
 
     missing_column_advice: ClassVar[Mapping[str, str]] = NO_COLUMNS
     """Required column -> what to do about rows that lack it."""
-
-    judges_only: bool = False
-    """Whether the responses hold what a model that scores text cannot see, such as images."""
 
     @property
     def variants(self) -> Mapping[str, Variant]:

@@ -10,7 +10,7 @@ from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
-from basereward.evaluation.items import Decision, Item, JudgedItem
+from basereward.evaluation.items import Decision, Item, JudgedItem, by_label
 from basereward.evaluation.protocols import Protocol
 from basereward.evaluation.protocols._rows import one_of, text
 from basereward.evaluation.statistics.measures import Measure, Measures, Variant
@@ -30,9 +30,8 @@ class MultimodalRewardBench2(Protocol):
     The variant `both_orders` pools the verdicts on all pairs in both orders; missing verdicts are not in the
     denominator. Scores do not depend on an order, so that every pair counts twice. The measure `text_only` is on the
     pairs whose responses have no images: only these show the quality of a model that reads no images in responses.
-
-    Args:
-        judges_only: the responses are images, so that a model that scores text has nothing to score.
+    Where rows name their task (`part`), there is a measure for each task, and `overall` pools all of them, as the
+    authors' script does: a task with more verdicts counts for more.
 
     >>> list(MultimodalRewardBench2().variants)
     ['both_orders']
@@ -46,10 +45,8 @@ class MultimodalRewardBench2(Protocol):
         "response_a_text": "with `response_a_images`, and the same of b",
         "response_a": "of the authors' files, in place of these two: with `response_content`; and `response_b`",
         "prompt_source": "the data set that the prompt is from",
+        "part": "the task",
     }
-
-    def __init__(self, *, judges_only: bool = False) -> None:
-        self.judges_only = judges_only
 
     @property
     def variants(self) -> Mapping[str, Variant]:
@@ -66,6 +63,11 @@ class MultimodalRewardBench2(Protocol):
         right = ANSWERS.index(one_of({**row, "chosen": str(row["chosen"]).upper()}, "chosen", ANSWERS))
         pictures = list(row.get("prompt_images") or [])
         drawn = any(row.get(f"response_{name}_images") for name in "ab")
+        labels = {"source": str(row.get("prompt_source") or ""), "answers": "with_images" if drawn else "text"}
+        prompt_id = str(row["pair_id"])
+        if row.get("part") is not None:
+            labels["task"] = str(row["part"])
+            prompt_id = f"{row['part']}/{prompt_id}"
         return Item(
             row=number,
             id=str(row["pair_id"]),
@@ -73,8 +75,8 @@ class MultimodalRewardBench2(Protocol):
             responses=(_answer(row, "a"), _answer(row, "b")),
             right=(right,),
             wrong=(1 - right,),
-            prompt_id=str(row["pair_id"]),
-            labels={"source": str(row.get("prompt_source") or ""), "answers": "with_images" if drawn else "text"},
+            prompt_id=prompt_id,
+            labels=labels,
             images=tuple(pictures),
         )
 
@@ -159,7 +161,10 @@ def _both_orders(judged: Sequence[JudgedItem]) -> Measures:
                 "counts both orders, so that an even number is needed (--order both)"
             )
     text_only = [judged_item for judged_item in judged if judged_item.item.labels["answers"] == "text"]
-    return {"overall": _pooled(judged), "text_only": _pooled(text_only)}
+    measures = {"overall": _pooled(judged), "text_only": _pooled(text_only)}
+    if all("task" in judged_item.item.labels for judged_item in judged):
+        measures |= {task: _pooled(members) for task, members in by_label(judged, "task").items()}
+    return measures
 
 
 def _pooled(judged: Sequence[JudgedItem]) -> Measure:

@@ -58,10 +58,10 @@ def opened(file: Path, folder: Path) -> Benchmark:
 
 
 def test_every_protocol_has_a_benchmark() -> None:
-    """The benchmarks use exactly the eight protocols that have test rows."""
+    """The benchmarks use exactly the eleven protocols that have test rows."""
     targets = {yaml.safe_load(file.read_text())["protocol"]["_target_"] for file in FILES}
     assert targets == set(ROWS)
-    assert len(ROWS) == 8
+    assert len(ROWS) == 11
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -91,7 +91,7 @@ def test_own_protocol_and_yaml_file_add_a_benchmark(tmp_path: Path, monkeypatch:
         benchmark = load_benchmark(str(file))
     judged = [JudgedItem(item, Outcome(scores=(1.0, 0.0))) for item in benchmark.items]
     assert benchmark.variants["plain"](judged)["overall"].value == 1.0
-    assert not benchmark.judges_only
+    assert benchmark.unscored is None
     write_jsonl(tmp_path / "rows.jsonl", [{"question": "2 + 2?", "good": "4"}])
     with trusting(), pytest.raises(DataError, match="bad"):
         _ = load_benchmark(str(file)).items
@@ -175,6 +175,7 @@ def test_interval_contains_the_value_of_random_scores(file: Path, tmp_path: Path
             assert not math.isnan(measure.numerator), (name, metric)
 
 
+FILE_OF = {"mr2bench": "mr2bench_image"}  # protocols without a benchmark of their name
 BAD = [
     pytest.param("multimodal_rewardbench", {"Category": "vqaa"}, "vqaa.*did you mean 'vqa'", id="category"),
     pytest.param("multimodal_rewardbench", {"Better": "A"}, "Allowed: Output1, Output2", id="better"),
@@ -193,6 +194,15 @@ BAD = [
     pytest.param("judgebench", {"source": "gsm8k"}, "gsm8k", id="source"),
     pytest.param("multimodal_rewardbench_2", {"chosen": "tie"}, "unknown chosen 'TIE'", id="chosen"),
     pytest.param("multimodal_rewardbench_2", {"response_b_text": ""}, "both empty", id="empty_answer"),
+    pytest.param("mr2bench", {"rankings": [1, 2, 3]}, "3 ranks for 4", id="three_ranks"),
+    pytest.param("mr2bench", {"rankings": [2, 2, 2, 2]}, "the rank 2", id="all_ranks_equal"),
+    pytest.param("mr2bench", {"rankings": [1, 2, 3, "4"]}, "whole numbers", id="rank_as_text"),
+    pytest.param("mr2bench", {"responses": ["a", "b"]}, "4 are needed", id="two_answers"),
+    pytest.param("videorewardbench", {"category": "perception"}, "protocol.categories", id="video_category"),
+    pytest.param("omnirewardbench", {"criteria_preference": "both"}, "Allowed: response1", id="preference"),
+    pytest.param("omnirewardbench", {"part": "text_to_txt"}, "did you mean .text_to_text", id="task"),
+    pytest.param("omnirewardbench", {"part": None}, "protocol.task=text_to_text", id="no_task"),
+    pytest.param("omnirewardbench", {"part": "text_to_image", "response1": 3}, "a path", id="no_path"),
 ]
 
 
@@ -201,5 +211,5 @@ def test_invalid_row_is_refused(name: str, changed: dict[str, object], message: 
     """The message has the file, the line and the fault, and no items are returned."""
     write_jsonl(tmp_path / "rows.jsonl", [ROWS[name][0], {**ROWS[name][0], **changed}])
     with pytest.raises(DataError, match=message) as caught:
-        _ = load_benchmark(name, overrides=[f"data={tmp_path / 'rows.jsonl'}"]).items
+        _ = load_benchmark(FILE_OF.get(name, name), overrides=[f"data={tmp_path / 'rows.jsonl'}"]).items
     assert "rows.jsonl:2" in str(caught.value)

@@ -10,7 +10,7 @@ import pytest
 
 from basereward.errors import DataError
 from basereward.evaluation.benchmark import Benchmark, load_benchmark
-from basereward.evaluation.benchmark_columns import columns_table
+from basereward.evaluation.benchmark_columns import columns_table, layouts_table
 from tests.fixtures.published.benchmarks.benchmark_rows import multimodal_rewardbench, rewardbench, rm_bench
 from tests.fixtures.published.writing import write_jsonl
 
@@ -37,9 +37,10 @@ def refused(benchmark: Benchmark) -> str:
 
 
 def test_documentation_lists_the_columns_of_every_benchmark() -> None:
-    """docs/benchmarks.md has the table that the code generates."""
+    """docs/benchmarks.md has the tables of columns and of layouts that the code generates."""
     assert columns_table() in (ROOT / "docs" / "benchmarks.md").read_text()
     assert columns_table().count("`vl_rewardbench`") == 1
+    assert layouts_table() in (ROOT / "docs" / "benchmarks.md").read_text()
 
 
 @pytest.mark.parametrize("text", ["", " \n", None])
