@@ -8,22 +8,37 @@ from dataclasses import dataclass
 # The variant of a value whose table does not state how it was computed.
 UNKNOWN = "unknown"
 SCHEMES = ("official", "r1_reward", "unifiedreward")
+VL_METRICS = ("general", "hallucination", "reasoning", "overall", "macro")
 MM_RLHF = ("mcq", "long", "short", "safety", "video")
+# The tasks of Multimodal RewardBench 2 that have a benchmark of their own beside that of its task `reasoning`.
+MMRB2, MMRB2_TASKS = "multimodal_rewardbench_2", ("t2i", "edit", "interleaved")
+VIDEO_CATEGORIES = ("long_perception", "short_perception", "knowledge", "reasoning", "safety")
+OMNI_TASKS = (
+    *("text_to_text", "text_image_to_text", "text_video_to_text", "text_audio_to_text"),
+    *("text_to_image", "text_image_to_image", "text_to_video", "text_to_audio", "text_to_3D"),
+)
 
 VARIANTS: Mapping[str, tuple[str, ...]] = {
     "vl_rewardbench": (*SCHEMES, *(f"{scheme}_dedupe_by_id" for scheme in SCHEMES)),
+    "vl_rewardbench_1247": SCHEMES,
     "mm_rlhf_rewardbench": ("published",),
     "multimodal_rewardbench": ("micro", "seven_column_mean"),
     "rewardbench": ("four_sections", "with_prior_sets"),
     "rewardbench_2": ("published",),
     "rm_bench": ("domain_mean", "row_pooled"),
     "judgebench": ("both_orders", "one_order"),
-    "multimodal_rewardbench_2": ("both_orders",),
+    **dict.fromkeys((MMRB2, *(f"{MMRB2}_{task}" for task in MMRB2_TASKS), f"{MMRB2}_pooled"), ("both_orders",)),
+    **dict.fromkeys(("mr2bench_image", "mr2bench_video"), ("best_of_four",)),
+    # `yojo` is counted as `micro` is. It is a variant of its own because the models as YOJO ran them differ from the
+    # same models in the benchmark's paper by up to 42 points. No evaluation of ours is of this variant.
+    "videorewardbench": ("micro", "yojo"),
+    "omnirewardbench": ("with_ties", "without_ties"),
     # Not a benchmark of its own: means of columns of the same table.
-    "mean_of_benchmarks": ("two_columns", "three_columns", "four_columns"),
+    "mean_of_benchmarks": ("two_columns", "three_columns", "four_columns", "six_columns"),
 }
 METRICS: Mapping[str, tuple[str, ...]] = {
-    "vl_rewardbench": ("general", "hallucination", "reasoning", "overall", "macro"),
+    "vl_rewardbench": VL_METRICS,
+    "vl_rewardbench_1247": VL_METRICS,
     "mm_rlhf_rewardbench": ("acc", "acc_plus", *MM_RLHF, *(f"{category}_plus" for category in MM_RLHF)),
     "multimodal_rewardbench": (
         *("overall", "correctness", "preference", "knowledge"),
@@ -33,7 +48,12 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "rewardbench_2": ("overall", "factuality", "precise_if", "math", "safety", "focus", "ties"),
     "rm_bench": ("overall", "easy", "normal", "hard", "chat", "code", "math", "safety"),
     "judgebench": ("overall", "knowledge", "reasoning", "math", "coding"),
-    "multimodal_rewardbench_2": ("overall", "t2i", "edit", "interleaved", "reasoning"),
+    MMRB2: ("overall", "text_only"),
+    **{f"{MMRB2}_{task}": ("overall",) for task in MMRB2_TASKS},
+    f"{MMRB2}_pooled": ("overall", *MMRB2_TASKS, "reasoning"),
+    **dict.fromkeys(("mr2bench_image", "mr2bench_video"), ("overall",)),
+    "videorewardbench": ("overall", "macro", *VIDEO_CATEGORIES),
+    "omnirewardbench": ("overall", *OMNI_TASKS),
     "mean_of_benchmarks": ("overall", "multimodal", "text"),
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from basereward.errors import DataError
+from basereward.evaluation.benchmark import load_benchmark
 from basereward.evaluation.published.published import PublishedValue, every_value, published
 from basereward.evaluation.published.published_file import read_table
 from basereward.evaluation.published.published_value import UNKNOWN
@@ -216,6 +217,83 @@ def test_average_over_benchmarks_is_the_mean_of_its_columns(file: str, average: 
         assert len(column_values) == columns
         assert mean.value == pytest.approx(sum(column_values) / columns, abs=0.000501), mean.model
         assert mean.variant == {2: "two_columns", 3: "three_columns", 4: "four_columns"}[columns]
+
+
+VIDEO_SIZES = {"long_perception": 283, "short_perception": 413, "knowledge": 238, "reasoning": 278, "safety": 351}
+
+
+def test_videorewardbench_overall_is_over_all_pairs(shipped: list[PublishedValue]) -> None:
+    """In all 18 rows the counts of the five categories add up to the count of the printed overall value."""
+    values = find(shipped, benchmark="videorewardbench", variant="micro")
+    models = dict.fromkeys(value.model for value in values)
+    assert len(models) == 18
+    for model in models:
+        row = {value.metric: value.count for value in find(values, model=model)}
+        assert {name: (row[name] or (0, 0))[1] for name in VIDEO_SIZES} == VIDEO_SIZES
+        assert (row["overall"] or (0, 0))[0] == sum((row[name] or (0, 0))[0] for name in VIDEO_SIZES), model
+
+
+def test_one_model_has_values_of_two_protocols(shipped: list[PublishedValue]) -> None:
+    """VideoRewardBench in its own paper and as YOJO ran it: two variants, and none of both is in the other's list."""
+    for model, percents in {"R1-Reward": (39.0, 61.2), "Skywork-VL-Reward": (60.5, 62.9)}.items():
+        values = [
+            one(shipped, benchmark="videorewardbench", variant=variant, metric="overall", model=model)
+            for variant in ("micro", "yojo")
+        ]
+        assert tuple(value.printed for value in values) == percents
+        assert len({value.paper for value in values}) == 2
+    papers = {value.paper for value in published("videorewardbench", "micro", folder=FOLDER)}
+    assert not [paper for paper in papers if "YOJO" in paper]
+
+
+def test_average_of_yojo_is_the_mean_of_its_six_columns() -> None:
+    """This holds for all sixteen rows, to the printed decimal."""
+    values = read_table(FOLDER / "yojo.yaml")
+    means = find(values, benchmark="mean_of_benchmarks")
+    assert len(means) == 16
+    for mean in means:
+        columns = [value.value for value in find(values, model=mean.model) if value != mean]
+        assert len(columns) == 6
+        assert mean.value == pytest.approx(sum(columns) / 6, abs=0.001001), mean.model
+
+
+def test_mmrb2_average_is_not_beside_its_reasoning_task(shipped: list[PublishedValue]) -> None:
+    """The average of the four tasks belongs to the pooled benchmark, and each task to its own."""
+    row = {value.benchmark: value.printed for value in find(shipped, model="GPT-5", variant="both_orders")}
+    name = "multimodal_rewardbench_2"
+    assert row[name] == 70.2
+    assert row[f"{name}_pooled"] == 72.2
+    assert row[f"{name}_t2i"] == 70.5
+
+
+def test_omnirewardbench_overall_is_the_mean_of_the_tasks(shipped: list[PublishedValue]) -> None:
+    """Of all nine in one row; the others are means of the seven tasks that they can read, and have no known variant."""
+    values = find(shipped, benchmark="omnirewardbench")
+    for model in dict.fromkeys(value.model for value in values):
+        row = find(values, model=model)
+        tasks = [value.value for value in row if value.variant == "with_ties" and value.metric != "overall"]
+        (overall,) = [value for value in row if value.metric == "overall" and value.variant != "without_ties"]
+        assert overall.value == pytest.approx(sum(tasks) / len(tasks), abs=0.5e-4), model
+        assert overall.variant == ("with_ties" if len(tasks) == 9 else UNKNOWN)
+
+
+def test_revision_of_1247_pairs_is_a_benchmark_of_its_own(shipped: list[PublishedValue]) -> None:
+    """The categories of JEV-27B-VL add up to 1,247, and no value over 1,247 pairs is filed under the 1,250."""
+    row = {value.metric: value.count or (0, 0) for value in find(shipped, model="JEV-27B-VL")}
+    categories = [row[name] for name in ("general", "hallucination", "reasoning")]
+    assert tuple(map(sum, zip(*categories, strict=True))) == row["overall"] == (976, 1247)
+    values = [value for value in shipped if value.benchmark == "vl_rewardbench"]
+    assert not [value for value in values if value.count is not None and value.count[1] == 1247]
+    assert not [value for value in values if value.model.startswith(("JEV", "DT2IT"))]
+
+
+def test_variants_are_those_of_the_protocols(shipped: list[PublishedValue], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every other variant is in the list of those that no evaluation of ours has."""
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(FOLDER.parent))
+    for benchmark in sorted({value.benchmark for value in shipped} - {"mean_of_benchmarks"}):
+        variants = {value.variant for value in shipped if value.benchmark == benchmark}
+        of_others = {"yojo"} if benchmark == "videorewardbench" else set()
+        assert variants - of_others - {UNKNOWN} <= set(load_benchmark(benchmark).variants), benchmark
 
 
 def test_unknown_variant_has_a_note(shipped: list[PublishedValue]) -> None:
