@@ -14,8 +14,8 @@ COMMANDS = (
     "--help", "--version", "trian", "train basereward --profle tiny", "ls heads", "ls runs", "completion bash",
     "check basereward", "data basereward", "audit basereward", "train basereward", "sweep head_depth", "resume RUN",
     "score RUN rows.jsonl", "score RUN rows.jsonl --on ray", "serve RUN", "export RUN --out exported",
-    "import published --out model", "eval RUN --benchmark rm_bench", "ensemble RUN OTHER", "report head_depth",
-    "look digits", "annotate digits --model m --endpoint local --out out.jsonl",
+    "import published --out model", "eval RUN --benchmark rm_bench", "eval RUN --suite all", "ensemble RUN OTHER",
+    "report head_depth", "look digits", "annotate digits --model m --endpoint local --out out.jsonl",
     "convert pairs.jsonl --out out.jsonl", "schema",
 )  # fmt: skip
 """Command lines, with a typing error in two of them."""

@@ -88,6 +88,7 @@ def python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["sweep", "head_depth", "optimizer.lrr=1"], 2),
         (["sweep", "head_depth", "--only", "head=9*"], 2),
         (["score", "model"], 2),
+        (["eval", "longer", "--suite", "multimodl"], 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -102,10 +103,15 @@ def test_every_command_is_tested() -> None:
     assert set(COMMANDS) == {*ARGUMENTS, *IMMEDIATE}
 
 
-@pytest.mark.parametrize("command", ARGUMENTS)
-def test_first_line_comes_before_the_heavy_imports(command: str) -> None:
+VARIED = [*ARGUMENTS.items(), ("eval", ["RUN", "--suite", "multimodal"])]
+"""Commands with arguments, and options that take the place of what the first line names."""
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"), [pytest.param(*case, id=" ".join([case[0], *case[1]])) for case in VARIED]
+)
+def test_first_line_comes_before_the_heavy_imports(command: str, arguments: list[str]) -> None:
     """The line names the command and what it works on."""
-    arguments = ARGUMENTS[command]
     completed = python(STOPPED, command, *arguments)
     printed = completed.stdout or completed.stderr
     first = printed.splitlines()[0]

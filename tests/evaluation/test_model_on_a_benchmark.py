@@ -19,11 +19,15 @@ import torch
 from basereward import load, load_recipe
 from basereward.cli import main
 from basereward.errors import DataError
+from basereward.evaluation import run_benchmark
 from basereward.evaluation.benchmark import load_benchmark
 from basereward.evaluation.scoring import bundles, score_items
+from basereward.evaluation.suite import evaluate_suite
 from basereward.runs.run_folder import find
 from basereward.training.fit import train
 from tests.helpers.benchmark_rows import ANY_SIZE, small_benchmark
+from tests.helpers.forked_program import ForkedProgram
+from tests.helpers.suites import pictures_benchmark
 from tests.helpers.support import SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -266,3 +270,84 @@ def test_partial_measures_have_their_own_metric_names(here: Path, capsys: pytest
     shutil.rmtree("in_part")
     assert main(["eval", *arguments]) == 0
     assert (points("eval"), points("eval_partial")) == (whole, partial + 1)
+
+
+@pytest.fixture
+def suite(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write a suite of two benchmarks that the model can read and one with videos."""
+    own = here / "own"
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(own))
+    if not own.exists():
+        pictures_benchmark(own, "first", here / "suite_1", rows=9)
+        pictures_benchmark(own, "second", here / "suite_2", rows=12)
+        pictures_benchmark(own, "videos", here / "suite_3", rows=3, unscored="videos in prompts")
+    return own
+
+
+KILLED = """
+kill_at(Moment("basereward.evaluation.run_benchmark:write_evaluation", call=2))
+from basereward.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_killed_suite_resumes(here: Path, suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After a SIGKILL between the scores of the second benchmark and its evaluation, the next call reads the first
+    evaluation and the scores of the second, and gives the measures of single evaluations."""
+    run = (here / "run").read_text()
+    process = ForkedProgram("tests.helpers.killed_process", KILLED, "eval", run, "--suite", "mine", "--out", "suite")
+    process.stdin.write("\n")
+    process.stdin.flush()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    finished = here / "suite" / "first" / "evaluation.json"
+    assert finished.exists()
+    assert not (here / "suite" / "second" / "evaluation.json").exists()
+    written_ns = finished.stat().st_mtime_ns
+    journal = here / "suite" / "second" / "partial.jsonl"
+    head, *lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    # Scores that differ from newly computed ones.
+    marked = [{**line, "scores": [1000.0 + score for score in line["scores"]]} for line in lines]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in [head, *marked]))
+    assert main(["eval", run, "--suite", "mine", "--out", "suite", "--json"]) == 0
+    resumed = json.loads(capsys.readouterr().out)
+    assert finished.stat().st_mtime_ns == written_ns
+    rows = [json.loads(line) for line in (here / "suite" / "second" / "scores.jsonl").read_text().splitlines()]
+    assert all(score > 500 for row in rows for score in row["scores"])
+    assert "videos in prompts" in resumed["suite"]["absent"]["videos"]
+    for name in ("first", "second"):
+        assert main(["eval", run, "--benchmark", name, "--out", "single", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)[name] == resumed[name]
+
+
+def test_finished_suite_is_read_unless_something_changed(
+    here: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second call loads no model and gives the same table. A changed row is scored again."""
+    run = (here / "run").read_text()
+    first = evaluate_suite(run, "mine", out="finished")
+
+    def refuse(*arguments: Any) -> Any:
+        raise AssertionError("the model is loaded")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_benchmark, "_opened", refuse)
+        assert evaluate_suite(run, "mine", out="finished") == first
+        file = here / "suite_1" / "rows.json"
+        content = file.read_text()
+        file.write_text(content.replace("How many", "What number"))
+        with pytest.raises(AssertionError, match="loaded"):
+            evaluate_suite(run, "mine", out="finished")
+        file.write_text(content)
+
+
+def test_benchmark_with_videos_is_refused_for_a_model(
+    here: Path, suite: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message says what cannot be read and how outcomes are counted; a rule is measured all the same."""
+    assert main(["eval", (here / "run").read_text(), "--benchmark", "videos"]) == 2
+    message = capsys.readouterr().err
+    assert "videos in prompts" in message
+    assert "--scores" in message
+    assert main(["eval", "longer", "--benchmark", "videos"]) == 0
+    assert "videos in prompts" in capsys.readouterr().out

@@ -15,10 +15,12 @@ from basereward.cli.options import (
     check_choice,
     parse_devices,
 )
+from basereward.cli.suite_text import format_interval, format_suite
 from basereward.cli.tables import format_lost, format_percent, format_table
 from basereward.errors import DataError
 from basereward.evaluation.outcome import BASELINES, ORDERS
 from basereward.io.progress import phase
+from basereward.recipe.suites import suite_names
 
 MAX_VOTES = 15
 """As `open_judge` allows."""
@@ -79,6 +81,12 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         help="name in experiments/benchmarks/, or path to a YAML file; repeat the option for several benchmarks",
     )
     parser.add_argument(
+        "--suite",
+        metavar="NAME",
+        help="all benchmarks of a suite, in one table with macro averages: multimodal, text or all, or a suite that "
+        "benchmarks of your own name",
+    )
+    parser.add_argument(
         "--data", metavar="FILE", help="your own pairs instead of a benchmark: a file, a folder, a pattern or a hub id"
     )
     parser.add_argument(
@@ -92,7 +100,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """Checks combinations of options, and moves an override that was parsed as the model.
 
     Raises:
-        UsageError: not exactly one of `--benchmark` and `--data`, an unknown order or device, or half of a judge.
+        UsageError: not exactly one of `--benchmark`, `--suite` and `--data`, an unknown suite, order or device, or
+            half of a judge.
         DataError: a number of the judge is out of its range.
 
     >>> parser = argparse.ArgumentParser()
@@ -105,17 +114,28 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.model is not None and "=" in arguments.model:
         arguments.overrides.insert(0, arguments.model)
         arguments.model = None
-    if bool(arguments.benchmark) == (arguments.data is not None):
-        raise UsageError(
-            "give --benchmark with the name of a benchmark (`basereward ls benchmarks` lists them), or --data with "
-            "your own file of pairs"
-        )
+    _check_benchmarks(arguments)
     check_choice("order", arguments.order, ORDERS)
     parse_devices(arguments.devices)
     if (arguments.endpoint is None) != (arguments.judge is None):
         raise UsageError("a judge needs both options: --endpoint for its address and --judge for its name there")
     if arguments.judge is not None:
         _check_judge(arguments)
+
+
+def _check_benchmarks(arguments: argparse.Namespace) -> None:
+    """Checks that exactly one of the benchmarks, a suite and pairs is given."""
+    given = [bool(arguments.benchmark), arguments.suite is not None, arguments.data is not None]
+    if sum(given) != 1:
+        raise UsageError(
+            "give --benchmark with the name of a benchmark (`basereward ls benchmarks` lists them), --suite with the "
+            "name of a suite, or --data with your own file of pairs"
+        )
+    if arguments.suite is None:
+        return
+    check_choice("suite", arguments.suite, suite_names())
+    if arguments.scores is not None:
+        raise UsageError("--scores holds the outcomes of one benchmark; give --benchmark in place of --suite")
 
 
 def _check_judge(arguments: argparse.Namespace) -> None:
@@ -133,23 +153,17 @@ def _check_judge(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Measures on every benchmark."""
+    options = {name: getattr(arguments, name) for name in ("out", "name", "order", "allow_partial", "overrides")}
+    options["devices"] = parse_devices(arguments.devices)
     with phase(LOADING_LIBRARIES):
         from basereward.evaluation.run_benchmark import evaluate
+        from basereward.evaluation.suite import evaluate_suite
 
-    result = evaluate(
-        arguments.model,
-        arguments.benchmark,
-        data=arguments.data,
-        scores=arguments.scores,
-        out=arguments.out,
-        name=arguments.name,
-        order=arguments.order,
-        allow_partial=arguments.allow_partial,
-        judge=_open_judge(arguments),
-        devices=parse_devices(arguments.devices),
-        overrides=arguments.overrides,
-    )
-    return result, SUCCESS
+    options["judge"] = _open_judge(arguments)
+    if arguments.suite is not None:
+        return evaluate_suite(arguments.model, arguments.suite, **options), SUCCESS
+    data, scores = arguments.data, arguments.scores
+    return evaluate(arguments.model, arguments.benchmark, data=data, scores=scores, **options), SUCCESS
 
 
 def _open_judge(arguments: argparse.Namespace) -> Any:
@@ -174,12 +188,16 @@ def _open_judge(arguments: argparse.Namespace) -> Any:
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
-    """For every benchmark a table for each protocol variant: value, counts, 95 % interval, and baselines."""
+    """For every benchmark a table for each protocol variant: value, counts, 95 % interval, and baselines.
+
+    A suite has one table with a line for each benchmark.
+    """
+    if "suite" in result:
+        yield from _format_suite(result)
+        return
     for evaluation in result["evaluations"]:
         yield from _format_head(evaluation)
-        # The size of the published benchmark is unknown for pairs of the user's own.
-        expected = evaluation.get("expected") or evaluation["items"]
-        part = f" ({evaluation['scored']} of {expected} items)" if evaluation.get("partial") else ""
+        part = _format_part(evaluation)
         if part:
             yield (
                 f"PARTIAL: {evaluation['partial']}. Published values are of the whole benchmark and cannot be compared."
@@ -188,6 +206,26 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
             yield ""
             yield from _format_variant(f"{variant}{part}", metrics)
         yield from ("", f"written to {evaluation['out']}")
+
+
+def _format_suite(result: Mapping[str, Any]) -> Iterator[str]:
+    suite, evaluations = result["suite"], result["evaluations"]
+    yield f"suite {suite['name']}, {evaluations[0]['name']}: {len(suite['rows'])} benchmarks"
+    for evaluation in evaluations:
+        if part := _format_part(evaluation):
+            yield f"PARTIAL: {evaluation['benchmark']}{part}: {evaluation['partial']}"
+    yield ""
+    yield from format_suite(suite)
+    yield from ("", f"written to {suite['out']}")
+
+
+def _format_part(evaluation: Mapping[str, Any]) -> str:
+    """What follows the name of a partial evaluation."""
+    if not evaluation.get("partial"):
+        return ""
+    # The size of the published benchmark is unknown for pairs of the user's own.
+    expected = evaluation.get("expected") or evaluation["items"]
+    return f" ({evaluation['scored']} of {expected} items)"
 
 
 def _format_head(evaluation: Mapping[str, Any]) -> Iterator[str]:
@@ -200,6 +238,8 @@ def _format_head(evaluation: Mapping[str, Any]) -> Iterator[str]:
         yield template.format(**cost)
     yield "{benchmark}, {name}: {scored} of {items} items, {kind}".format(**evaluation) + votes + order
     yield from format_lost(evaluation.get("lost", {}))
+    if evaluation.get("unscored"):
+        yield f"its rows have {evaluation['unscored']}, which models and judges cannot read here yet"
 
 
 def _format_variant(title: str, metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -217,11 +257,10 @@ def _format_variant(title: str, metrics: Mapping[str, Mapping[str, Any]]) -> Ite
 
 def _metric_columns(metric: Mapping[str, Any]) -> tuple[str, ...]:
     numerator, denominator = (f"{metric[name]:.6g}" for name in ("numerator", "denominator"))
-    interval = f"{format_percent(metric['low'])}-{format_percent(metric['high'])}" if metric["interval"] else "-"
     return (
         format_percent(metric["value"]),
         f"{numerator}/{denominator}",
-        interval,
+        format_interval(metric),
         f"{metric['ties']}",
         f"{metric['undecided']}",
     )
@@ -229,9 +268,10 @@ def _metric_columns(metric: Mapping[str, Any]) -> tuple[str, ...]:
 
 COMMAND = Command(
     summary="measure a model, a judge, or a file of scores on benchmarks",
-    activity="eval: reading {benchmark}{data}",
+    activity="eval: reading {benchmark}{suite}{data}",
     examples=(
         "basereward eval runs/my_run/model --benchmark vl_rewardbench",
+        "basereward eval runs/my_run/model --suite multimodal vl_rewardbench.data=rows.json",
         "basereward eval --judge my-model --endpoint http://localhost:8000/v1 --data pairs.jsonl --order both",
     ),
     add_arguments=add_arguments,
