@@ -27,6 +27,7 @@ from basereward.evaluation.statistics.measures import Z_95
 from basereward.evaluation.subject import Subject, check_names, find_subject
 from basereward.io.files import write_state
 from basereward.io.limits import read_json
+from basereward.io.progress import track
 from basereward.recipe.suites import ALL, SuiteMember, suite_members
 
 AbsentBenchmarks = dict[str, str]
@@ -110,7 +111,7 @@ def _open(
         absent: gets the benchmarks that cannot be measured.
     """
     opened: list[Benchmark] = []
-    for name, overrides in assigned.items():
+    for name, overrides in track(assigned.items(), "reading the rows", unit="benchmarks", total=len(assigned)):
         # A wrong key, and a path of the user's that does not exist, are mistakes and no missing files.
         benchmark = load_benchmark(name, overrides=overrides)
         check_names([benchmark], subject)

@@ -142,7 +142,9 @@ def _from_hub(path: str, pattern: str, *, revision: str | None) -> list[Path]:
         names = [pattern] if literal else HfApi().list_repo_files(path, repo_type="dataset", revision=revision)
         matching = _matching(sorted(names), pattern, path)
         return [Path(hf_hub_download(path, name, repo_type="dataset", revision=revision)) for name in matching]
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    # Its bases are OSError and the errors of the HTTP library, of which those of a machine without a network are no
+    # OSError.
+    except (*HfHubHTTPError.__bases__, HFValidationError) as error:
         raise DataError(
             f"'{path}' is not a folder on this machine, and {pattern} cannot be downloaded from the hub: "
             f"{sentence(error)} Set `path` to a local folder with the same files."

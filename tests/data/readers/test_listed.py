@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
+from basereward.data.readers.find import find_table
 from basereward.data.readers.listed import find_listed
 from basereward.errors import DataError
 from tests.helpers.support import write_rows
@@ -66,3 +68,15 @@ def test_invalid_listing_is_an_error(entries: Any, message: str, tmp_path: Path)
     """The error names the invalid entry."""
     with pytest.raises(DataError, match=message):
         find_listed(write_list(tmp_path, entries), "meta.json")
+
+
+@pytest.mark.parametrize("kind", HfHubHTTPError.__bases__)
+def test_pattern_of_files_on_the_hub_without_a_network(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the library of the hub or its HTTP library raises is an error that names the data set and the pattern."""
+
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise kind("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", fail)
+    with pytest.raises(DataError, match=r"'owner/set'.*\*\.json.*Name or service not known"):
+        find_table("owner/set", files=["*.json"])
