@@ -122,15 +122,7 @@ class Evaluator:
         if not judged:
             raise DataError(f"no row of benchmark '{benchmark.name}' could be scored; there is nothing to count")
         variants = measured(benchmark.variants, judged)
-        facts = self._facts(benchmark, outcomes) | {"variants": variants}
-        if self.judge is not None:
-            facts |= {"cost": self.cost, "judge": self.judge.facts}
-        if self.subject.is_model:
-            facts["model_fingerprint"] = self.subject.fingerprint
-        if benchmark.unscored:
-            facts["unscored"] = benchmark.unscored
-        if isinstance(benchmark, Pairs):
-            facts["lost"] = dict(benchmark.lost)
+        facts = self._facts(benchmark, outcomes) | {"variants": variants} | self._further_facts(benchmark)
         _make_folder(folder)
         # Outcomes of other programs are often counted where the images are not.
         write_evaluation(folder, facts, judged, images=benchmark.store if self.subject.is_model else None)
@@ -191,6 +183,19 @@ class Evaluator:
             "fingerprint": dict(benchmark.fingerprint),
             "run_id": self.subject.run.run_id if self.subject.run else None,
         }
+
+    def _further_facts(self, benchmark: Benchmark) -> dict[str, Any]:
+        """Facts that only some evaluations have."""
+        facts: dict[str, Any] = {}
+        if self.judge is not None:
+            facts |= {"cost": self.cost, "judge": self.judge.facts}
+        if self.subject.is_model:
+            facts["model_fingerprint"] = self.subject.fingerprint
+        if benchmark.unscored:
+            facts["unscored"] = benchmark.unscored
+        if isinstance(benchmark, Pairs):
+            facts["lost"] = dict(benchmark.lost)
+        return facts
 
 
 def _open(

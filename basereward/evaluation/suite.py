@@ -26,7 +26,7 @@ from basereward.evaluation.run_benchmark import (
 from basereward.evaluation.statistics.measures import Z_95
 from basereward.evaluation.subject import Subject, check_names, find_subject
 from basereward.io.files import write_state
-from basereward.io.limits import read_json
+from basereward.io.limits import read_json_object
 from basereward.io.progress import track
 from basereward.recipe.suites import ALL, SuiteMember, suite_members
 
@@ -71,18 +71,9 @@ def evaluate_suite(
     absent: AbsentBenchmarks = {}
     assigned = assign_overrides([member.benchmark for member in members], list(overrides))
     opened = _open(assigned, subject, judge, allow_partial=allow_partial, absent=absent)
-    result: dict[str, Any] = {}
-    evaluations: list[dict[str, Any]] = []
     with ExitStack() as stack:
         evaluator = Evaluator(subject, stack, None, order, allow_partial, judge, devices)
-        for benchmark in opened:
-            try:
-                result[benchmark.name], facts = _finished(evaluator, benchmark) or evaluator.evaluate(benchmark)
-            except DataError as error:
-                absent[benchmark.name] = str(error)
-                continue
-            (subject.folder / benchmark.name / JOURNAL).unlink(missing_ok=True)
-            evaluations.append(facts)
+        result, evaluations = _measure(evaluator, opened, absent)
     table = _table(suite, members, result, absent)
     if not table["rows"]:
         reasons = "\n  ".join(f"{benchmark}: {reason}" for benchmark, reason in absent.items())
@@ -137,6 +128,28 @@ def _fault(benchmark: Benchmark, subject: Subject, judge: Judge | None, *, allow
     return None
 
 
+def _measure(
+    evaluator: Evaluator, opened: Sequence[Benchmark], absent: AbsentBenchmarks
+) -> tuple[dict[str, CountedVariants], list[dict[str, Any]]]:
+    """Evaluate the benchmarks, one after the other.
+
+    Returns:
+        The measures by benchmark, and the facts of the evaluations.
+    """
+    result: dict[str, CountedVariants] = {}
+    evaluations: list[dict[str, Any]] = []
+    for benchmark in opened:
+        try:
+            result[benchmark.name], facts = _finished(evaluator, benchmark) or evaluator.evaluate(benchmark)
+        except DataError as error:
+            # What is scored already stays in the journal.
+            absent[benchmark.name] = str(error)
+            continue
+        (evaluator.subject.folder / benchmark.name / JOURNAL).unlink(missing_ok=True)
+        evaluations.append(facts)
+    return result, evaluations
+
+
 def _finished(evaluator: Evaluator, benchmark: Benchmark) -> tuple[CountedVariants, dict[str, Any]] | None:
     """The measures and facts of an evaluation of an earlier call; None if there is none of the same model and items."""
     subject, judge = evaluator.subject, evaluator.judge
@@ -145,7 +158,7 @@ def _finished(evaluator: Evaluator, benchmark: Benchmark) -> tuple[CountedVarian
         return None
     folder = subject.folder / benchmark.name
     try:
-        stored = read_json(folder / "evaluation.json")
+        stored = read_json_object(folder / "evaluation.json")
     except DataError:
         return None
     wanted = {
@@ -156,7 +169,7 @@ def _finished(evaluator: Evaluator, benchmark: Benchmark) -> tuple[CountedVarian
         "items": len(benchmark.items),
         "scored": len(benchmark.items),
     }
-    if not isinstance(stored, dict) or any(stored.get(key) != value for key, value in wanted.items()):
+    if any(stored.get(key) != value for key, value in wanted.items()):
         return None
     returned = {key: stored[key] for key in RETURNED if key in stored}
     return stored["variants"], {"benchmark": benchmark.name, "out": str(folder), **returned}
@@ -212,12 +225,12 @@ def average(suite: str, members: Sequence[SuiteMember], rows: Sequence[Mapping[s
     (0.5, ['a v/m'], ['b'])
     """
     counted = [row for row in rows if row["suite"] == suite]
-    of = [f"{row['benchmark']} {row['variant']}/{row['metric']}" for row in counted]
-    measured = {row["benchmark"] for row in counted}
     expected = [member.benchmark for member in members if member.suite == suite]
-    missing = [benchmark for benchmark in expected if benchmark not in measured]
-    part = f"; {len(missing)} of its {len(expected)} benchmarks are not measured" if missing else ""
-    definition = f"unweighted mean of {', '.join(of) or 'nothing'}{part}"
+    missing = sorted(set(expected) - {row["benchmark"] for row in counted})
+    of = [f"{row['benchmark']} {row['variant']}/{row['metric']}" for row in counted]
+    definition = f"unweighted mean of {', '.join(of) or 'nothing'}"
+    if missing:
+        definition += f"; {len(missing)} of its {len(expected)} benchmarks are not measured"
     return {"name": suite, **_mean(counted), "of": of, "missing": missing, "definition": definition}
 
 

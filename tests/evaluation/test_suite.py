@@ -13,6 +13,7 @@ from basereward.errors import RecipeError
 from basereward.evaluation.benchmark import load_benchmark
 from basereward.evaluation.suite import average, average_of_suites, evaluate_suite
 from basereward.recipe.suites import ALL, SuiteMember, suite_members, suite_names
+from tests.helpers.chat_servers import serving
 from tests.helpers.suites import pictures_benchmark, stored, text_benchmark, write_benchmark
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -107,6 +108,33 @@ def test_interval_of_the_average() -> None:
     assert (mean["value"], mean["low"], mean["high"]) == pytest.approx((0.7, 0.675, 0.725))
     assert average("text", members, [rows[0], {**rows[1], "low": None}])["low"] is None
     assert average("other", members, rows)["value"] is None
+
+
+def test_suite_of_a_judge(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each evaluation is that of a single call. A second call asks nothing again, unless the judge is asked in another
+    way; benchmarks that a judge cannot read are listed."""
+    write_benchmark(
+        here / "own",
+        "videos",
+        path=str(here / "texts" / "rows.jsonl"),
+        protocol={"_target_": "rewardbench"},
+        headline=["subsets/overall"],
+        unscored="videos in prompts",
+    )
+    with serving(lambda body, number: "<answer>1</answer>") as server:
+        options = ["--judge", "m", "--endpoint", server.url, "--order", "both"]
+        suite = evaluated(capsys, *options, "--suite", "mine", "--out", "suite")
+        asked = len(server.asked)
+        again = evaluated(capsys, *options, "--suite", "mine", "--out", "suite")
+        assert len(server.asked) == asked == 2 * (12 + 5)
+        assert again["suite"] == suite["suite"]
+        for name in ("pictures", "texts"):
+            assert evaluated(capsys, *options, "--benchmark", name, "--out", "single")[name] == suite[name]
+        asked = len(server.asked)
+        options[-1] = "fixed"
+        evaluated(capsys, *options, "--suite", "mine", "--out", "suite")
+        assert len(server.asked) == asked + 12 + 5
+    assert "videos in prompts" in suite["suite"]["absent"]["videos"]
 
 
 def test_suites_have_the_same_weight_in_all() -> None:

@@ -6,6 +6,7 @@ import fnmatch
 import glob
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import cast
 
 from basereward.data.readers import Table
 from basereward.data.readers.arrow import ArrowTable, is_saved
@@ -136,15 +137,15 @@ def _from_hub(path: str, pattern: str, *, revision: str | None) -> list[Path]:
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    # The bases are OSError and that of all errors of the HTTP library, as of a machine without a network.
+    hub_errors = cast("tuple[type[Exception], ...]", (*HfHubHTTPError.__bases__, HFValidationError))
     try:
         # Listing a repository takes a request, which a plain name does not need.
         literal = not any(mark in pattern for mark in "*?[")
         names = [pattern] if literal else HfApi().list_repo_files(path, repo_type="dataset", revision=revision)
         matching = _matching(sorted(names), pattern, path)
         return [Path(hf_hub_download(path, name, repo_type="dataset", revision=revision)) for name in matching]
-    # Its bases are OSError and the errors of the HTTP library, of which those of a machine without a network are no
-    # OSError.
-    except (*HfHubHTTPError.__bases__, HFValidationError) as error:
+    except hub_errors as error:
         raise DataError(
             f"'{path}' is not a folder on this machine, and {pattern} cannot be downloaded from the hub: "
             f"{sentence(error)} Set `path` to a local folder with the same files."
