@@ -58,6 +58,8 @@ ARGUMENTS = {
     "import": ["published", "--out", "model"],
     "eval": ["RUN", "--benchmark", "rm_bench"],
     "annotate": ["digits", "--model", "m", "--endpoint", "local", "--out", "out.jsonl"],
+    "select": ["digits", "--judges", "longer", "--out", "selection"],
+    "verify": ["selection"],
     "ensemble": ["RUN", "OTHER"],
     "report": ["head_depth"],
     "look": ["digits"],

@@ -145,24 +145,27 @@ def parse_devices(text: str | None) -> Sequence[str] | int:
     return names
 
 
-def add_judge_arguments(parser: argparse.ArgumentParser, *, temperature: float) -> None:
+def add_judge_arguments(parser: argparse.ArgumentParser, *, temperature: float | None, endpoint: bool = True) -> None:
     """Adds the options of a judge model, which `eval` and `annotate` ask for verdicts.
 
     Args:
         parser: the parser of the command.
         temperature: the default of `--temperature`. Evaluation is greedy; annotation samples, because a second attempt
-            at temperature 0 would repeat the first.
+            at temperature 0 would repeat the first. None: it depends on the number of votes.
+        endpoint: whether there is one judge, whose address is an option.
 
     >>> parser = argparse.ArgumentParser()
     >>> add_judge_arguments(parser, temperature=0.0)
     >>> parser.parse_args(["--endpoint", "vllm"]).max_tokens
     2048
     """
-    parser.add_argument(
-        "--endpoint",
-        metavar="URL",
-        help="where the judge runs: the address of a server, or `local` (transformers) or `vllm` in this process",
-    )
+    if endpoint:
+        parser.add_argument(
+            "--endpoint",
+            metavar="URL",
+            help="where the judge runs: the address of a server, or `local` (transformers) or `vllm` in this process",
+        )
+    shown = "1 for several votes, 0 for one" if temperature is None else f"{temperature:g}"
     # The order of these calls is the order of the options in the help.
     _add_prompt_arguments(parser)
     parser.add_argument(
@@ -170,7 +173,7 @@ def add_judge_arguments(parser: argparse.ArgumentParser, *, temperature: float) 
         metavar="T",
         type=float,
         default=temperature,
-        help=f"sampling temperature of the judge; 0 is greedy (default: {temperature:g})",
+        help=f"sampling temperature of the judge; 0 is greedy (default: {shown})",
     )
     parser.add_argument(
         "--max-tokens",

@@ -14,6 +14,7 @@ from basereward.evaluation.statistics.measures import Variant
 from basereward.io.limits import pipe_fault
 from basereward.recipe import make, names
 from basereward.recipe.fragment import load_fragment, load_pairs
+from basereward.recipe.schema import Node
 
 DATA = "data="
 
@@ -79,6 +80,8 @@ def load_benchmark(name: str, *, overrides: Iterable[str] = ()) -> Benchmark:
         overrides: `key=value` for arguments of the benchmark. `data=PATH` reads a local file or folder in place of the
             published data set.
 
+    A relative `path` in a YAML file that is given by its path may also start from the folder of that file.
+
     Raises:
         RecipeError: there is no such benchmark, or its arguments are wrong.
         DataError: there is nothing at PATH.
@@ -90,8 +93,17 @@ def load_benchmark(name: str, *, overrides: Iterable[str] = ()) -> Benchmark:
     for override in overrides:
         changes += _local_data(override.removeprefix(DATA)) if override.startswith(DATA) else [override]
     stem, node = load_fragment(name, "benchmarks", overrides=changes)
-    benchmark: Benchmark = make(node, "benchmarks", stem)
+    benchmark: Benchmark = make(_beside(name, node), "benchmarks", stem)
     return benchmark
+
+
+def _beside(name: str, node: Node) -> Node:
+    """The node with the rows that lie beside its YAML file, where the working folder has none of that name."""
+    path = node.get("path")
+    if not name.endswith((".yaml", ".yml")) or not isinstance(path, str) or Path(path).exists():
+        return node
+    beside = Path(name).parent / path
+    return {**node, "path": str(beside)} if beside.exists() else node
 
 
 def open_pairs(path: str, *, overrides: Iterable[str] = ()) -> Benchmark:

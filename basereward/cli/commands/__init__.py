@@ -20,6 +20,7 @@ from basereward.cli.commands import (
     train,
 )
 from basereward.cli.commands.authoring import completion, new, schema
+from basereward.cli.commands.construction import select, verify
 from basereward.cli.commands.serving import export, import_published, serve
 
 # In the order of `basereward --help`: write a recipe, look before training, train, use, and then the lists.
@@ -37,6 +38,8 @@ COMMANDS: dict[str, Command] = {
     "import": import_published.COMMAND,
     "eval": eval.COMMAND,
     "annotate": annotate.COMMAND,
+    "select": select.COMMAND,
+    "verify": verify.COMMAND,
     "ensemble": ensemble.COMMAND,
     "report": report.COMMAND,
     "look": look.COMMAND,

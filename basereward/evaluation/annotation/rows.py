@@ -80,7 +80,7 @@ def pair_row(pair: Pair, folder: Path) -> dict[str, Any]:
     group = pair.group
     row: dict[str, Any] = {
         "id": pair.id,
-        "prompt": [_message(turn) for turn in group.prompt],
+        "prompt": [message_of(turn) for turn in group.prompt],
         "responses": [group.responses[index] for index in pair.shown],
         "preferences": [[0, 1] if pair.winner_first else [1, 0]],
         "verdict": pair.verdict,
@@ -90,7 +90,13 @@ def pair_row(pair: Pair, folder: Path) -> dict[str, Any]:
     return row
 
 
-def _message(turn: Turn) -> dict[str, Any]:
+def message_of(turn: Turn) -> dict[str, Any]:
+    """A turn as a message, in which `{"type": "image"}` is the place of the next image.
+
+    >>> from basereward.data.schema.group import IMAGE, Part
+    >>> message_of(Turn("user", (IMAGE, Part("What is it?"))))["content"][0]
+    {'type': 'image'}
+    """
     content: list[dict[str, Any]] = []
     for part in turn.parts:
         content.append({"type": "image"} if part.is_image else {"type": "text", "text": part.text})

@@ -148,7 +148,7 @@ class Annotated:
             faults.append(f"items: {self.expected_items:,} expected, {len(self.items):,} found")
         for label, expected in self._expected_counts.items():
             actual = Counter(item.labels.get(label, "") for item in self.items)
-            faults += _count_faults(label, expected, actual)
+            faults += count_faults(label, expected, actual)
         return "; ".join(faults) or None
 
     @property
@@ -271,8 +271,17 @@ def _check_keys(arguments: Mapping[str, Any], allowed: Sequence[str], *, where: 
             raise RecipeError(f"{where}: {unknown('key', key, allowed)}")
 
 
-def _count_faults(label: str, expected: Mapping[str, int | None], actual: Mapping[str, int]) -> list[str]:
-    """The values of a label that another number of items has than expected."""
+def count_faults(label: str, expected: Mapping[str, int | None], actual: Mapping[str, int]) -> list[str]:
+    """The values of a label that another number of items has than expected, in words.
+
+    Args:
+        label: of the items.
+        expected: the number of items of each value; None: some.
+        actual: the number of items of each value.
+
+    >>> count_faults("source", {"a": 2, "b": None}, {"a": 1, "b": 5})
+    ['source a: 2 expected, 1 found']
+    """
     faults = []
     for value in dict.fromkeys([*expected, *actual]):
         wanted, number = expected.get(value, 0), actual.get(value, 0)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from basereward.data.formats.row_reader import RowReader
 from basereward.data.images.image_store import ImageStore
@@ -83,6 +83,8 @@ class Pairs:
     expected_items: int | None = None
     partial: str | None = None
     unscored: str | None = None
+    known_columns: ClassVar[tuple[str, ...]] = ()
+    """Columns that are not reported as not read."""
 
     def __init__(
         self,
@@ -182,14 +184,19 @@ class Pairs:
         # Without a usable row, the faults of the rows say more.
         if used:
             mapped.check(self._path)
+        self._log_columns()
+
+    def _log_columns(self) -> None:
+        """Log how the rows were read, and which of their columns were not."""
         report = self._reader.report
         if report.formats:
             logger.info("%s: read as %s", self._path, ", ".join(report.formats))
-        if report.unread:
-            logger.warning("%s: columns that are not read: %s", self._path, shown_names(report.unread))
+        unread = [name for name in report.unread if name not in self.known_columns]
+        if unread:
+            logger.warning("%s: columns that are not read: %s", self._path, shown_names(unread))
 
     def _items(self, pairs: Sequence[_PairRow]) -> list[Item]:
-        column = self._category([pair.row for pair in pairs])
+        labels = self._labels([pair.row for pair in pairs])
         prompts = [_prompt_key(pair.group) for pair in pairs]
         prompt_items = Counter(prompts)
         items: list[Item] = []
@@ -203,12 +210,17 @@ class Pairs:
                     right=(0,),
                     wrong=(1,),
                     prompt_id=prompt,
-                    labels={column: str(pair.row.get(column))} if column else {},
+                    labels=labels[number],
                     images=pair.images,
                     prompt_items=prompt_items[prompt],
                 )
             )
         return items
+
+    def _labels(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+        """The labels of the item of each row."""
+        column = self._category(rows)
+        return [{column: str(row.get(column))} if column else {} for row in rows]
 
     def _category(self, rows: Sequence[Mapping[str, Any]]) -> str | None:
         """The column whose values are counted separately; None if there is none.

@@ -21,6 +21,7 @@ from basereward.evaluation.statistics.measures import (
     mean_accuracy,
     per_vote,
 )
+from basereward.evaluation.statistics.votes import accuracy_over_votes
 
 CATEGORIES = ("general", "hallucination", "reasoning")
 REASONING = ("mathverse", "mmmu")
@@ -60,7 +61,7 @@ class VLRewardBench(Protocol):
 
     @property
     def variants(self) -> Mapping[str, Variant]:
-        """One per scheme, with and without duplicates; `per_vote` and `length_controlled`."""
+        """One per scheme, with and without duplicates; `over_votes`, `per_vote` and `length_controlled`."""
         by_scheme: dict[str, Variant] = {name: partial(_measures, scheme=name) for name in SCHEMES}
         deduped: dict[str, Variant] = {
             f"{name}_dedupe_by_id": _on_first_rows(variant) for name, variant in by_scheme.items()
@@ -68,6 +69,7 @@ class VLRewardBench(Protocol):
         return {
             **by_scheme,
             **deduped,
+            "over_votes": _over_votes,
             "per_vote": lambda judged: {"overall": per_vote(judged)},
             "length_controlled": lambda judged: {"overall": length_controlled(judged)},
         }
@@ -137,11 +139,21 @@ def category(item: Item, *, scheme: str) -> str:
     return "hallucination" if source in SCHEMES[scheme] else "general"
 
 
+def _by_category(judged: Sequence[JudgedItem], scheme: str) -> dict[str, list[JudgedItem]]:
+    members: dict[str, list[JudgedItem]] = {name: [] for name in CATEGORIES}
+    for judged_item in judged:
+        members[category(judged_item.item, scheme=scheme)].append(judged_item)
+    return members
+
+
+def _over_votes(judged: Sequence[JudgedItem]) -> Measures:
+    """Accuracy by number of votes, as the analysis of the paper: `overall` and the mean of the official categories."""
+    return accuracy_over_votes(judged, categories=_by_category(judged, "official"))
+
+
 def _measures(judged: Sequence[JudgedItem], *, scheme: str) -> Measures:
     undecided = UNDECIDED[scheme]
-    by_category: dict[str, list[JudgedItem]] = {name: [] for name in CATEGORIES}
-    for judged_item in judged:
-        by_category[category(judged_item.item, scheme=scheme)].append(judged_item)
+    by_category = _by_category(judged, scheme)
     measures = {
         "overall": accuracy(judged, undecided=undecided),
         "macro": mean_accuracy(by_category, undecided=undecided),

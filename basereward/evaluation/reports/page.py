@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -21,12 +22,18 @@ ASSETS = "assets"
 
 
 def render_data_page(
-    name: str, data: Mapping[str, Any], *, title: str, styles: Sequence[str] = (), has_files: bool = False
+    name: str,
+    data: Mapping[str, Any],
+    *,
+    title: str,
+    styles: Sequence[str] = (),
+    has_files: bool = False,
+    has_server: bool = False,
 ) -> str:
     """Render a page whose script builds the content from data.
 
     The data are embedded as JSON and the script inserts them as text nodes. The content security policy of the page
-    admits only its own script and style, by their hashes, and no network request.
+    admits only its own script and style, by their hashes, and no network request except to a server of the page.
 
     Args:
         name: the page: `NAME.html`, `NAME.css` and `NAME.js` in `assets`.
@@ -34,6 +41,7 @@ def render_data_page(
         title: text of the `<title>` element.
         styles: further style sheets, applied after `common.css` and before that of the page.
         has_files: whether the page loads scripts and pictures beside it.
+        has_server: whether the page is served, and loads pictures and data from its server.
 
     Returns:
         The whole HTML document.
@@ -44,7 +52,8 @@ def render_data_page(
     """
     script = "".join(_asset(f"{part}.js") for part in ("page", "tables", name))
     body = _asset(f"{name}.html") + _fill("script.html", {"data": as_json(data), "script": script})
-    return _document(name, body, title=title, styles=styles, script=script, has_files=has_files)
+    policy = _Policy(has_files=has_files, has_server=has_server)
+    return _document(name, body, title=title, styles=styles, script=script, policy=policy)
 
 
 def render_static_page(name: str, parts: Mapping[str, Markup], *, title: str, styles: Sequence[str] = ()) -> str:
@@ -80,23 +89,39 @@ def as_json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _document(name: str, body: str, *, title: str, styles: Sequence[str], script: str, has_files: bool = False) -> str:
+@dataclass(frozen=True)
+class _Policy:
+    """What a page may load, beside its own script and style; see `render_data_page`."""
+
+    has_files: bool = False
+    has_server: bool = False
+
+    def header(self, *, style: str, script: str) -> str:
+        """The content security policy."""
+        # `file:` for a page that was opened as a file, which has no origin that 'self' could mean in every browser.
+        beside = " 'self' file:" if self.has_files else ""
+        served = " 'self'" if self.has_server else ""
+        connect = " connect-src 'self';" if self.has_server else ""
+        sources = f"style-src {_csp_hash(style)}; script-src {_csp_hash(script)}{beside}"
+        images = f"img-src data:{beside}{served};{connect}"
+        return f"default-src 'none'; {images} {sources}; base-uri 'none'; form-action 'none'"
+
+
+NOTHING_ELSE = _Policy()
+
+
+def _document(
+    name: str, body: str, *, title: str, styles: Sequence[str], script: str, policy: _Policy = NOTHING_ELSE
+) -> str:
     # The page's own style comes last, because rules of equal specificity override those before them.
     style = "".join(_asset(f"{sheet}.css") for sheet in ("common", *styles, name))
-    policy = _content_security_policy(style=style, script=script, has_files=has_files)
-    return _fill("page.html", {"policy": policy, "title": escape(title), "style": style, "body": body})
+    header = policy.header(style=style, script=script)
+    return _fill("page.html", {"policy": header, "title": escape(title), "style": style, "body": body})
 
 
 def _fill(asset: str, values: Mapping[str, str]) -> str:
     # One pass over the template: a `{{word}}` inside a value is data, and stays as it is.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _asset(asset))
-
-
-def _content_security_policy(*, style: str, script: str, has_files: bool) -> str:
-    # `file:` for a page that was opened as a file, which has no origin that 'self' could mean in every browser.
-    beside = " 'self' file:" if has_files else ""
-    sources = f"style-src {_csp_hash(style)}; script-src {_csp_hash(script)}{beside}"
-    return f"default-src 'none'; img-src data:{beside}; {sources}; base-uri 'none'; form-action 'none'"
 
 
 def _csp_hash(text: str) -> str:
