@@ -12,7 +12,14 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
-PRELOADED = ["basereward.sweeps.sweep", "basereward.metrics.figures", "mlflow", "tests.helpers.forked_program"]
+PRELOADED = [
+    "basereward.sweeps.sweep",
+    "basereward.metrics.figures",
+    "basereward.evaluation.construction.select",
+    "basereward.evaluation.construction.publish",
+    "mlflow",
+    "tests.helpers.forked_program",
+]
 
 
 def fork_context() -> Any:

@@ -31,8 +31,8 @@ def test_accuracy_is_the_mean_over_all_choices_of_votes() -> None:
 
 
 def test_independent_votes_follow_the_binomial_majority() -> None:
-    """Votes that are right with chance 0.6: the accuracy of k votes is P(Binomial(k, 0.6) > k / 2), from 0.6 to 0.733 at
-    9 votes, and each is within the interval of 1,500 items."""
+    """Votes that are right with chance 0.6: the accuracy of k votes is P(Binomial(k, 0.6) > k / 2), from 0.6 to 0.733
+    at 9 votes, and each is within the interval of 1,500 items."""
     rng = random.Random(0)
     items = [judged([0 if rng.random() < 0.6 else 1 for _ in range(9)], row) for row in range(1500)]
     measures = accuracy_over_votes(items)
