@@ -79,7 +79,7 @@ def write_measures(
     measures = {
         name: {metric: measure.as_dict() | {"baselines": {}} for metric, measure in variant(judged).items()}
         for name, variant in variants.items()
-        if name not in ("per_vote", "length_controlled")
+        if name not in ("over_votes", "per_vote", "length_controlled")
     }
     write_evaluation(folder, head | {"run_id": run.run_id, "variants": measures}, judged)
     return folder

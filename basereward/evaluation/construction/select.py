@@ -338,7 +338,9 @@ def _judge_facts(name: str, items: Sequence[Item], outcomes: Outcomes) -> dict[s
     judged = [JudgedItem(item, outcomes[item.row]) for item in items if item.row in outcomes]
     decisions = Counter(entry.decision.value for entry in judged)
     unread = sum((entry.outcome.votes or ()).count(None) for entry in judged)
-    over_votes = {measure: found.as_dict() for measure, found in accuracy_over_votes(judged).items()}
+    over_votes = {
+        measure: found.as_dict() for measure, found in accuracy_over_votes(judged).items() if found.denominator
+    }
     return {
         "name": name,
         "pairs": len(judged),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
 from basereward.evaluation.items import Decision, JudgedItem
-from basereward.evaluation.statistics.measures import Measures
+from basereward.evaluation.statistics.measures import Measure, Measures, accuracy
 from basereward.evaluation.statistics.shares import Added, CountedPart, share, weighted
 
 RESAMPLES = 2000
@@ -35,19 +35,20 @@ def accuracy_over_votes(
         categories: the same items by category; adds `macro`, the mean of the accuracies of the categories.
 
     Returns:
-        `votes=k`, and with categories `macro, votes=k`, for every odd k up to the smallest number of votes of an item;
-        nothing for outcomes that are no votes, or fewer than 3.
+        `overall`, of the majority of all votes; `votes=k`, and with categories `macro, votes=k`, for every odd k up to
+        the smallest number of votes of an item. Outcomes that are no votes, or fewer than 3, give a measure without a
+        denominator.
 
     >>> from basereward.evaluation.items import Item, Outcome
     >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
     >>> measures = accuracy_over_votes([JudgedItem(item, Outcome(votes=(0, 0, 1)))])
     >>> {name: round(measure.value, 3) for name, measure in measures.items()}
-    {'votes=1': 0.667, 'votes=3': 1.0}
+    {'overall': 1.0, 'votes=1': 0.667, 'votes=3': 1.0}
     """
     most = min((len(judged_item.outcome.votes or ()) for judged_item in judged), default=0)
     if most < MIN_VOTES:
-        return {}
-    measures: Measures = {}
+        return {"overall": Measure(0, 0)}
+    measures = {"overall": accuracy(judged)}
     for votes in range(1, most + 1, 2):
         measures[f"votes={votes}"] = share(right_of_votes(judged, votes=votes))
         if categories is not None:

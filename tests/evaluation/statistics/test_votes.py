@@ -25,7 +25,8 @@ def test_accuracy_is_the_mean_over_all_choices_of_votes() -> None:
     choices = list(itertools.combinations(votes, 3))
     expected = sum(choice.count(0) > 1.5 for choice in choices) / len(choices)
     measures = accuracy_over_votes([judged(votes)])
-    assert list(measures) == ["votes=1", "votes=3", "votes=5"]
+    assert list(measures) == ["overall", "votes=1", "votes=3", "votes=5"]
+    assert measures["overall"].value == 1.0
     assert measures["votes=3"].value == pytest.approx(expected)
     assert (measures["votes=1"].value, measures["votes=5"].value) == (pytest.approx(0.6), 1.0)
 
@@ -53,10 +54,11 @@ def test_macro_is_the_mean_over_categories() -> None:
 
 
 def test_outcomes_without_several_votes_are_not_counted() -> None:
-    """Scores and two votes give nothing."""
+    """Scores and two votes give a measure without a denominator, which `eval` leaves out."""
     item = judged((0, 0)).item
-    assert accuracy_over_votes([JudgedItem(item, Outcome(scores=(1.0, 0.0)))]) == {}
-    assert accuracy_over_votes([judged((0, 0))]) == {}
+    for outcome in (Outcome(scores=(1.0, 0.0)), Outcome(votes=(0, 0))):
+        measures = accuracy_over_votes([JudgedItem(item, outcome)])
+        assert [measure.denominator for measure in measures.values()] == [0]
 
 
 def test_difference_counts_decided_items() -> None:
