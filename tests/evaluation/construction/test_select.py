@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections import Counter
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -264,3 +267,48 @@ def test_commands_print_their_results(
     assert main(["eval", "shorter", "--benchmark", "hard/hard.yaml", "--json"]) == 0
     measure = json.loads(capsys.readouterr().out)["hard"]["by_tag"]["tag: counting"]
     assert (measure["numerator"], measure["denominator"]) == (6, 6)
+
+
+def test_votes_of_a_judge_on_a_published_benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A served judge gives five votes on each of 20 pairs of two sources, most of them right, and some without a
+    verdict. The accuracies by number of votes, by source and by tag are those of its votes, and the report has them."""
+    monkeypatch.chdir(tmp_path)
+    for source in ("one", "two"):
+        write_rows(tmp_path / f"{source}.jsonl", [pair(f"{source}-{n}", "yes", f"no, not {n}") for n in range(10)])
+    select(["one.jsonl", "two.jsonl"], judges=["longer"], out="selection", rule=SelectionRule(control=0))
+    with Verification(Path("selection"), PlanChanges(overlap=0.0)) as verification:
+        tags = {name: ["counting"] if name < "two" else ["counting", "other"] for name in verification.rows}
+        people = {"ann": lambda name, label: (label, False, tags[name])}
+        annotate_all(verification, people, dict.fromkeys(verification.rows, "right"))
+    publish("selection", out="hard")
+
+    def reply(body: dict[str, Any], number: int) -> str:
+        text = words(body)
+        digest = hashlib.sha256(f"{text} {body['seed']}".encode()).digest()
+        right = 1 if re.search(r"Answer 1: yes", text) else 2
+        return "?" if digest[0] < 16 else f"<answer>{right if digest[0] < 180 else 3 - right}</answer>"
+
+    with serving(reply) as server:
+        command = ["eval", "--judge", "judge", "--endpoint", server.url, "--benchmark", "hard/hard.yaml", "--json"]
+        assert main([*command, "--votes", "5", "--temperature", "1"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    measures, folder = result["hard"], result["evaluations"][0]["out"]
+    items = [json.loads(line) for line in (Path(folder) / "items.jsonl").read_text().splitlines()]
+    right = [item["votes"].count(item["right"][0]) for item in items]
+    assert sum(item["votes"].count(None) for item in items) > 0
+    assert measures["over_votes"]["votes=1"]["value"] == pytest.approx(sum(right) / 100)
+    assert measures["over_votes"]["votes=3"]["value"] == pytest.approx(
+        sum(comb(n, 2) * (5 - n) + comb(n, 3) for n in right) / (20 * comb(5, 3))
+    )
+    assert measures["over_votes"]["votes=5"]["numerator"] == sum(n >= 3 for n in right)
+    by_source = [sum(n >= 3 for n in right[start : start + 10]) for start in (0, 10)]
+    assert [measures["pairs"][f"source: {name}"]["numerator"] for name in ("one", "two")] == by_source
+    assert measures["over_votes"]["macro, votes=5"]["value"] == pytest.approx(sum(by_source) / 20)
+    assert measures["by_tag"]["tag: counting"]["denominator"] == 20
+    assert measures["by_tag"]["tag: other"]["numerator"] == by_source[1]
+    assert main(["report", folder, "--out", "page.html"]) == 0
+    page = Path("page.html").read_text()
+    assert "votes=3" in page
+    assert "tag: other" in page
