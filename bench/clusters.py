@@ -48,6 +48,8 @@ class SimulatedCluster:
     """
 
     spans_machines = True
+    runs_here = False
+    gpu_memory = None
     retries = 1000
 
     def __init__(self, *, gpus: int, failure_h: float, seed: int = 0) -> None:

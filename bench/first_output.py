@@ -12,7 +12,8 @@ import time
 
 COMMANDS = (
     "--help", "--version", "trian", "train basereward --profle tiny", "ls heads", "ls runs", "completion bash",
-    "check basereward", "data basereward", "audit basereward", "train basereward", "sweep head_depth", "resume RUN",
+    "check basereward", "data basereward", "audit basereward", "train basereward", "sweep head_depth",
+    "sweep head_depth --status", "sweep head_depth --on ray", "audit basereward --on ray", "resume RUN",
     "score RUN rows.jsonl", "score RUN rows.jsonl --on ray", "serve RUN", "export RUN --out exported",
     "import published --out model", "eval RUN --benchmark rm_bench", "eval RUN --suite all", "ensemble RUN OTHER",
     "report head_depth", "look digits", "annotate digits --model m --endpoint local --out out.jsonl",

@@ -46,6 +46,8 @@ class MadeTraining:
     """
 
     spans_machines = True
+    runs_here = False
+    gpu_memory = None
     retries = 0
 
     def __init__(self, log: Path, *, dies: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -105,6 +106,17 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ready_store(own_folders: None, empty_store: Path) -> None:
     """Give the test a store that has MLflow's tables already."""
     shutil.copy(empty_store, os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///"))
+
+
+@pytest.fixture(scope="module")
+def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start a Ray cluster with two CPUs for the tests of a module, and return its address."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("needs the extra ray")
+    from tests.helpers.ray_servers import running_ray
+
+    with running_ray(cpus=2, log=tmp_path_factory.mktemp("ray") / "log") as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

@@ -205,7 +205,9 @@ from basereward.sweeps.launcher import CellJob, Resources
 
 class InThisProcess:
     retries = 0
+    runs_here = True
     spans_machines = False
+    gpu_memory = None
 
     def prepare(self, needed: Sequence[Resources]) -> None: ...
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 import os
 import socket
@@ -18,6 +20,10 @@ CONNECT_TIMEOUT_S = 10.0
 START_ATTEMPTS = 3
 """A busy machine may miss Ray's own limit of 30 s; at the next attempt the files of Ray are in the memory."""
 AUTO = "auto"
+ADDRESS_VARIABLE = "RAY_ADDRESS"
+"""Environment variable of Ray with the address of the cluster that a job runs on."""
+AUTH_MODE = "RAY_AUTH_MODE"
+"""Environment variable of Ray: `token`: every request needs a token; `disabled`: none does."""
 # As Ray names them.
 CPU, GPU, MEMORY = "CPU", "GPU", "memory"
 CHECK_ADDRESS = "Give --address HOST:PORT as `ray start --head` prints it, or leave it out to use this machine alone"
@@ -29,6 +35,7 @@ class RayCluster:
     Args:
         ray: the module, connected.
         address: of the cluster; None: it was started for this process, and ends with it.
+        auth_mode: value of `AUTH_MODE` before; None: it was not set.
 
     Attributes:
         ray: the module `ray`, so that only this package imports it.
@@ -41,10 +48,11 @@ class RayCluster:
             cluster.ray.get(square.remote(3))
     """
 
-    def __init__(self, ray: ModuleType, address: str | None) -> None:
+    def __init__(self, ray: ModuleType, address: str | None, *, auth_mode: str | None = None) -> None:
         # Any, because types of Ray's decorators would have to be stated at every use.
         self.ray: Any = ray
         self.address = address
+        self._auth_mode = auth_mode
 
     def resources(self) -> dict[str, float]:
         """What all machines of the cluster have, in use or not: `CPU`, `GPU` (0 without one) and `memory` in bytes."""
@@ -102,6 +110,13 @@ class RayCluster:
         answers = self.ray.get(looks, timeout=timeout_s)
         return {host: missing for host, missing in zip(hosts, answers, strict=True) if missing}
 
+    def is_lost(self, error: BaseException) -> bool:
+        """Whether an error of a task says that its process or its machine is gone, and not that its work raised one."""
+        errors = self.ray.exceptions
+        return isinstance(error, errors.RayError) and not isinstance(
+            error, (errors.RayTaskError, errors.RuntimeEnvSetupError, errors.TaskCancelledError)
+        )
+
     def describe(self) -> str:
         """Names the cluster in a message."""
         return "this machine" if self.address is None else f"the cluster at {self.address}"
@@ -109,6 +124,7 @@ class RayCluster:
     def close(self) -> None:
         """Leaves the cluster; one that was started for this process ends."""
         self.ray.shutdown()
+        _restore_auth_mode(self._auth_mode)
 
     def __enter__(self) -> Self:
         return self
@@ -130,15 +146,16 @@ def connect(address: str | None, *, cpus: int | None = None) -> RayCluster:
     Raises:
         ClusterError: Ray is not installed, no cluster answers at the address, or none can be started.
     """
+    auth_mode = os.environ.get(AUTH_MODE)
     ray = _import_ray()
     if address is None:
-        address = os.environ.get("RAY_ADDRESS") or None
+        address = os.environ.get(ADDRESS_VARIABLE) or None
     with phase("starting Ray" if address is None else f"joining the Ray cluster at {address}"):
         if address is None:
             _start(ray, cpus)
         else:
             _join(ray, check_address(address))
-    return RayCluster(ray, address)
+    return RayCluster(ray, address, auth_mode=auth_mode)
 
 
 def check_address(address: str) -> str:
@@ -193,12 +210,14 @@ def _start(ray: Any, cpus: int | None) -> None:
     Raises:
         ClusterError: Ray does not start.
     """
+    auth_mode = os.environ.get(AUTH_MODE)
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_options())
         # Ray raises `Exception` itself when its processes do not start in time.
         except Exception as error:
             ray.shutdown()
+            _restore_auth_mode(auth_mode)
             if attempt == START_ATTEMPTS:
                 raise ClusterError(
                     f"Ray does not start on this machine, in {attempt} attempts: {sentence(error)} Its log is in "
@@ -206,6 +225,25 @@ def _start(ray: Any, cpus: int | None) -> None:
                 ) from error
         else:
             return
+
+
+def _restore_auth_mode(before: str | None) -> None:
+    """Undo what Ray has set for a cluster that it has started here: requests to this process need a token from then on.
+
+    A cluster that is joined later and has no token could not ask this process what it still uses. It would take the
+    actors of Ray Data for unused, and end them before they begin.
+    """
+    if os.environ.get(AUTH_MODE) == before:
+        return
+    if before is None:
+        del os.environ[AUTH_MODE]
+    else:
+        os.environ[AUTH_MODE] = before
+    raylet: Any = importlib.import_module("ray._raylet")
+    # Mode and token are kept beside the variable. Ray itself has them read again in this way; it is no public one.
+    with contextlib.suppress(AttributeError):
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _join(ray: Any, address: str) -> None:

@@ -387,6 +387,36 @@ def load_ensemble(
         ...
     basereward.errors.ModelError: ...ensemble.json...
     """
+    named, rule = _read_ensemble(folder)
+    members = [_member(folder, name, digest, find=find) for name, digest in named]
+    return Ensemble(members, rule, device=device, dtype=dtype)
+
+
+def member_folders(folder: Path, *, find: Callable[[str], Path]) -> list[Path]:
+    """The folders of the members of an ensemble, in order.
+
+    Args:
+        folder: with `ensemble.json`.
+        find: as in `load_ensemble`.
+
+    Raises:
+        ModelError: the file is damaged, or a member is missing.
+
+    >>> member_folders(Path("no folder"), find=Path)
+    Traceback (most recent call last):
+        ...
+    basereward.errors.ModelError: ...ensemble.json...
+    """
+    named, _ = _read_ensemble(folder)
+    return [_member_folder(folder, name, find=find) for name, _ in named]
+
+
+def _read_ensemble(folder: Path) -> tuple[list[tuple[str, str]], Rule]:
+    """The names and digests of the members, and the rule.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
     content = read_json_object(folder / ENSEMBLE, error=ModelError)
     # First: a later format may have other keys.
     check_format(content, newest=FORMAT, where=f"'{folder / ENSEMBLE}'", error=ModelError)
@@ -395,8 +425,7 @@ def load_ensemble(
         rule = read_rule(content["rule"])
     except (ValueError, LookupError, TypeError) as error:
         raise ModelError(f"'{folder / ENSEMBLE}' cannot be read: {error}") from error
-    members = [_member(folder, name, digest, find=find) for name, digest in named]
-    return Ensemble(members, rule, device=device, dtype=dtype)
+    return named, rule
 
 
 def _member(folder: Path, name: str, digest: str, *, find: Callable[[str], Path]) -> Member:
@@ -405,18 +434,26 @@ def _member(folder: Path, name: str, digest: str, *, find: Callable[[str], Path]
     Raises:
         ModelError: the member is missing or has changed.
     """
-    # First inside: a copied ensemble must open without the runs of its members.
-    inside = folder / name
-    try:
-        member_folder = inside if inside.is_dir() else find(name)
-    except (ModelError, LookupError) as error:
-        raise ModelError(f"member '{name}' of the ensemble in '{folder}' is missing: {error}") from error
+    member_folder = _member_folder(folder, name, find=find)
     if model_digest(member_folder) != digest:
         raise ModelError(
             f"member '{name}' of the ensemble in '{folder}' has changed since the ensemble was created. Create the "
             "ensemble again"
         )
     return Member(name, member_folder, digest)
+
+
+def _member_folder(folder: Path, name: str, *, find: Callable[[str], Path]) -> Path:
+    """
+    Raises:
+        ModelError: the member is missing.
+    """
+    # First inside: a copied ensemble must open without the runs of its members.
+    inside = folder / name
+    try:
+        return inside if inside.is_dir() else find(name)
+    except (ModelError, LookupError) as error:
+        raise ModelError(f"member '{name}' of the ensemble in '{folder}' is missing: {error}") from error
 
 
 def find_member(name: str, folder: Path) -> Member:

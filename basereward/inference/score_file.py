@@ -21,9 +21,9 @@ from basereward.data.sources.jsonl import read_rows
 from basereward.errors import DataError
 from basereward.inference.group_scores import ScoresGroups
 from basereward.inference.load_model import load
+from basereward.inference.model_content import model_content
 from basereward.inference.parallel_scorer import Devices, ParallelScorer, open_scorer
 from basereward.io.files import atomic_file, json_text
-from basereward.io.hashing import combined_sha256, file_sha256
 from basereward.io.outputs import check_folder_of, check_outputs
 from basereward.io.progress import track
 from basereward.recipe.trust import is_trusted, trusting
@@ -71,7 +71,7 @@ def score(
     folder = resolve_model(model)
     check_outputs({"--out": target}, chain([Path(file), folder], image_files(rows)), read_whole=[folder])
     if cluster is not None:
-        work = _ScoreWork(rows, str(folder.absolute()), _folder_hash(folder), tokens, dtype, is_trusted())
+        work = _ScoreWork(rows, str(folder.absolute()), model_content(folder), tokens, dtype, is_trusted())
         return _score_on_cluster(work, target, cluster)
     with open_scorer(model, devices=devices, dtype=dtype, num_groups=len(rows)) as scorer:
         began = time.perf_counter()
@@ -131,7 +131,7 @@ class _ScoreWork:
     Attributes:
         rows: all rows of the file; a worker reads those of its shards.
         folder: of the model, a path that all machines share.
-        model_hash: of the content of this folder.
+        model_hash: of all that its scores depend on; see `model_content`.
         tokens, dtype: as in `score`.
         trusted: whether code from outside this package may run.
     """
@@ -170,11 +170,6 @@ class _ScoreWorker:
         with target.open("wb") as output:
             output.writelines(scoring.lines(self.work.rows[rows.start : rows.stop]))
         return {"responses": scoring.responses, "latencies": [round(value, 3) for value in scoring.latencies]}
-
-
-def _folder_hash(folder: Path) -> str:
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return combined_sha256((str(file.relative_to(folder)), file_sha256(file)) for file in files)
 
 
 def _score_on_cluster(work: _ScoreWork, target: Path, options: ClusterOptions) -> dict[str, Any]:

@@ -248,9 +248,9 @@ class TrainerRecipe:
     log_every: int = 10  # optimizer steps between records of the training curve
     monitor: str = "val/pair_accuracy"  # its largest value defines the best checkpoint; mean over the sources
     early_stopping: EarlyStoppingRecipe | None = None
-    devices: int = 1  # processes on each machine, one for each GPU; a run may resume on another number
+    devices: int | None = None  # processes on each machine; null: 1, and in a sweep as many GPUs as memory needs
     nodes: int = 1  # machines; several are started by torchrun or SLURM
-    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"  # of several devices; auto: ddp; fsdp2 divides the model's state
+    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"  # auto: ddp, or fsdp2, which divides the model, where it must
     shard: Literal["optimizer", "weights"] = (
         "weights"  # what fsdp2 keeps divided between two passes; weights: all of it
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from basereward.io.lease import shared_holder
 from basereward.io.processes import identify_process
-from basereward.runs.run_folder import RunFolder
+from basereward.runs.run_folder import RunFolder, State
 
 JOB_VARIABLES = ("SLURM_JOB_ID", "RAY_JOB_ID", "KUBERNETES_POD_NAME")
 """Variables by which a cluster tells a process its job."""
@@ -70,14 +70,26 @@ def activity(run: RunFolder) -> Activity:
     (True, 0, None)
     """
     status = run.status
+    return activity_in(run, status, state=run.state_in(status))
+
+
+def activity_in(run: RunFolder, status: Mapping[str, Any], *, state: State) -> Activity:
+    """As `activity`, by the `status` and the `state` of a run that were read before.
+
+    Args:
+        run: of which.
+        status: content of its status.json.
+        state: of the run.
+    """
     place = _mapping(status.get("place"))
     holder = shared_holder(run.lease)
     process = holder.process if holder is not None else _mapping(status.get("process"))
-    step, steps = run.journal.last_step(), place.get("steps")
-    seconds = run.seconds
+    steps = place.get("steps")
+    step = run.journal.last_step()
+    seconds = run.seconds_in(status, state=state)
     devices = place.get("num_devices") or 1
     pace_s = _pace(place, step, status)
-    is_running = run.state == "running"
+    is_running = state == "running"
     remaining_s = pace_s * (steps - step) if pace_s is not None and isinstance(steps, int) and is_running else None
     return Activity(
         host=place.get("host") or process.get("host"),

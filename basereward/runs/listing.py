@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from basereward.errors import RecipeError, RunError
 from basereward.recipe.yaml.files import parse_yaml
-from basereward.runs.activity import activity
-from basereward.runs.run_folder import RunFolder, broken_runs, list_runs
+from basereward.runs.activity import activity_in
+from basereward.runs.run_folder import RunFolder, scan_runs
 
 SCORE = "test/pair_accuracy"
 """The metric that stands for a run."""
@@ -85,39 +85,39 @@ def listed_runs(
     >>> listed_runs(state="failed", root=root)
     []
     """
-    rows = [*_read_runs(root)]
-    for name, reason in broken_runs(root=root).items():
+    runs, broken = scan_runs(root)
+    rows = [*_read_runs(runs)]
+    for name, reason in broken.items():
         rows.append(ListedRun(name, "run", "", "", "", "broken", None, None, None, reason))
     # Broken folders are of no experiment; hidden, they would look as if they had never been.
     wanted = [row for row in rows if experiment in (None, row.experiment) or row.state == "broken"]
     return [row for row in wanted if state in (None, row.state)]
 
 
-def _read_runs(root: Path | None) -> Iterator[ListedRun]:
-    runs = list_runs(kind=None, root=root)
+def _read_runs(runs: Sequence[tuple[RunFolder, dict[str, Any]]]) -> Iterator[ListedRun]:
     # Sweeps first: the runs of a sweep belong to its experiment.
-    sweeps = {run.run_id: run.name for run in runs if run.status["kind"] == "sweep"}
-    for run in runs:
+    sweeps = {run.run_id: str(status["name"]) for run, status in runs if status["kind"] == "sweep"}
+    for run, status in runs:
         # Another process may delete a run after it was listed.
         with contextlib.suppress(RunError):
-            yield _listed(run, sweeps=sweeps)
+            yield _listed(run, status, sweeps=sweeps)
 
 
-def _listed(run: RunFolder, *, sweeps: Mapping[str, str]) -> ListedRun:
-    status = run.status
+def _listed(run: RunFolder, status: Mapping[str, Any], *, sweeps: Mapping[str, str]) -> ListedRun:
     result = run.result() or {}
     kind = str(status["kind"])
-    seconds = run.seconds if run.seconds is not None else result.get("seconds")
-    doing = activity(run)
+    state = run.state_in(status)
+    seconds = run.seconds_in(status, state=state)
+    doing = activity_in(run, status, state=state)
     return ListedRun(
         name=run.run_id,
         kind=kind,
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(status["created"])),
         experiment=_experiment(run, status, sweeps=sweeps),
-        cell=_cell(run, kind),
-        state=run.state,
+        cell=_cell(run, status),
+        state=state,
         score=_score(result, kind),
-        seconds=seconds,
+        seconds=seconds if seconds is not None else result.get("seconds"),
         parent=status["parent"],
         error=status.get("error"),
         host=doing.host,
@@ -137,7 +137,7 @@ def _experiment(run: RunFolder, status: Mapping[str, Any], *, sweeps: Mapping[st
     if isinstance(recorded, str):
         return recorded
     if status["kind"] == "sweep":
-        return run.name
+        return str(status["name"])
     # Runs of earlier versions recorded only their display name.
     try:
         return str(parse_yaml(run.recipe_text(), origin=run.run_id).get("name", ""))
@@ -145,12 +145,12 @@ def _experiment(run: RunFolder, status: Mapping[str, Any], *, sweeps: Mapping[st
         return ""
 
 
-def _cell(run: RunFolder, kind: str) -> str:
-    if kind == "ensemble":
-        return run.name
-    if kind == "sweep":
+def _cell(run: RunFolder, status: Mapping[str, Any]) -> str:
+    if status["kind"] == "ensemble":
+        return str(status["name"])
+    if status["kind"] == "sweep":
         return f"{len(run.recipe_text().splitlines())} cells"
-    return ",".join(f"{name}={label}" for name, label in run.axes.items())
+    return ",".join(f"{name}={label}" for name, label in (status.get("axes") or {}).items())
 
 
 def _score(result: Mapping[str, Any], kind: str) -> float | None:

@@ -327,7 +327,10 @@ class RunFolder:
         A running run whose process is gone has the state with which its journal ends, or is `killed`: the journal gets
         its end before `status.json` does, so a process can die in between.
         """
-        status = self.status
+        return self.state_in(self.status)
+
+    def state_in(self, status: Mapping[str, Any]) -> State:
+        """The state of the run by a `status` that was read before: a list of many runs reads each file once."""
         state: State = status["state"]
         if state != "running":
             return state
@@ -379,13 +382,17 @@ class RunFolder:
     def seconds(self) -> float | None:
         """Seconds of work on the run, without pauses before it was resumed; None for a run of an earlier version."""
         status = self.status
+        return self.seconds_in(status, state=self.state_in(status))
+
+    def seconds_in(self, status: Mapping[str, Any], *, state: State) -> float | None:
+        """The same by a `status` and a `state` that were read before."""
         seconds, started = status.get("seconds"), status.get("started")
         if seconds is None or started is None or not _is_time(seconds) or not _is_time(started):
             return None
         if status["state"] != "running":
             return float(seconds)
         # The process of a run that was killed cannot have written its end.
-        end = time.time() if self.state == "running" else self._last_write_time()
+        end = time.time() if state == "running" else self._last_write_time()
         return float(seconds) + max(float(end) - float(started), 0.0)
 
     def give_up(self, state: State, error: BaseException) -> None:
@@ -452,7 +459,8 @@ class RunFolder:
     def _last_write_time(self) -> float:
         """Seconds since 1970 at which the run last wrote its status or a record."""
         files = (self.path / "status.json", self.journal.file)
-        return max(file.stat().st_mtime for file in files if file.exists())
+        # Another process may delete the run.
+        return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
 
 
 def list_runs(*, kind: RunKind | None = "run", root: Path | None = None) -> list[RunFolder]:
@@ -468,29 +476,22 @@ def list_runs(*, kind: RunKind | None = "run", root: Path | None = None) -> list
     >>> [run.name for run in list_runs(root=root)]
     ['a']
     """
-    runs, broken = _scan(root)
+    runs, broken = scan_runs(root)
     for reason in broken.values():
         warn_once(f"{reason} It is left out.")
     return [run for run, status in runs if kind in (None, status["kind"])]
 
 
-def broken_runs(*, root: Path | None = None) -> dict[str, str]:
-    """List the folders of runs that cannot be read: the reason by the name of the folder.
-
-    >>> import tempfile
-    >>> root = Path(tempfile.mkdtemp())
-    >>> (root / "r1").mkdir(), (root / "r1" / "recipe.yaml").touch()
-    (None, None)
-    >>> list(broken_runs(root=root))
-    ['r1']
-    """
-    return _scan(root)[1]
-
-
-def _scan(root: Path | None) -> tuple[list[tuple[RunFolder, dict[str, Any]]], dict[str, str]]:
+def scan_runs(root: Path | None) -> tuple[list[tuple[RunFolder, dict[str, Any]]], dict[str, str]]:
     """All runs with their status, the newest first; and the broken folders.
 
     A folder with a `status.json` or a `recipe.yaml` counts as a run; other folders are skipped.
+
+    Args:
+        root: folder of all runs.
+
+    >>> scan_runs(Path("/not/there"))
+    ([], {})
     """
     root = (root or runs_root()).absolute()
     if root.exists() and not root.is_dir():

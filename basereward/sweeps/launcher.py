@@ -18,7 +18,7 @@ from basereward.recipe.nodes import check_node
 from basereward.recipe.schema import Node
 
 METHODS = ("prepare", "has_room", "submit", "cancel", "close")
-ATTRIBUTES = ("retries", "spans_machines")
+ATTRIBUTES = ("retries", "runs_here", "spans_machines", "gpu_memory")
 
 
 class LostWorkerError(RunError):
@@ -118,11 +118,19 @@ class Launcher(Protocol):
 
     Attributes:
         retries: how often a cell is submitted again after `LostWorkerError`.
+        runs_here: whether all cells run on this machine, so that its devices are checked before any of them starts.
         spans_machines: whether cells may run on other machines than this one; known after `prepare`.
+        gpu_memory: GiB of each GPU, by which a cell without `trainer.devices` gets as many as it needs; None: one.
     """
 
     retries: int
+    runs_here: bool
     spans_machines: bool
+
+    @property
+    def gpu_memory(self) -> float | None:
+        """GiB of each GPU; None where it is not known, or there are none."""
+        ...
 
     def prepare(self, needed: Sequence[Resources]) -> None:
         """Check that the cells can run, and start what takes time, such as a process that imports torch.
@@ -210,7 +218,8 @@ def check_launcher(launcher: Any) -> Launcher:
     basereward.errors.RecipeError: launcher 'object' lacks: prepare, has_room, submit, cancel, close, retries, ...
     """
     missing = [name for name in METHODS if not callable(getattr(launcher, name, None))]
-    missing += [name for name in ATTRIBUTES if getattr(launcher, name, None) is None]
+    # Not by `hasattr`, which would ask the driver for the memory of its GPUs.
+    missing += [name for name in ATTRIBUTES if name not in dir(launcher)]
     if missing:
         raise RecipeError(
             f"launcher '{type(launcher).__name__}' lacks: {', '.join(missing)}. See `Launcher` in "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
@@ -19,9 +20,12 @@ from basereward.sweeps.comparison import compare_cells
 from basereward.sweeps.ensembles import make_ensembles
 from basereward.sweeps.launcher import Launcher, make_launcher
 from basereward.sweeps.saved_sweep import save_sweep, sweep_grid
-from basereward.sweeps.scheduling.scheduler import needed_resources, run_cells
+from basereward.sweeps.scheduling.resources import describe_plan, needed_resources, with_devices
+from basereward.sweeps.scheduling.scheduler import run_cells
 from basereward.sweeps.sweep_record import describe_sweep, record_results
-from basereward.training.preflight import Findings, check_cells, unfinished
+from basereward.training.preflight import Findings, check_cells, check_ready, unfinished
+
+logger = logging.getLogger(__name__)
 
 
 def sweep(experiment: Experiment, *, launcher: Launcher | None = None, quick: Findings | None = None) -> dict[str, Any]:
@@ -46,8 +50,11 @@ def sweep(experiment: Experiment, *, launcher: Launcher | None = None, quick: Fi
     check_store(experiment.cells[0].recipe.tracking.uri)
     launcher = launcher or make_launcher(experiment.cells[0].recipe.launcher)
     to_train = unfinished(experiment.cells)
-    check_cells(to_train, quick=quick)
+    held = _check(to_train, launcher, quick=quick).held
+    to_train = with_devices(to_train, held, launcher)
     with contextlib.closing(launcher):
+        for line in describe_plan(to_train, held, launcher):
+            logger.info("%s", line)
         # First, so that a cluster that lacks what the cells need is refused before anything is written. And a worker
         # imports torch while the tracker opens its database.
         if to_train:
@@ -58,13 +65,16 @@ def sweep(experiment: Experiment, *, launcher: Launcher | None = None, quick: Fi
         remove_leftovers(runs_root(), ".*.new")
         folder = _sweep_folder(experiment)
         try:
-            return _sweep(experiment, folder, launcher)
+            return _sweep(experiment, folder, launcher, chosen=to_train)
         finally:
             unlock_run(folder)
 
 
-def _sweep(experiment: Experiment, folder: RunFolder, launcher: Launcher) -> dict[str, Any]:
+def _sweep(experiment: Experiment, folder: RunFolder, launcher: Launcher, *, chosen: Sequence[Cell]) -> dict[str, Any]:
+    """Run the cells in the folder of a sweep. `chosen` are those to train, with their devices."""
     cells, name = experiment.cells, experiment.name
+    by_name = {cell.name: cell for cell in chosen}
+    to_run = [by_name.get(cell.name, cell) for cell in cells]
     tracking = cells[0].recipe.tracking
     tracker = Tracker(folder)
     try:
@@ -78,7 +88,7 @@ def _sweep(experiment: Experiment, folder: RunFolder, launcher: Launcher) -> dic
                 axes=[f"{AXIS}.{axis}" for axis in cells[0].axes],
                 summary=experiment.summary,
             )
-        results = run_cells(cells, launcher=launcher, sweep_id=folder.run_id)
+        results = run_cells(to_run, launcher=launcher, sweep_id=folder.run_id)
         # The workers of the cells may hold a GPU's memory, which the ensembles need.
         launcher.close()
         ensembles = make_ensembles(experiment, results, sweep_id=folder.run_id)
@@ -90,6 +100,16 @@ def _sweep(experiment: Experiment, folder: RunFolder, launcher: Launcher) -> dic
         )
         raise
     return _finish(folder, tracker, cells=cells, results=results, ensembles=ensembles)
+
+
+def _check(cells: Sequence[Cell], launcher: Launcher, *, quick: Findings | None) -> Findings:
+    """Check the cells, and the devices of this machine where they run on it; see `check_cells`."""
+    # Where the number of GPUs follows from the memory of a cell, one GPU need not hold it.
+    is_compared = launcher.runs_here and launcher.gpu_memory is None
+    if launcher.runs_here and not is_compared:
+        for cell in cells:
+            check_ready(cell.recipe)
+    return check_cells(cells, quick=quick, here=is_compared)
 
 
 def _finish(

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from basereward.cluster.options import ClusterOptions
 from basereward.cluster.shards import ShardedRows
+from basereward.data.curation.audit import SourceAudit, audit_sharded
 from basereward.data.curation.audit import audit as audit_source
-from basereward.data.curation.audit import audit_sharded
 from basereward.data.curation.contamination import OverlapReport
 from basereward.data.curation.curate import Curated
 from basereward.data.curation.duplicates import PlacedGroup
 from basereward.data.curation.sharded import PlacedGroups, ShardedCuration
 from basereward.data.module import PreferenceData
 from basereward.data.schema.group import Group
-from basereward.data.schema.rejections import RowRejected, summary
+from basereward.data.schema.rejections import summary
 from basereward.errors import DataError
 from basereward.inference.group_scores import ScoresGroups
 from basereward.inference.load_model import load
+from basereward.inference.sharded_scores import Scores, scores_of, scores_on_cluster
 from basereward.io.progress import phase, track
 from basereward.model.families.processing import recipe_encoder
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe.schema import CurationRecipe, Recipe
+from basereward.runs.resolve_model import resolve_model
 from basereward.training.build import build_curation, build_data
 from basereward.training.data_summary import preview_rejections_file, recipe_shards
 
@@ -36,8 +37,8 @@ def audit(recipe: Recipe, *, model: str | None = None, cluster: ClusterOptions |
     Args:
         recipe: whose sources are audited.
         model: a model that `load` opens; its disagreement with the labels is counted as label noise.
-        cluster: read the sources in shards on this cluster; None: on this machine. The result is the same. Only `model`
-            and the judge of the recipe score on this machine.
+        cluster: read and score the sources in shards on this cluster; None: on this machine. The result is the same.
+            Only the judge of the recipe scores on this machine.
 
     Returns:
         `sources`: of each the fields of `SourceAudit`, and `unscored`, the number of groups that the model cannot
@@ -52,11 +53,21 @@ def audit(recipe: Recipe, *, model: str | None = None, cluster: ClusterOptions |
     if recipe.data.streaming is not None:
         raise DataError("streamed sources cannot be audited before they are read; remove data.streaming to audit them")
     curation = build_curation(recipe.data.curation)
-    with phase("loading the model") if model else nullcontext():
-        scorer = load(model) if model else None
+    scorer = None
+    if model is not None and cluster is not None:
+        # The workers load it; that it exists is found before any row is read.
+        resolve_model(model)
+    elif model is not None:
+        with phase("loading the model"):
+            scorer = load(model)
     with recipe_shards(recipe, cluster) as rows:
         data = _read_uncurated(recipe, rows)
-        sources = {name: _audit_source(data, name, scorer=scorer, rows=rows) for name in data.sources}
+        sources = {}
+        for name in data.sources:
+            if rows is None:
+                sources[name] = _audit_source(data, name, scorer=scorer)
+            else:
+                sources[name] = _audit_sharded(data, name, rows, model=model)
         curation_result = None
         if curation is not None:
             # A function, because curation reads the groups several times, and they do not fit in memory.
@@ -89,33 +100,27 @@ def _placed_groups(data: PreferenceData) -> Iterator[PlacedGroup]:
         yield from ((name, index, group) for index, group in zip(indices, _groups(data, name), strict=True))
 
 
-def _audit_source(
-    data: PreferenceData, name: str, *, scorer: ScoresGroups | None, rows: ShardedRows | None
-) -> dict[str, Any]:
+def _audit_source(data: PreferenceData, name: str, *, scorer: ScoresGroups | None) -> dict[str, Any]:
     num_groups = len(data.lengths["train"][name])
-    scores = None
+    scores: list[Scores] | None = None
     if scorer is not None:
-        scores = list(track(_scores(_groups(data, name), scorer=scorer), f"scoring {name}", total=num_groups))
-    if rows is None:
-        audited = track(_groups(data, name), f"auditing {name}", total=num_groups)
-        statistics = audit_source(audited, source=name, scores=scores)
-    else:
-        placed = PlacedGroups([(name, data.sources[name].groups("train"), data.lengths["train"][name].index)])
-        statistics = audit_sharded(placed, rows, source=name, scores=scores)
+        scores = list(track(scores_of(_groups(data, name), scorer=scorer), f"scoring {name}", total=num_groups))
+    audited = track(_groups(data, name), f"auditing {name}", total=num_groups)
+    return _fields(audit_source(audited, source=name, scores=scores), scores)
+
+
+def _audit_sharded(data: PreferenceData, name: str, rows: ShardedRows, *, model: str | None) -> dict[str, Any]:
+    placed = PlacedGroups([(name, data.sources[name].groups("train"), data.lengths["train"][name].index)])
+    scores: list[Scores] | None = None
+    if model is not None:
+        scores = list(scores_on_cluster(placed, rows, model=model, what=f"scoring {name}"))
+    return _fields(audit_sharded(placed, rows, source=name, scores=scores), scores)
+
+
+def _fields(statistics: SourceAudit, scores: Sequence[Scores] | None) -> dict[str, Any]:
+    """The audit of a source as JSON values, with the number of groups that the model cannot read."""
     fields = _tuples_to_lists(asdict(statistics))
     return {**fields, "unscored": sum(group_scores is None for group_scores in scores or ())}
-
-
-def _scores(groups: Iterable[Group], *, scorer: ScoresGroups) -> Iterator[list[float] | None]:
-    """The scores of every group; None for a group that the model cannot read, for example because it is too long."""
-    for result in scorer.score_or_reject(groups):
-        if not isinstance(result, DataError):
-            yield result
-        # Any other error is a fault of the data or of the model, not of one group.
-        elif isinstance(result.__cause__, RowRejected):
-            yield None
-        else:
-            raise result
 
 
 def _curation_result(curated: Curated, *, benchmarks: Iterable[str]) -> dict[str, Any]:

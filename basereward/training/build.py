@@ -39,7 +39,7 @@ from basereward.model.losses.contracts import build_loss
 from basereward.model.reward_model import RewardModel, build_model
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe import make
-from basereward.recipe.checks.parallel import micro_batch_groups, num_ranks
+from basereward.recipe.checks.parallel import micro_batch_groups, num_devices, num_ranks
 from basereward.recipe.checks.probing import trained_model
 from basereward.recipe.checks.rollouts import learns_from_rollouts
 from basereward.recipe.schema import CurationRecipe, Recipe
@@ -55,6 +55,7 @@ from basereward.training.cost.checkpointing import checkpoint_automatically
 from basereward.training.cost.run_memory import device_memory
 from basereward.training.module import RewardModule
 from basereward.training.objectives.contracts import build_objective, objective_unit
+from basereward.training.parallel.automatic_strategy import with_strategy
 from basereward.training.parallel.collectives import first_on_machine, is_first
 from basereward.training.parallel.launch import cluster_environment
 from basereward.training.parallel.strategies import build_strategy
@@ -204,7 +205,12 @@ def prepare_run(
         recipe, run=folder, data=data, identity=identity, details=details or RunDetails(), keep_open=keep_open
     )
     trainer = build_trainer(
-        recipe, data=data, run=folder, recorder=recorder, callbacks=callbacks, own=own or TrainerSettings()
+        with_strategy(recipe, module.model, data),
+        data=data,
+        run=folder,
+        recorder=recorder,
+        callbacks=callbacks,
+        own=own or TrainerSettings(),
     )
     # After the trainer is built, because only the trainer knows the device.
     _fit_to_device(recipe, module.model, data, device=trainer.strategy.root_device)
@@ -420,7 +426,7 @@ def build_trainer(
     step_timer = next(callback for callback in callbacks if isinstance(callback, StepTimer))
     options: dict[str, Any] = {
         "accelerator": settings.accelerator,
-        "devices": settings.devices,
+        "devices": num_devices(recipe),
         "num_nodes": settings.nodes,
         "precision": settings.precision,
         "max_epochs": data.plan.stages,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from basereward.errors import BaseRewardError, DataError, ModelError, RecipeError, RunError, TooManyRowsLost
 from basereward.recipe import Cell, Fault, Recipe, recipe_sha256
@@ -18,6 +18,9 @@ from basereward.recipe.fault import fold, format_faults
 from basereward.runs.run_folder import finished_with
 from basereward.training.checks.machine import DISK, Problem, local_facts, machine_problems
 from basereward.training.checks.rows import SourceSample, read_sources, validation_problems
+
+if TYPE_CHECKING:
+    from basereward.model.cost.memory import Memory
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +34,8 @@ class Findings:
         warnings: what may stop a training later; listed in the same way.
         facts: of each cell by its name, what was looked at: `runs`, `cache`, `tracking`, `sources`, and after
             `cell_findings` also `devices`, `tokens`, `model`, `memory`, `disk`.
+        samples: of each cell, the first rows of its sources.
+        held: of each cell whose memory was counted, by `cell_findings`, what a run of it holds on one device.
 
     >>> Findings().faults
     []
@@ -40,9 +45,10 @@ class Findings:
     warnings: list[Fault] = field(default_factory=list)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     samples: dict[str, list[SourceSample]] = field(default_factory=dict)
+    held: dict[str, Memory] = field(default_factory=dict)
 
 
-def quick_findings(cells: Sequence[Cell], *, limits_rejected: bool = True) -> Findings:
+def quick_findings(cells: Sequence[Cell], *, limits_rejected: bool = True, here: bool = True) -> Findings:
     """Check the machine and read the first rows of every source, without torch.
 
     Data that several cells read are read once.
@@ -51,6 +57,7 @@ def quick_findings(cells: Sequence[Cell], *, limits_rejected: bool = True) -> Fi
         cells: of an experiment.
         limits_rejected: whether too many rejected rows are a fault. False leaves it to the check with the encoder,
             which also counts rows that are too long.
+        here: whether the cells run on this machine, so that its devices must suffice.
 
     >>> from basereward.recipe.schema import DataRecipe
     >>> recipe = Recipe(data=DataRecipe(sources={"mine": {"_target_": "jsonl", "path": "no-such-file.jsonl"}}))
@@ -63,7 +70,7 @@ def quick_findings(cells: Sequence[Cell], *, limits_rejected: bool = True) -> Fi
     faults: list[Fault] = []
     for cell in cells:
         recipe = cell.recipe
-        problems = list(machine_problems(recipe))
+        problems = list(machine_problems(recipe, here=here))
         # Everything that `read_sources` reads of a recipe. The cells of a sweep usually share all of it.
         key = repr((recipe.data, recipe.trainer.monitor, recipe.trainer.early_stopping))
         if key not in read:
@@ -78,18 +85,19 @@ def quick_findings(cells: Sequence[Cell], *, limits_rejected: bool = True) -> Fi
     return found
 
 
-def cell_findings(cells: Sequence[Cell], quick: Findings | None = None) -> Findings:
+def cell_findings(cells: Sequence[Cell], quick: Findings | None = None, *, here: bool = True) -> Findings:
     """Check everything that can be checked without the weights of a model.
 
     Args:
         cells: of an experiment.
         quick: the result of `quick_findings` for these cells; None: it is called first, and rejected rows are counted
             once, with those of the encoder.
+        here: as of `quick_findings`.
 
     Returns:
         The findings; those of `quick` alone when it has faults.
     """
-    found = quick or quick_findings(cells, limits_rejected=False)
+    found = quick or quick_findings(cells, limits_rejected=False, here=here)
     if found.faults or not cells:
         return found
     # Imported here: this loads torch and transformers, which takes seconds.
@@ -101,11 +109,13 @@ def cell_findings(cells: Sequence[Cell], quick: Findings | None = None) -> Findi
     for cell in cells:
         key = _model_key(cell.recipe)
         if key not in checked:
-            checked[key] = check_model(cell.recipe, found.samples[cell.name])
+            checked[key] = check_model(cell.recipe, found.samples[cell.name], here=here)
         findings = checked[key]
         faults += [Fault(cell.name, key, message) for key, message in findings.problems]
         warnings += [Fault(cell.name, key, message) for key, message in findings.warnings]
         found.facts[cell.name] |= findings.facts
+        if findings.held is not None:
+            found.held[cell.name] = findings.held
     names = [cell.name for cell in cells]
     found.faults, found.warnings = fold(faults, cells=names), fold(warnings, cells=names)
     return found
@@ -148,11 +158,12 @@ def unfinished(cells: Sequence[Cell]) -> list[Cell]:
     return [cell for cell in cells if finished_with(recipe_sha256(cell.recipe)) is None]
 
 
-def check_quickly(cells: Sequence[Cell]) -> Findings:
+def check_quickly(cells: Sequence[Cell], *, here: bool = True) -> Findings:
     """Check cells as `quick_findings` does.
 
     Args:
         cells: of an experiment.
+        here: as of `quick_findings`.
 
     Returns:
         What was found, for `check_cells`, which then reads no row again.
@@ -160,26 +171,30 @@ def check_quickly(cells: Sequence[Cell]) -> Findings:
     Raises:
         BaseRewardError: there is a fault; the message has all.
     """
-    found = quick_findings(cells)
+    found = quick_findings(cells, here=here)
     _raise(found.faults)
     return found
 
 
-def check_cells(cells: Sequence[Cell], *, quick: Findings | None = None, resuming: bool = False) -> None:
+def check_cells(
+    cells: Sequence[Cell], *, quick: Findings | None = None, resuming: bool = False, here: bool = True
+) -> Findings:
     """Check cells as `cell_findings` does, before anything is trained, and log the warnings.
 
     Args:
         cells: of an experiment.
         quick: the result of `check_quickly` for these cells or more; None: their rows are read here.
         resuming: whether a run goes on, which has written most of its files already; the free disk is not checked.
+        here: as of `quick_findings`.
 
     Raises:
         BaseRewardError: there is a fault; the message has all.
     """
-    found = cell_findings(cells, quick)
+    found = cell_findings(cells, quick, here=here)
     _raise([fault for fault in found.faults if not (resuming and fault.key == DISK)])
     for line in format_faults(found.warnings):
         logger.warning("%s", line)
+    return found
 
 
 def check_recipe(recipe: Recipe, *, quick: Findings | None = None, resuming: bool = False) -> None:

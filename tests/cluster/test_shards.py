@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,9 @@ from basereward.cluster.shared_place import Sentinel
 from basereward.data.curation import sharded as sharded_module
 from basereward.errors import ClusterError, DataError
 from basereward.evaluation.annotation.annotate import annotate
+from basereward.training import audit as audit_module
 from tests.helpers.chat_servers import serving, words
-from tests.helpers.ray_servers import free_port, running_ray
+from tests.helpers.ray_servers import free_port
 from tests.helpers.served_model import save_scored_model
 from tests.helpers.shard_workers import Squares
 from tests.helpers.support import pair_rows, write_rows
@@ -33,13 +33,6 @@ from tests.helpers.support import pair_rows, write_rows
 ROOT = Path(__file__).parents[2]
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra ray")
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start a Ray cluster with two CPUs, and return its address."""
-    with running_ray(cpus=2, log=tmp_path_factory.mktemp("ray") / "log") as started:
-        yield started
 
 
 def squares(
@@ -74,6 +67,15 @@ def test_a_killed_worker_loses_and_doubles_nothing(address: str, tmp_path: Path)
     output, _ = squares(work, address, tmp_path / "shards")
     assert output == "".join(f"{number**2}\n" for number in numbers)
     assert sorted(map(int, (tmp_path / "notes").read_text().split())) == [0, 25, 50, 50, 75]
+
+
+@needs_ray
+def test_cluster_is_joined_after_another_one_was_started_here(address: str, tmp_path: Path) -> None:
+    """A cluster of this process needs tokens of its own; the actors of one that is joined later work all the same."""
+    with connect(None, cpus=1) as cluster:
+        assert cluster.resources()["CPU"] == 1
+    output, _ = squares(Squares(tuple(range(10)), str(tmp_path / "notes")), address, tmp_path / "shards")
+    assert output == "".join(f"{number**2}\n" for number in range(10))
 
 
 @needs_ray
@@ -158,7 +160,8 @@ def test_scores_are_those_of_one_process(address: str, tmp_path: Path, capsys: p
 def test_audit_is_that_of_one_process(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Lengths, statistics, exact and near duplicates and overlaps with a benchmark are the same on a cluster."""
+    """Lengths, statistics, disagreement with a model, exact and near duplicates and overlaps with a benchmark are the
+    same on a cluster, whose workers load the model."""
     rows = pair_rows(60)
     text = "Which of these numbers is the larger one, and why is it so? " * 3
     rows += [
@@ -170,13 +173,17 @@ def test_audit_is_that_of_one_process(
     monkeypatch.setattr(sharded_module, "FEW_ROWS", 0)
     source = f"{{_target_: jsonl, path: {file}, val: 0.1, test: 0.1}}"
     against = f"{{_target_: jsonl, path: {tmp_path / 'benchmark.jsonl'}}}"
+    model = str(save_scored_model(tmp_path / "models", head="mlp"))
     results = []
     for options in ([], ["--on", "ray", "--address", address, "--shards", "3"]):
-        command = ["audit", "basereward", "data.sources.digits=null", "data.sources.numbers=null"]
+        command = ["audit", "basereward", "--model", model, "data.sources.digits=null", "data.sources.numbers=null"]
         command += [f"data.sources.rows={source}", "data.curation.near=0.8"]
         assert main([*command, f"data.curation.against={{bench: {against}}}", "--json", *options]) == 0
         results.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+        # For the second one: this process must not load the model.
+        monkeypatch.delattr(audit_module, "load", raising=False)
     assert results[0] == results[1]
+    assert results[0]["sources"]["rows"]["noise"]["disagrees"]["total"] > 50
     left_out = results[0]["curation"]["left_out"]["rows"]
     assert left_out["near_duplicate"] > 0
     assert left_out["contaminated"] > 0

@@ -69,6 +69,11 @@ class ForkedProgram:
         """Send SIGKILL."""
         self._process.kill()
 
+    def send_signal(self, number: int) -> None:
+        """Send a signal."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
         """Close the input, wait for the end, and return the rest of the output."""
         self.stdin.close()

@@ -40,6 +40,8 @@ def running_ray(*, cpus: int, log: Path) -> Iterator[str]:
     # Not what Ray has set in this process when it was a driver: the cluster would be one of its workers.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = inherited | {"RAY_AUTH_MODE": "disabled", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
+    # By default workers have the lowest priority but four, and wait for the other process of pytest-xdist.
+    environment["RAY_worker_niceness"] = "0"
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
     try:

@@ -24,6 +24,7 @@ from basereward.data.batching.collate import collate
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.inference.scorer import Scorer
 from basereward.model.backbone import load_backbone
+from basereward.model.families.parts import PARTS
 from basereward.model.families.processing import load_encoder, recipe_encoder
 from basereward.model.reward_model import build_model
 from basereward.recipe.schema import BackboneRecipe, DataRecipe, ModelRecipe, Recipe
@@ -34,18 +35,24 @@ START_S = 900.0
 ANSWER_S = 120.0
 
 
-def save_scored_model(folder: Path, *, head: str, backbone: Path | None = None, **options: Any) -> Path:
+def save_scored_model(
+    folder: Path, *, head: str, backbone: Path | None = None, frozen: bool = False, **options: Any
+) -> Path:
     """Save a small Qwen2.5-VL whose scores on validation data have mean 0.5 and deviation 2, and return its folder.
 
     Args:
         folder: gets the folder `model`, and the folder `backbone` if none is given.
         head: the name of the head.
         backbone: a checkpoint; None: one with random weights.
+        frozen: whether the backbone is not trained; then the model reads it from its own folder.
         options: of the head.
     """
     path = backbone or checkpoint("qwen2_5_vl", folder / "backbone")
     recipe = Recipe(
-        model=ModelRecipe(backbone=BackboneRecipe(path=str(path)), head={"_target_": head, **options}),
+        model=ModelRecipe(
+            backbone=BackboneRecipe(path=str(path), freeze=list(PARTS) if frozen else []),
+            head={"_target_": head, **options},
+        ),
         data=DataRecipe(sources={"rows": {"_target_": "jsonl"}}),
     )
     encoder = recipe_encoder(recipe, path=str(path))

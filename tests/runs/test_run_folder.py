@@ -18,11 +18,11 @@ from basereward.io.processes import identify_process, process_state
 from basereward.runs.resolve_model import resolve_model
 from basereward.runs.run_folder import (
     RunFolder,
-    broken_runs,
     find,
     finished_with,
     list_runs,
     resumable_with,
+    scan_runs,
     unfinished_with,
 )
 
@@ -162,7 +162,7 @@ def test_run_with_an_invalid_time_is_broken(tmp_path: Path, created: str) -> Non
     status = broken.path / "status.json"
     status.write_text(json.dumps(json.loads(status.read_text()) | {"created": "?"}).replace('"?"', created))
     assert list_runs(root=tmp_path) == [valid]
-    assert "created" in broken_runs(root=tmp_path)[broken.run_id]
+    assert "created" in scan_runs(tmp_path)[1][broken.run_id]
 
 
 def test_pipe_in_place_of_a_recipe_is_not_read(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -30,22 +29,15 @@ from basereward.sweeps.launcher import (
     load_launcher,
 )
 from basereward.sweeps.scheduling.cell_queue import CellQueue
-from basereward.sweeps.scheduling.scheduler import Scheduler, needed_resources
+from basereward.sweeps.scheduling.resources import needed_resources
+from basereward.sweeps.scheduling.scheduler import Scheduler
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ready_store")]
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHERS = list(short_names("launchers"))
-# On a cluster of this machine: SLURM's jobs are processes here, and Ray starts its own cluster.
-SETTINGS: dict[str, dict[str, Any]] = {"local": {}, "ray": {"retries": 0}, "slurm": {"cluster": "local", "retries": 0}}
-# Ray Data fails in a process that has started a Ray cluster and then joins another one, as tests/cluster does.
-own_process = pytest.mark.skipif(
-    os.environ.get("BASEREWARD_CLUSTER_TESTS") != "1",
-    reason="needs a process without other tests of Ray; set BASEREWARD_CLUSTER_TESTS=1",
-)
-each_launcher = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=own_process) if name == "ray" else name for name in LAUNCHERS]
-)
+SETTINGS: dict[str, dict[str, Any]] = {"slurm": {"cluster": "local", "retries": 0}, "ray": {"retries": 0}}
+each_launcher = pytest.mark.parametrize("name", LAUNCHERS)
 SWEEP_ID = "20260314-153012-9f2c41"
 # The first learning rate makes the weights infinite, so that training fails.
 RATES = "grid.optimizer.lr={wild: 1e30, tame: 1e-3}"
@@ -66,6 +58,15 @@ def test_local_launcher_exists() -> None:
     assert "local" in LAUNCHERS
 
 
+@pytest.fixture
+def launcher(name: str, request: pytest.FixtureRequest) -> Launcher:
+    """Return the launcher of a name, on a cluster of this machine: the jobs of SLURM are processes here."""
+    settings = SETTINGS.get(name, {})
+    if name == "ray":
+        settings = {**settings, "address": request.getfixturevalue("ray_address")}
+    return load_launcher(name, **settings)
+
+
 def train_all(launcher: Launcher, jobs: Sequence[CellJob]) -> dict[str, Future[dict[str, Any]]]:
     """Submit every job when there is room for it, and return the done futures by the names of the cells."""
     futures: dict[str, Future[dict[str, Any]]] = {}
@@ -80,9 +81,8 @@ def train_all(launcher: Launcher, jobs: Sequence[CellJob]) -> dict[str, Future[d
 
 
 @each_launcher
-def test_every_job_has_an_outcome_and_a_failed_cell_does_not_stop_the_others(name: str) -> None:
+def test_every_job_has_an_outcome_and_a_failed_cell_does_not_stop_the_others(launcher: Launcher) -> None:
     """The failed cell has a message, and the finished one has the result of its run, which is a child of the sweep."""
-    launcher = load_launcher(name, **SETTINGS[name])
     jobs = [CellJob(cell, SWEEP_ID) for cell in cells_of(RATES)]
     try:
         launcher.prepare([needed_resources(job.cell.recipe) for job in jobs])
@@ -111,9 +111,8 @@ def interruptible() -> Iterator[None]:
 
 @pytest.mark.usefixtures("interruptible")
 @each_launcher
-def test_cancel_stops_the_running_cell(name: str) -> None:
+def test_cancel_stops_the_running_cell(launcher: Launcher) -> None:
     """After `cancel` and `close` the run is killed and can be resumed."""
-    launcher = load_launcher(name, **SETTINGS[name])
     (cell,) = cells_of("trainer.steps=5000", "trainer.checkpoint_every=1")
     launcher.prepare([needed_resources(cell.recipe)])
     interrupt = threading.Thread(target=_interrupt_after_a_checkpoint, daemon=True)
@@ -141,9 +140,8 @@ def _interrupt_after_a_checkpoint(limit_s: float = 600.0) -> None:
 
 
 @each_launcher
-def test_cancel_and_close_without_a_job_do_nothing(name: str) -> None:
+def test_cancel_and_close_without_a_job_do_nothing(launcher: Launcher) -> None:
     """Both may be called before the first job and after the last one."""
-    launcher = load_launcher(name, **SETTINGS[name])
     launcher.cancel()
     launcher.close()
     launcher.close()
@@ -158,6 +156,8 @@ class Scripted:
     records the jobs and whether their cells were locked."""
 
     spans_machines = False
+    runs_here = True
+    gpu_memory = None
 
     def __init__(self, failures: dict[str, list[Exception]] | None = None, *, retries: int = 0) -> None:
         self.failures = failures or {}

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address",
         metavar="HOST:PORT",
-        help="of a running Ray cluster, with --on ray; `auto`: the one of this machine (default: one is started here)",
+        help="of a running Ray cluster; `auto`: the one of this machine (default with --on ray: one is started here)",
     )
     parser.add_argument(
         "--status",
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     experiment = load_experiment(arguments.experiment, profile=arguments.profile, overrides=overrides)
     launcher = make_launcher(experiment.cells[0].recipe.launcher)
     experiment = select_cells(experiment, arguments.only)
-    found = check_quickly(unfinished(experiment.cells))
+    found = check_quickly(unfinished(experiment.cells), here=launcher.runs_here)
     # Only after the experiment and its files are found right: this import takes seconds.
     with phase(LOADING_LIBRARIES):
         from basereward.sweeps.sweep import sweep
@@ -74,10 +74,12 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 def launcher_overrides(arguments: argparse.Namespace) -> list[str]:
     """The options about the launcher as overrides of the recipe, in which they are kept for `basereward resume`.
 
-    >>> launcher_overrides(argparse.Namespace(on="ray", address="auto"))
+    >>> launcher_overrides(argparse.Namespace(on=None, address="auto"))
     ['launcher._target_=ray', 'launcher.address=auto']
     """
-    texts = {"_target_": arguments.on, "address": arguments.address}
+    # Only Ray has an address.
+    launcher = arguments.on or ("ray" if arguments.address else None)
+    texts = {"_target_": launcher, "address": arguments.address}
     return [f"launcher.{key}={json.dumps(text) if ':' in text else text}" for key, text in texts.items() if text]
 
 

@@ -48,6 +48,11 @@ class Memory:
     masters: int = 0
 
     @property
+    def state(self) -> int:
+        """What is held whatever the size of a forward pass: weights with master copies, gradients and moments."""
+        return self.weights + self.gradients + self.moments + self.masters
+
+    @property
     def peak(self) -> int:
         """The sum of all parts."""
         return sum(getattr(self, part.name) for part in fields(self))

@@ -7,6 +7,15 @@ from collections.abc import Iterator
 from basereward.recipe.schema import Recipe
 
 
+def num_devices(recipe: Recipe) -> int:
+    """The number of processes on each machine that train a recipe together.
+
+    >>> num_devices(Recipe())
+    1
+    """
+    return recipe.trainer.devices or 1
+
+
 def num_ranks(recipe: Recipe) -> int:
     """The number of processes that train a recipe together.
 
@@ -15,7 +24,7 @@ def num_ranks(recipe: Recipe) -> int:
     >>> num_ranks(Recipe(trainer=trainer))
     8
     """
-    return recipe.trainer.devices * recipe.trainer.nodes
+    return num_devices(recipe) * recipe.trainer.nodes
 
 
 def micro_batch_groups(recipe: Recipe) -> int:
@@ -48,7 +57,7 @@ def batch_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
     batch, trainer, ranks = recipe.batch, recipe.trainer, num_ranks(recipe)
     if batch.groups_per_forward <= 0 or ranks <= 0:
         return
-    factors = {"trainer.devices": trainer.devices, "trainer.nodes": trainer.nodes}
+    factors = {"trainer.devices": num_devices(recipe), "trainer.nodes": trainer.nodes}
     several = {name: number for name, number in factors.items() if number > 1}
     in_pass = micro_batch_groups(recipe)
     if batch.tokens is None and batch.groups % (in_pass * ranks):

@@ -40,12 +40,18 @@ class Local:
         retries: Annotated[int, Interval(ge=0)] = 0,
     ) -> None:
         self.retries = retries
+        self.runs_here = True
         self.spans_machines = False
         self._per_gpu = per_gpu
         self._places = [_Place(number) for number in range(cells)]
         # Free parts of each visible GPU; None as long as they were not counted, which takes a second.
         self._gpus: dict[str, int] | None = None
         self._workers: ThreadPoolExecutor | None = None
+
+    @property
+    def gpu_memory(self) -> float | None:
+        """GiB of the smallest GPU; None without GPUs, and where several cells share one."""
+        return smallest_gpu_memory() if self._count_gpus() and self._per_gpu == 1 else None
 
     def prepare(self, needed: Sequence[Resources]) -> None:
         """Start the process of the first cell, which imports torch while the sweep prepares its tracking.
@@ -154,6 +160,18 @@ def visible_gpus() -> list[str]:
         return [str(number) for number in range(pynvml.nvmlDeviceGetCount())]
     except pynvml.NVMLError:
         return []
+
+
+def smallest_gpu_memory() -> float | None:
+    """GiB of the GPU of this machine that has least; None without GPUs of NVIDIA."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
+        return min((pynvml.nvmlDeviceGetMemoryInfo(handle).total / 2**30 for handle in handles), default=None)
+    except pynvml.NVMLError:
+        return None
 
 
 class _Place:

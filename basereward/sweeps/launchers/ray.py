@@ -1,4 +1,4 @@
-"""Runs cells on a Ray cluster: each is a task with its GPUs, and is tried again elsewhere when its machine is lost."""
+"""Runs cells on a Ray cluster: each is a task with its GPUs. One whose machine is lost is submitted again."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 from annotated_types import Interval
 
-from basereward.cluster.ray_cluster import CPU, GPU, MEMORY, RayCluster, connect
-from basereward.cluster.shared_place import Sentinel, not_shared, worker_environment
+from basereward.cluster.ray_cluster import ADDRESS_VARIABLE, CPU, GPU, MEMORY, RayCluster, check_address, connect
+from basereward.cluster.shared_place import Sentinel, missing_files, not_shared, worker_environment
 from basereward.errors import ClusterError, RunError
+from basereward.io.processes import identify_process
 from basereward.recipe.trust import is_trusted, trusting
 from basereward.runs.run_folder import runs_root
 from basereward.sweeps.launcher import CellJob, LostWorkerError, Resources
@@ -32,10 +33,14 @@ class Ray:
         per_gpu: cells that share a GPU, for small ones.
         cpus: processors of a cell without GPUs, for each of its processes.
         memory: GiB of a machine's memory that Ray reserves for a cell; null: it is not counted.
+        gpu_memory: GiB of a GPU, by which a cell without `trainer.devices` gets as many GPUs as it needs; null: one.
         retries: how often a cell whose worker or machine was lost is tried again, from its last checkpoint.
         autoscaling: the cluster adds machines when tasks wait, so that what it has now is no limit.
         working_dir: folder that Ray copies to every machine, for rows with relative paths; null: the machines share the
             working folder too.
+
+    Raises:
+        ClusterError: the address is none.
 
     >>> Ray(address="head:6379").retries
     3
@@ -48,18 +53,23 @@ class Ray:
         per_gpu: Annotated[int, Interval(ge=1)] = 1,
         cpus: Annotated[float, Interval(gt=0)] = 1.0,
         memory: Annotated[float, Interval(gt=0)] | None = None,
+        gpu_memory: Annotated[float, Interval(gt=0)] | None = None,
         retries: Annotated[int, Interval(ge=0)] = 3,
         autoscaling: bool = False,
         working_dir: str | None = None,
     ) -> None:
+        if address is not None:
+            check_address(address)
         self.retries = retries
+        self.gpu_memory = gpu_memory
+        self.runs_here = address is None and not os.environ.get(ADDRESS_VARIABLE)
+        self.spans_machines = False
         self._address = address
         self._per_gpu = per_gpu
         self._cpus = cpus
         self._memory = memory
         self._autoscaling = autoscaling
         self._working_dir = working_dir
-        self.spans_machines = False
         self._cluster: RayCluster | None = None
         self._total: dict[str, float] = {}
         # Ray's reference of each running task, and what it reserves.
@@ -79,13 +89,15 @@ class Ray:
                     "slurm, or set trainer.nodes=1"
                 )
         self._cluster = connect(self._address)
+        runs_root().mkdir(parents=True, exist_ok=True)
         self._total = self._cluster.resources()
         machines = [node for node in self._cluster.ray.nodes() if node["Alive"]]
         self.spans_machines = len(machines) > 1 or self._autoscaling
         if not self._autoscaling:
             for resources in dict.fromkeys(needed):
                 self._cluster.require(self._demand(resources))
-        if len(machines) > 1:
+        # A cluster that was started here has this machine alone.
+        if self._cluster.address is not None:
             self._check_folders()
 
     def has_room(self, resources: Resources) -> bool:
@@ -104,21 +116,21 @@ class Ray:
         """Train a cell in a task of the cluster."""
         if self._cluster is None:
             self.prepare([resources])
-        assert self._cluster is not None
-        ray = self._cluster.ray
+        cluster = self._cluster
+        assert cluster is not None
         demand = self._demand(resources)
-        # Ray itself tries again when the worker or the machine of a task is lost.
-        task = ray.remote(
+        task = cluster.ray.remote(
             num_cpus=demand.get(CPU, 0.0),
             num_gpus=demand.get(GPU, 0.0),
             memory=demand.get(MEMORY),
-            max_retries=self.retries,
+            # The scheduler of the sweep counts the attempts of a cell; retries by Ray would multiply them.
+            max_retries=0,
             runtime_env=self._runtime_env(),
         )(_train)
         reference = task.options(name=job.cell.name).remote(job.task, job.parent, is_trusted(), self._folder())
         work: Future[dict[str, Any]] = Future()
         self._running[work] = (reference, demand)
-        reference.future().add_done_callback(lambda done: self._finish(work, done))
+        reference.future().add_done_callback(lambda done: self._finish(work, done, cluster))
         return work
 
     def cancel(self) -> None:
@@ -137,18 +149,20 @@ class Ray:
             cluster.close()
         self._running.clear()
 
-    def _finish(self, work: Future[dict[str, Any]], done: Future[Any]) -> None:
+    def _finish(self, work: Future[dict[str, Any]], done: Future[Any], cluster: RayCluster) -> None:
         """Hand on the outcome of a task. Ray calls it in a thread of its own."""
         self._running.pop(work, None)
         error = done.exception()
         if error is not None:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            work.set_exception(LostWorkerError(f"its Ray task was lost: {lines[-1]}"))
+            line = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            is_lost = cluster.is_lost(error)
+            fault = f"its Ray task {'was lost' if is_lost else 'failed'}: {line}"
+            work.set_exception(LostWorkerError(fault) if is_lost else ClusterError(fault))
             return
         try:
             work.set_result(read_outcome(done.result()))
-        except RunError as fault:
-            work.set_exception(fault)
+        except RunError as failure:
+            work.set_exception(failure)
 
     def _demand(self, resources: Resources) -> dict[str, float]:
         """What a task of the cell reserves of one machine."""
@@ -182,6 +196,10 @@ class Ray:
 
 def _train(task: str, parent: str, trust: bool, folder: str | None) -> dict[str, Any]:
     """Train a cell in a process of this machine; in a task of Ray."""
+    # The machine may have joined the cluster after the sweep had checked the others.
+    needed = [str(runs_root()), *([folder] if folder is not None else [])]
+    if missing := missing_files(needed):
+        return {"error": str(not_shared(identify_process()["host"], missing))}
     if folder is not None:
         os.chdir(folder)
     with trusting(trust):

@@ -34,6 +34,7 @@ class Slurm:
         at_a_time: most jobs that run at a time.
         cpus: processors of each process of a cell.
         memory: GiB of each machine's memory for a cell; null: the default of the partition.
+        gpu_memory: GiB of a GPU, by which a cell without `trainer.devices` gets as many GPUs as it needs; null: one.
         save_s: seconds before the end of its time at which a job saves.
         gpus: `auto`: as many as the recipe has devices, where the partition has GPUs; `none`: the cells run on CPUs.
         extra: further options of sbatch by their names, as `{constraint: h100}`.
@@ -54,6 +55,7 @@ class Slurm:
         at_a_time: Annotated[int, Interval(ge=1)] = 64,
         cpus: Annotated[int, Interval(ge=1)] = 1,
         memory: Annotated[float, Interval(gt=0)] | None = None,
+        gpu_memory: Annotated[float, Interval(gt=0)] | None = None,
         save_s: Annotated[int, Interval(ge=1)] = 120,
         gpus: Literal["auto", "none"] = "auto",
         extra: dict[str, Any] | None = None,
@@ -61,11 +63,13 @@ class Slurm:
         cluster: Literal["slurm", "local"] = "slurm",
     ) -> None:
         self.retries = retries
+        self.runs_here = cluster == "local"
         self.spans_machines = cluster == "slurm"
         self._partition = partition
         self._at_a_time = at_a_time
         self._cpus = cpus
         self._has_gpus = gpus == "auto" and cluster == "slurm"
+        self.gpu_memory = gpu_memory if self._has_gpus else None
         self._cluster = cluster
         self._settings: dict[str, Any] = {"timeout_min": max(1, round(hours * 60))}
         if memory is not None:

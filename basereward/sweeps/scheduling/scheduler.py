@@ -13,10 +13,10 @@ from typing import Any
 
 from basereward.errors import BaseRewardError, RunError, explain
 from basereward.recipe import Cell, recipe_sha256
-from basereward.recipe.schema import Recipe
 from basereward.runs.run_folder import resumable_with
 from basereward.sweeps.launcher import CellJob, CellOutcome, Launcher, LostWorkerError, Resources
 from basereward.sweeps.scheduling.cell_queue import RECHECK_S, CellQueue
+from basereward.sweeps.scheduling.resources import needed_resources
 
 logger = logging.getLogger(__name__)
 
@@ -39,17 +39,6 @@ def run_cells(cells: Sequence[Cell], *, launcher: Launcher, sweep_id: str) -> li
     with contextlib.closing(CellQueue(cells, sweep_id=sweep_id)) as queue:
         Scheduler(queue, launcher).run()
         return queue.rows
-
-
-def needed_resources(recipe: Recipe) -> Resources:
-    """What a cell of a recipe runs on.
-
-    >>> needed_resources(Recipe())
-    Resources(devices=1, nodes=1, accelerator='auto')
-    """
-    trainer = recipe.trainer
-    kind = {"cpu": "cpu", "mps": "cpu", "cuda": "gpu", "gpu": "gpu"}.get(trainer.accelerator, "auto")
-    return Resources(trainer.devices, trainer.nodes, kind)
 
 
 def wait_for_first(futures: Iterable[CellFuture], limit_s: float | None) -> Iterable[CellFuture]:

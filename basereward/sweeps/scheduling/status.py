@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Container
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +11,7 @@ from basereward.errors import RunError, nearest
 from basereward.recipe import Cell, recipe_sha256
 from basereward.runs.activity import activity
 from basereward.runs.listing import SCORE
-from basereward.runs.run_folder import RunFolder, list_runs
+from basereward.runs.run_folder import RunFolder, list_runs, scan_runs
 from basereward.sweeps.saved_sweep import has_saved_sweep, load_sweep
 
 
@@ -34,14 +35,9 @@ def sweep_status(name: str) -> dict[str, Any]:
     """
     sweep = _find(name)
     experiment, _ = load_sweep(sweep)
-    newest: dict[str, RunFolder] = {}
-    for run in list_runs():
-        # The newest first; a finished one counts before a later one that failed.
-        with contextlib.suppress(RunError):
-            sha256 = run.status["recipe_sha256"]
-            if sha256 not in newest or (run.state == "finished" and newest[sha256].state != "finished"):
-                newest[sha256] = run
-    rows = [_row(cell, newest.get(recipe_sha256(cell.recipe))) for cell in experiment.cells]
+    hashes = [recipe_sha256(cell.recipe) for cell in experiment.cells]
+    newest = _newest_runs(set(hashes))
+    rows = [_row(cell, newest.get(sha256)) for cell, sha256 in zip(experiment.cells, hashes, strict=True)]
     counts = {state: sum(row["state"] == state for row in rows) for state in ("finished", "failed")}
     hours = [row["device_hours"] for row in rows if row["device_hours"] is not None]
     return {
@@ -53,6 +49,19 @@ def sweep_status(name: str) -> dict[str, Any]:
         "device_hours": sum(hours),
         "remaining_s": _remaining(rows),
     }
+
+
+def _newest_runs(hashes: Container[str]) -> dict[str, RunFolder]:
+    """The newest run of each recipe; a finished one counts before a later one that failed."""
+    newest: dict[str, tuple[RunFolder, bool]] = {}
+    for run, status in scan_runs(None)[0]:
+        sha256 = status["recipe_sha256"]
+        if status["kind"] != "run" or sha256 not in hashes:
+            continue
+        is_finished = run.state_in(status) == "finished"
+        if sha256 not in newest or (is_finished and not newest[sha256][1]):
+            newest[sha256] = (run, is_finished)
+    return {sha256: run for sha256, (run, _) in newest.items()}
 
 
 def _find(name: str) -> RunFolder:

@@ -37,17 +37,19 @@ DRIVER_PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", 
 EXAMPLES = {"models": "Qwen/Qwen2.5-VL-3B-Instruct", "datasets": "trl-lib/rlaif-v"}
 
 
-def machine_problems(recipe: Recipe) -> Iterator[Problem]:
+def machine_problems(recipe: Recipe, *, here: bool = True) -> Iterator[Problem]:
     """Yield everything that this machine lacks for a run and that can be found without torch.
 
     Args:
         recipe: of the run.
+        here: whether the run is on this machine; the devices of others are not known.
 
     >>> from basereward.recipe.schema import TrainerRecipe
     >>> list(machine_problems(Recipe(trainer=TrainerRecipe(accelerator="cpu"))))
     []
     """
-    yield from accelerator_problems(recipe)
+    if here:
+        yield from accelerator_problems(recipe)
     yield from package_problems(recipe)
     yield from folder_problems(recipe)
     yield from store_problems(recipe)

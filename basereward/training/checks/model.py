@@ -34,7 +34,7 @@ from basereward.model.saving.folder_checks import check_checkpoint, check_size
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.model.saving.saved_model import kind_of
 from basereward.recipe import Recipe
-from basereward.recipe.checks.parallel import micro_batch_groups
+from basereward.recipe.checks.parallel import micro_batch_groups, num_devices
 from basereward.recipe.checks.probing import trained_model
 from basereward.recipe.checks.rollouts import learns_from_rollouts
 from basereward.runs.run_folder import runs_root
@@ -68,6 +68,7 @@ class ModelFindings:
         problems: what a training would refuse.
         warnings: what may stop it later.
         facts: what `check` reports: `devices`, `tokens` by source, `model`, `memory`, `disk`.
+        held: the memory of the run on one device; None where it was not counted.
 
     >>> ModelFindings().problems
     []
@@ -76,22 +77,25 @@ class ModelFindings:
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    held: Memory | None = None
 
 
-def check_model(recipe: Recipe, samples: Sequence[SourceSample]) -> ModelFindings:
+def check_model(recipe: Recipe, samples: Sequence[SourceSample], *, here: bool = True) -> ModelFindings:
     """Check everything about a recipe that needs torch or transformers.
 
     Args:
         recipe: whose cheap checks found nothing.
         samples: the first rows of its sources.
+        here: whether the run is on this machine; the devices of others are not known.
 
     Returns:
         What was found. Nothing is written but a made checkpoint and the list of rejected rows.
     """
     found = ModelFindings()
-    found.problems += device_problems(recipe)
-    device = training_device(recipe)
-    found.facts["devices"] = device_facts(recipe, device)
+    device = training_device(recipe) if here else None
+    if device is not None:
+        found.problems += device_problems(recipe)
+        found.facts["devices"] = device_facts(recipe, device)
     if found.problems:
         return found
     try:
@@ -192,7 +196,7 @@ def device_problems(recipe: Recipe) -> Iterator[Problem]:
 def _missing_devices(recipe: Recipe, kind: str) -> Iterator[Problem]:
     """Yield a number of devices that this machine does not have. A CPU takes any number of processes."""
     available = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind)
-    given = recipe.trainer.devices
+    given = num_devices(recipe)
     if available is not None and given > available:
         yield "trainer.devices", f"{given} given, and this machine has {available}. Allowed here: 1 to {available}"
 
@@ -216,7 +220,7 @@ def device_facts(recipe: Recipe, device: torch.device) -> dict[str, Any]:
     1
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores"
-    facts = {"kind": device.type, "name": name, "count": recipe.trainer.devices, "precision": recipe.trainer.precision}
+    facts = {"kind": device.type, "name": name, "count": num_devices(recipe), "precision": recipe.trainer.precision}
     return {**facts, "memory": device_memory(device)}
 
 
@@ -353,8 +357,10 @@ def _tokens(size: Size, layout: Layout) -> int:
     return size.tokens if layout == "tree" else sum(size.prefix + branch for branch in size.branches)
 
 
-def _count(recipe: Recipe, model: RewardModel, largest: PassTokens, device: torch.device, found: ModelFindings) -> None:
-    """Count the memory of a model without weights, and what a run of it writes."""
+def _count(
+    recipe: Recipe, model: RewardModel, largest: PassTokens, device: torch.device | None, found: ModelFindings
+) -> None:
+    """Count the memory of a model without weights, and what a run of it writes; compared where there is a device."""
     try:
         held = run_memory(recipe, model, largest)
     except ModelError as error:
@@ -362,7 +368,9 @@ def _count(recipe: Recipe, model: RewardModel, largest: PassTokens, device: torc
         found.facts["memory"] = {"missing": str(error)}
         return
     held = with_reference(recipe, held)
-    _compare_memory(device_share(recipe, held, device), device, found)
+    found.held = held
+    if device is not None:
+        _compare_memory(device_share(recipe, held, device), device, found)
     needed = disk_needs(recipe, held, model)
     found.facts["disk"] = needed
     found.problems += disk_problems(needed, recipe.tracking.uri)
@@ -400,7 +408,7 @@ def _check_trained(recipe: Recipe, model: RewardModel) -> None:
 def _compare_memory(held: Memory, device: torch.device, found: ModelFindings) -> None:
     """Compare the memory of a run with that of the device: what is counted must fit, what is estimated may not."""
     available = device_memory(device)
-    counted = held.weights + held.gradients + held.moments + held.masters
+    counted = held.state
     found.facts["memory"] = {"counted": counted, "peak": held.peak, "available": available}
     remedy = (
         "Train adapters (model.lora.rank=64), quantize (model.backbone.quantization=nf4), freeze parts, or take a "

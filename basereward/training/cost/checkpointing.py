@@ -12,13 +12,8 @@ from basereward.model.cost.memory import PassTokens
 from basereward.model.families.parts import decoder_layers
 from basereward.model.reward_model import RewardModel
 from basereward.recipe.schema import Recipe
-from basereward.training.cost.largest_pass import largest_pass
-from basereward.training.cost.run_memory import run_memory
-
-USABLE = 0.9
-"""Share of a device's memory that is used by count; the rest is left to kernels, the allocator and the estimate."""
-SAMPLED, SEARCHED = 4, 128
-"""Groups of a source that are encoded, and forward passes that are searched, for the size of the largest pass."""
+from basereward.training.cost.largest_pass import SAMPLED, SEARCHED, largest_pass
+from basereward.training.cost.run_memory import USABLE, run_memory
 
 
 @dataclass(frozen=True, slots=True)

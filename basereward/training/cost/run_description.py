@@ -13,13 +13,11 @@ from basereward.data.schema.group import SPLITS
 from basereward.errors import BaseRewardError, format_bytes, format_count
 from basereward.model.cost.memory import Memory
 from basereward.model.families.parts import PARTS, part_of
-from basereward.model.pooling import Pooling
 from basereward.model.reward_model import RewardModel
 from basereward.recipe.checks.parallel import num_ranks
 from basereward.recipe.schema import Recipe
-from basereward.training.cost.checkpointing import SAMPLED, SEARCHED
-from basereward.training.cost.largest_pass import largest_pass
-from basereward.training.cost.run_memory import device_memory, device_share, run_memory
+from basereward.training.cost.run_memory import count_memory, device_memory, device_share
+from basereward.training.parallel.sharded_strategy import ShardedStrategy
 
 if TYPE_CHECKING:
     from basereward.training.build import PreparedRun
@@ -38,11 +36,11 @@ def describe_run(recipe: Recipe, prepared: PreparedRun) -> Iterator[str]:
     yield from describe_parts(model)
     yield from describe_rows(prepared.data)
     trainer, ranks = recipe.trainer, num_ranks(recipe)
-    strategy = "fsdp2" if trainer.strategy == "fsdp2" else "ddp"
+    strategy = "fsdp2" if isinstance(prepared.trainer.strategy, ShardedStrategy) else "ddp"
     several = f"{ranks} processes with {strategy}, the first on " if ranks > 1 else ""
     yield f"device: {several}{device_name(device)}, precision {trainer.precision}"
     try:
-        counted = _count_memory(recipe, model, prepared.data)
+        counted = count_memory(recipe, model, prepared.data)
     # A model whose layers are not known to the count can still be trained.
     except BaseRewardError as error:
         yield f"memory: not counted: {error}"
@@ -144,11 +142,3 @@ def describe_memory(counted: Memory, *, available: int, probe: bool = False) -> 
     if probe:
         text += ", while the head is trained"
     return f"{text}: it may not fit" if counted.peak > available else text
-
-
-def _count_memory(recipe: Recipe, model: RewardModel, data: PreferenceData) -> Memory | None:
-    """The counted memory; None for a stream, whose largest forward pass is not known."""
-    if not isinstance(data.plan, Plan):
-        return None
-    largest = largest_pass(data, Pooling(recipe.model.pooling), sampled=SAMPLED, searched=SEARCHED)
-    return run_memory(recipe, model, largest)

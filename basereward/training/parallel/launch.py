@@ -29,7 +29,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # of torch
 from basereward.errors import BaseRewardError, RankError, RecipeError, explain
 from basereward.io.interrupts import popen_with_interrupts_blocked
 from basereward.io.processes import Rank, own_variables, this_rank
-from basereward.recipe.checks.parallel import num_ranks
+from basereward.recipe.checks.parallel import num_devices, num_ranks
 from basereward.recipe.schema import Recipe
 from basereward.training.parallel.collectives import broadcast
 from basereward.training.parallel.link import STUCK_S, Link, Listener, connect
@@ -130,8 +130,8 @@ def _meet(
                 "Start the command on every machine with torchrun or srun; see docs/how-to/train-on-several-gpus.md"
             )
         store = TCPStore("127.0.0.1", 0, None, True, WAIT, wait_for_workers=False)
-        stack.enter_context(_started(recipe.trainer.devices, task, worker=worker, store=store, link=link))
-        distributed.init_process_group(backend, store=store, rank=0, world_size=recipe.trainer.devices, timeout=WAIT)
+        stack.enter_context(_started(num_devices(recipe), task, worker=worker, store=store, link=link))
+        distributed.init_process_group(backend, store=store, rank=0, world_size=num_devices(recipe), timeout=WAIT)
 
 
 def cluster_environment() -> ClusterEnvironment | None:

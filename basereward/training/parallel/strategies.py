@@ -22,7 +22,7 @@ def build_strategy(recipe: Recipe) -> Strategy | str:
     A single device has nothing to share, so it is trained alike with every strategy.
 
     Args:
-        recipe: of the run.
+        recipe: of the run; `auto` is ddp here, see `chosen_strategy`.
 
     >>> build_strategy(Recipe())
     'auto'

@@ -16,7 +16,7 @@ from basereward.cli import main
 from basereward.errors import RunError
 from basereward.evaluation.recording import record
 from basereward.runs.resolve_model import resolve_model
-from basereward.runs.run_folder import RunFolder, broken_runs, find, finished_with, list_runs, unfinished_with
+from basereward.runs.run_folder import RunFolder, find, finished_with, list_runs, scan_runs, unfinished_with
 from basereward.runs.score_files import known_scores, read_scores
 from basereward.runs.tracking.tracker import Tracker, deliver_pending
 from basereward.training.ensembles import make as ensemble_module
@@ -191,7 +191,7 @@ def test_broken_status_is_skipped(
     with pytest.raises(RunError, match=broken.run_id):
         broken.state  # noqa: B018
     assert [broken.run_id in message.getMessage() for message in caplog.records] == [True]
-    assert list(broken_runs()) == [broken.run_id]
+    assert list(scan_runs(None)[1]) == [broken.run_id]
     assert main(["ls", "runs", "--json"]) == 0
     listed = {row["name"]: row["state"] for row in json.loads(capsys.readouterr().out)["runs"]}
     assert listed == {valid.run_id: "finished", broken.run_id: "broken"}
@@ -228,7 +228,7 @@ def test_other_file_types_in_a_run_folder_are_tolerated(place: Path) -> None:
     (folder.path / "status.json").mkdir()
     os.mkfifo(fifo.path / "status.json")
     assert set(list_runs()) == {valid, blocked}
-    assert broken_runs().keys() == {folder.run_id, fifo.run_id, without_status.run_id}
+    assert scan_runs(None)[1].keys() == {folder.run_id, fifo.run_id, without_status.run_id}
     assert deliver_pending() == {}
     assert find(valid.run_id) == valid
 

@@ -13,8 +13,8 @@ from basereward.model.families.parts import decoder_layers
 from basereward.model.reward_model import RewardModel, build_model
 from basereward.model.tiny_models.tiny_qwen2_5_vl import tiny_qwen2_5_vl
 from basereward.recipe.schema import BackboneRecipe, ModelRecipe, Recipe
-from basereward.training.cost.checkpointing import USABLE, choose_checkpointed_layers
-from basereward.training.cost.run_memory import run_memory
+from basereward.training.cost.checkpointing import choose_checkpointed_layers
+from basereward.training.cost.run_memory import USABLE, run_memory
 from tests.helpers.support import SMALL
 
 LAYERS, WIDTH, TOKENS = 6, 64, 1000

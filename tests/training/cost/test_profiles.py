@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from basereward.model.cost.memory import Memory, PassTokens
 from basereward.model.cost.meta_model import outline
 from basereward.model.reward_model import RewardModel
 from basereward.recipe.schema import Recipe
-from basereward.training.cost.checkpointing import USABLE, choose_checkpointed_layers
+from basereward.training.cost.checkpointing import choose_checkpointed_layers
 from basereward.training.cost.gpu_specs import GPUS
-from basereward.training.cost.run_memory import run_memory
+from basereward.training.cost.run_memory import USABLE, needed_devices, run_memory
 
 GIB = 2**30
 VISION = {
@@ -132,3 +132,20 @@ def test_adapters_profile_stores_what_fits(counted: Counted) -> None:
         assert choice.peak <= USABLE * GPUS[gpu].memory
     assert layers["lora h100"] == 0
     assert 0 < layers["qlora rtx4090"] < layers["lora rtx4090"] < 28
+
+
+@pytest.mark.parametrize(
+    ("profile", "gpu", "expected"),
+    [("qwen2_5_vl_7b", "h100", range(2, 9)), ("qwen2_5_vl_7b_lora", "h100", [1]), ("qwen2_5_vl_7b", "h200", [1, 2])],
+)
+def test_number_of_gpus_by_count(profile: str, gpu: str, expected: Sequence[int], counted: Counted) -> None:
+    """All weights of 7B need several GPUs of 80 GB and adapters one. With half as many it does not fit."""
+    recipe, model, largest = counted(profile)
+    held, available = run_memory(recipe, model, largest), GPUS[gpu].memory
+    number = needed_devices(recipe, held, available=available)
+    assert number in expected
+    # What fsdp2 divides, and what each GPU has of the rest, by hand.
+    divided, whole = held.weights + held.gradients + held.moments, held.copies + held.activations + held.masters
+    assert divided / number + whole <= USABLE * available
+    if number > 1:
+        assert divided / (number // 2) + whole > USABLE * available
