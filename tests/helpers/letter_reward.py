@@ -17,3 +17,11 @@ class LetterReward(PolicyReward):
             texts = prompt.group.responses
             rewards.append([sum("a" <= letter <= "m" for letter in text) / max(len(text), 1) for text in texts])
         return rewards
+
+
+class NoReward(PolicyReward):
+    """A reward that knows no answer."""
+
+    def group_rewards(self, prompts: Sequence[ScoredPrompt]) -> list[list[float | None]]:
+        """None for each text."""
+        return [[None] * len(prompt.group.responses) for prompt in prompts]

@@ -11,16 +11,24 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from trl.data_utils import prepare_multimodal_messages
 
+from basereward.data.batching.collate import collate
 from basereward.errors import ModelError, RecipeError, RunError, SilentError, TrainingError
 from basereward.inference.scorer import load_scorer
 from basereward.model.policy import load_policy
-from basereward.recipe import find_faults, load_recipe
+from basereward.recipe import find_faults, load_recipe, recipe_yaml
 from basereward.recipe.trust import trusting
+from basereward.rl.rows import JudgeRows, LabelledPair
+from basereward.rl.running.checkpoint import read_last
+from basereward.rl.running.cost import rollout_cost
 from basereward.rl.train import train
 from basereward.runs.listing import listed_runs
 from basereward.runs.run_folder import RunFolder, find, list_runs
+from basereward.sweeps.cell_worker import train_task
+from basereward.sweeps.resume import resume
 from tests.helpers.killed_process import Moment, train_in_process
+from tests.helpers.support import group
 
 REWARD = "{_target_: tests.helpers.letter_reward.LetterReward}"
 TINY = (
@@ -129,27 +137,20 @@ def test_metrics_of_every_step_and_validation_are_recorded(judge: dict[str, Any]
     assert (row.state, row.progress, row.score) == ("finished", "4 of 4", judge["metrics"]["test/pair_accuracy"])
 
 
-def test_run_killed_twice_and_resumed_equals_one_that_never_stopped(policy: dict[str, Any], folders: Path) -> None:
-    """SIGKILL before a checkpoint is named and in a later step: weights, metrics and rollouts have the same bits."""
+def test_run_that_is_killed_and_resumed_equals_one_that_never_stopped(policy: dict[str, Any], folders: Path) -> None:
+    """SIGKILL when a checkpoint is written and not yet named: weights, metrics and rollouts have the same bits."""
     before = {run.run_id for run in list_runs()}
-    kills = [
-        Moment("basereward.rl.running.run_trainer:write_last", 2),
-        Moment("basereward.rl.running.record:RolloutRecord.advance", 2),
-    ]
+    kill = Moment("basereward.rl.running.run_trainer:write_last", 2)
     overrides = (*POLICY, "trainer.checkpoint_every=1", "tracking.experiment=killed")
-    run_id = None
-    for kill in kills:
-        assert train_in_process("basereward", overrides, resume=run_id, kill=kill, trust=True) == -kill.signal
-        (run,) = [run for run in list_runs() if run.run_id not in before]
-        assert run.state == "killed"
-        run_id = run.run_id
-    assert trained(overrides, resume=run_id)["metrics"] == policy["metrics"]
+    assert train_in_process("basereward", overrides, kill=kill, trust=True) == -kill.signal
+    (run,) = [run for run in list_runs() if run.run_id not in before]
+    assert (run.state, read_last(run).step) == ("killed", 1)
+    assert trained(overrides, resume=run.run_id)["metrics"] == policy["metrics"]
     whole = find(policy["run_id"])
     assert recorded(run) == recorded(whole)
     for name, weight in load_file(whole.model / "model.safetensors").items():
         assert torch.equal(load_file(run.model / "model.safetensors")[name], weight)
-    first = recorded(whole)
-    assert len({value for (name, _), value in first.items() if name == "train/grad_norm"}) > 1
+    assert len({value for (name, _), value in recorded(whole).items() if name == "train/grad_norm"}) > 1
 
 
 def test_policy_is_saved_in_the_format_of_the_hub(policy: dict[str, Any], folders: Path) -> None:
@@ -227,13 +228,83 @@ def test_missing_package_is_named_before_the_run(folders: Path, monkeypatch: pyt
     assert len(list_runs()) == count
 
 
-def test_policy_that_cannot_be_learned_from_stops_after_a_checkpoint(folders: Path) -> None:
-    """Rollouts that all reach the limit stop the run in the third generation."""
-    with pytest.raises(TrainingError, match="max_tokens"):
-        trained((*POLICY, "objective.max_tokens=2"))
+@pytest.mark.parametrize(
+    ("override", "metric", "message"),
+    [
+        ("objective.max_tokens=2", "train/completions/clipped_ratio", "max_tokens"),
+        (
+            "objective.reward={_target_: tests.helpers.letter_reward.NoReward}",
+            "train/rewards/unscored",
+            "finite reward",
+        ),
+    ],
+)
+def test_rollouts_that_teach_nothing_stop_the_run_after_a_checkpoint(
+    override: str, metric: str, message: str, folders: Path
+) -> None:
+    """Rollouts that are all truncated, or have no reward, stop the run in the third generation."""
+    with pytest.raises(TrainingError, match=message):
+        trained((*POLICY, override))
     run = list_runs()[0]
-    assert (run.state, recorded(run)["train/completions/clipped_ratio", 1]) == ("failed", 1.0)
+    assert (run.state, recorded(run)[metric, 1]) == ("failed", 1.0)
     assert json.loads((run.checkpoints / "last.ckpt").read_text())["step"] == 2
+
+
+def test_adapters_are_trained_and_saved_merged(judge: dict[str, Any], folders: Path) -> None:
+    """With a penalty, whose reference is the model without its adapters; other weights stay those of the start."""
+    lora = ("model.lora={rank: 2}", "objective.beta=0.1", f"model.start={judge['run_id']}", "optimizer.lr=0.1")
+    run = find(trained((*POLICY, *lora, "trainer.steps=2", "trainer.validations=1"))["run_id"])
+    before = load_policy(find(judge["run_id"]).model).model.state_dict()
+    after = load_policy(run.model).model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    best = recorded(run)["train/best_step", 2]
+    assert recorded(run)["train/kl/reference", 2] != 0
+    assert bool(changed) is bool(best)
+    assert all(".language_model.layers." in name for name in changed)
+    assert (run.checkpoints / "checkpoint-2" / "trained.safetensors").stat().st_size < 200_000
+
+
+def test_cell_of_a_sweep_is_trained_once(folders: Path) -> None:
+    """The worker of a sweep trains it, and finds it finished at the next call."""
+    recipe = load_recipe("basereward", overrides=[*JUDGE, "trainer.steps=1", "trainer.validations=1", "seeds.data=5"])
+    task = json.dumps({"recipe": recipe_yaml(recipe), "title": "cell", "axes": {"seed": "5"}, "label": "cell"})
+    result = train_task(task, parent="a-sweep")
+    assert train_task(task, parent="a-sweep")["run_id"] == result["run_id"]
+    assert find(result["run_id"]).axes == {"seed": "5"}
+
+
+def test_cost_counts_rollouts_and_the_reference_model(folders: Path) -> None:
+    """Of 8 rollouts of 48 tokens: generation and loss; with a penalty also old and reference log-probabilities, and the
+    memory of a second model."""
+    plain, penalised = (
+        rollout_cost(load_recipe("basereward", overrides=[*JUDGE, f"objective.beta={beta}"]), gpus=["h100"])
+        for beta in (0.0, 0.1)
+    )
+    parts, more = plain["rollouts"]["flops"], penalised["rollouts"]["flops"]
+    assert (plain["rollouts"]["step"], plain["steps"], parts["old"], parts["reference"]) == (8, 4, 0, 0)
+    assert more["old"] == more["reference"] == more["generation"] == parts["generation"] > 0
+    # A backward pass is two forward passes, without the gradient of the pixels.
+    assert 2.5 < parts["loss"] / parts["generation"] <= 3.0
+    assert plain["flops"]["step"]["total"] == sum(parts.values())
+    assert penalised["bytes"]["weights"] == 2 * plain["bytes"]["weights"]
+
+
+def test_policy_writes_what_its_judge_writes(judge: dict[str, Any], folders: Path) -> None:
+    """The greedy text of the chat checkpoint equals that of the engine that scores, about a picture."""
+    scorer = load_scorer(find(judge["run_id"]).model)
+    model: Any = scorer.model
+    asked = group(responses=("It is a seven.", "4"), images=1)
+    batch = collate([scorer.encode(asked)], layout="tree", pad_id=scorer.encoder.pad_id)
+    with torch.no_grad():
+        expected = model.generator.generate(batch, model.head.sampling)[0][0].tolist()
+    policy = load_policy(find(judge["run_id"]).model)
+    rows = JudgeRows([asked], prompt=model.head.branch_template.judge_prompt, pairs=[LabelledPair(0, 0, 1, 1)])
+    messages = prepare_multimodal_messages(rows.row(0)["prompt"], images=rows.row(0)["images"])
+    inputs = policy.processor.apply_chat_template(
+        [messages], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    written = policy.model.generate(**inputs, max_new_tokens=48, do_sample=False)[0, inputs["input_ids"].size(1) :]
+    assert written.tolist()[: len(expected)] == expected
 
 
 def test_reward_that_dies_loses_nothing(policy: dict[str, Any], folders: Path) -> None:
@@ -257,4 +328,5 @@ def test_reward_that_dies_loses_nothing(policy: dict[str, Any], folders: Path) -
     run = list_runs()[0]
     assert run.state == "failed"
     assert (run.checkpoints / "last.ckpt").exists()
-    assert trained((*POLICY, "tracking.experiment=dying"), resume=run.run_id)["metrics"] == policy["metrics"]
+    with trusting(True):
+        assert resume(run.run_id)["metrics"] == policy["metrics"]

@@ -108,7 +108,7 @@ class JudgeReward(RolloutReward):
         named = {
             "pair_accuracy": mean([_prefers_better(orders) for orders in preferred]),
             "accuracy": mean(right),
-            "order_consistency": mean([_agree(orders) for orders in preferred if len(orders) > 1]),
+            "order_consistency": mean([_agree(orders) for orders in preferred]),
             "format": mean([is_formatted(text) for text in texts]),
             "no_verdict": verdicts.count(None) / len(verdicts) if verdicts else None,
         }

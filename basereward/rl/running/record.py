@@ -16,6 +16,7 @@ from basereward.rl.running.held_out import judged_groups
 from basereward.rl.running.prepare import PreparedPolicy, monitored
 from basereward.rl.running.run_trainer import RunTrainer
 from basereward.runs.locks import check_run_lock
+from basereward.runs.resolve_model import MODEL
 from basereward.runs.run_folder import RunFolder
 from basereward.runs.score_files import ScoredGroup, read_scores, write_scores
 from basereward.training.parallel.collectives import is_first
@@ -171,13 +172,23 @@ class RolloutRecord(RunRecord):
             step: number of optimizer steps after which the weights were.
         """
         self.metrics({"train/best_step": float(step)}, step=self.prepared.steps)
-        self.record_model(step=step)
+        # MLflow's models score responses, and a policy writes them: its files are plain artifacts.
+        if self.prepared.reward.trains == "judge":
+            self.record_model(step=step)
         self.metrics(self._test_metrics, step=self.prepared.steps)
         for split in ("val", "test"):
             file = self.run.scores / f"{split}.jsonl"
             # Those of the best validation may be of an earlier process.
             if file.exists():
                 self.record_scores(split, read_scores(file))
+
+    def publish_model(self) -> str:
+        """Record the saved model, and return its address."""
+        if self.prepared.reward.trains == "judge":
+            return super().publish_model()
+        assert self.tracker is not None
+        self.tracker.artifacts(self.run.model, folder=MODEL)
+        return self.address_of_model()
 
     def _measured(self, trainer: RunTrainer, split: Split) -> dict[str, float]:
         per_generation = trainer.args.generation_batch_size

@@ -82,6 +82,13 @@ class RunTrainer(JudgeTrainer):
         saved_at: the step of the last checkpoint; -1 before there is one.
     """
 
+    # Of transformers' and TRL's trainers, whose types are not read.
+    control: Any
+    generation_config: Any
+    generation_kwargs: dict[str, Any]
+    lr_scheduler: Any
+    optimizer: Any
+
     def __init__(
         self,
         recipe: Recipe,
