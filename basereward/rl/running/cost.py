@@ -110,7 +110,7 @@ def rollout_cost(
         "steps": steps,
         "tokens": {"step": tokens, "run": steps * tokens},
         "rollouts": {"step": rollouts, "run": steps * rollouts, "tokens": settings.max_tokens, "flops": work.parts},
-        "flops": {"step": dataclasses.asdict(work.loss) | {"total": sum(work.parts.values())}, "run": run_flops},
+        "flops": {"step": dataclasses.asdict(work.step) | {"total": work.step.total}, "run": run_flops},
         "parameters": parameter_counts(model),
         "bytes": dataclasses.asdict(held) | {"peak": held.peak},
         "utilisation": utilisation,
@@ -119,9 +119,10 @@ def rollout_cost(
 
 
 class _Work(NamedTuple):
-    """Floating-point operations of a step: of its loss, of all its parts, and of one rollout forward."""
+    """Floating-point operations of a step: of its loss, of all of it, by its parts, and of one rollout forward."""
 
     loss: Flops
+    step: Flops
     parts: dict[str, int]
     forward: float
 
@@ -130,8 +131,12 @@ def _work(counter: Counter, shapes: Sequence[SequenceShape], settings: RolloutOb
     factor = rollouts / len(shapes)
     forward = _scaled(counter(shapes, training=False), factor)
     loss = _scaled(counter(shapes), factor)
-    parts = {name: forward.total * number for name, number in forward_passes(settings).items()}
-    return _Work(loss, {**parts, "loss": loss.total}, forward.total / rollouts)
+    passes = forward_passes(settings)
+    parts = {name: forward.total * number for name, number in passes.items()}
+    step = loss
+    for _ in range(sum(passes.values())):
+        step = step + forward
+    return _Work(loss, step, {**parts, "loss": loss.total}, forward.total / rollouts)
 
 
 def forward_passes(settings: RolloutObjective) -> dict[str, int]:
