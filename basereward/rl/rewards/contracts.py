@@ -243,7 +243,7 @@ class PolicyReward(RolloutReward):
         if self.is_probability:
             # The watch for over-optimisation reads this one; other rewards have no fixed largest value.
             metrics["policy/wrong_probability"] = metrics["policy/reward_wrong"]
-        return {name: value for name, value in metrics.items() if value is not None}
+        return known(metrics)
 
     def measures(self, rows: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> dict[str, float]:
         """`exact_match`, `reward` (the mean of those that have one) and `characters` of held-out answers."""
@@ -253,7 +253,7 @@ class PolicyReward(RolloutReward):
             "reward": mean([reward for reward in rewards if reward is not None]),
             "characters": mean([float(len(text)) for text in texts]),
         }
-        return {name: value for name, value in named.items() if value is not None}
+        return known(named)
 
 
 def with_answers(groups: Sequence[Group]) -> Sequence[Group]:
@@ -304,6 +304,15 @@ def mean(values: Sequence[float]) -> float | None:
     (0.5, None)
     """
     return sum(values) / len(values) if values else None
+
+
+def known(values: Mapping[str, float | None]) -> dict[str, float]:
+    """The named values that are not None.
+
+    >>> known({"a": 1.0, "b": None})
+    {'a': 1.0}
+    """
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def quantile_of(values: Sequence[float], share: float) -> float | None:

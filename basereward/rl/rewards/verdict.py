@@ -16,7 +16,7 @@ from basereward.model.generation.prompts import PAIRWISE, Prompt, load_prompt
 from basereward.model.generation.verdicts import parse_verdict
 from basereward.rl.consistency import ConsistencyJudge, Verdict
 from basereward.rl.judge_reward import Label, RewardParts, checked_label, is_formatted, judged
-from basereward.rl.rewards.contracts import LogExtra, LogMetric, RolloutReward, completion_text, mean
+from basereward.rl.rewards.contracts import LogExtra, LogMetric, RolloutReward, completion_text, known, mean
 from basereward.rl.rows import JudgeRows, both_orders
 
 
@@ -112,7 +112,7 @@ class JudgeReward(RolloutReward):
             "format": mean([is_formatted(text) for text in texts]),
             "no_verdict": verdicts.count(None) / len(verdicts) if verdicts else None,
         }
-        return {name: value for name, value in named.items() if value is not None}
+        return known(named)
 
 
 def _preferred(pairs: Sequence[str], verdicts: Sequence[int | None], right: Sequence[bool]) -> list[list[bool | None]]:
@@ -218,7 +218,7 @@ def _metrics(texts: Sequence[str], labels: Sequence[Label], parts: Sequence[Rewa
         "judge/accuracy_label_1": _label_accuracy(labels, parts, 1),
         "judge/accuracy_label_2": _label_accuracy(labels, parts, 2),
     }
-    return {name: value for name, value in metrics.items() if value is not None}
+    return known(metrics)
 
 
 def _verdict_metrics(texts: Sequence[str]) -> dict[str, float | None]:
