@@ -13,7 +13,7 @@ from basereward.io.progress.displays import format_seconds
 
 KINDS = (
     *("experiments", "profiles", "sources", "benchmarks"),
-    *("heads", "losses", "objectives", "adapters", "tiny_models", "launchers", "rewards", "runs"),
+    *("heads", "losses", "objectives", "adapters", "tiny_models", "launchers", "rewards", "stages", "runs"),
 )
 STATES = ("running", "finished", "failed", "killed", "broken")
 RUNNING = ("host", "devices", "step", "device hours", "left")
