@@ -7,19 +7,19 @@ import dataclasses
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from basereward.errors import BaseRewardError, RecipeError
 from basereward.pipelines.definition import resolved_recipe
 from basereward.pipelines.stages.contracts import Stage
+from basereward.pipelines.stages.train import Train
 from basereward.recipe import Cell, Fault, Recipe, make
 from basereward.recipe.fault import format_faults
+from basereward.recipe.schema import BackboneRecipe
 from basereward.recipe.stages import StageRecipe, resolved
-from basereward.recipe.text import build_recipe
 from basereward.training.preflight import Findings, cell_findings, quick_findings
 
-UNTRAINED = "a model that is not trained yet"
-"""Stands in for the model of a stage."""
+UNTRAINED = "not trained yet: "
+"""With the name of a stage, stands in for its model."""
 
 
 def stage_findings(stages: Sequence[StageRecipe], *, quick: bool = False) -> Findings:
@@ -37,6 +37,7 @@ def stage_findings(stages: Sequence[StageRecipe], *, quick: bool = False) -> Fin
     """
     found = Findings()
     outputs: dict[str, Mapping[str, str]] = {}
+    backbones: dict[str, BackboneRecipe] = {}
     with tempfile.TemporaryDirectory(prefix="basereward-check-") as folder:
         for stage in stages:
             if not set(stage.needs) <= outputs.keys():
@@ -45,7 +46,14 @@ def stage_findings(stages: Sequence[StageRecipe], *, quick: bool = False) -> Fin
             place.mkdir()
             # A stage that fails has no stand-ins, so those that need it are left out.
             with _faults_of(stage, found):
-                outputs[stage.name] = _preview(stage, outputs, place, found, quick=quick)
+                if stage.recipe is None:
+                    outputs[stage.name] = _preview(stage, outputs, place)
+                    found.facts[stage.name] = {}
+                else:
+                    outputs[stage.name] = dict.fromkeys(Train.outputs, f"{UNTRAINED}{stage.name}")
+                    recipe = _with_backbones(resolved_recipe(stage.recipe, outputs), backbones)
+                    backbones[outputs[stage.name]["run"]] = recipe.model.backbone
+                    _check_recipe(stage, recipe, found, quick=quick)
     return found
 
 
@@ -70,39 +78,33 @@ def _faults_of(stage: StageRecipe, found: Findings) -> Iterator[None]:
         found.faults.append(Fault(stage.name, f"stages.{stage.name}", str(error)))
 
 
-def _preview(
-    stage: StageRecipe, outputs: Mapping[str, Mapping[str, str]], folder: Path, found: Findings, *, quick: bool
-) -> Mapping[str, str]:
-    if stage.recipe is None:
-        made: Stage = make(resolved(stage.node, outputs), "stages")
-        found.facts[stage.name] = {}
-        return made.preview(folder)
-    recipe = _without_untrained(resolved_recipe(stage.recipe, outputs))
+def _preview(stage: StageRecipe, outputs: Mapping[str, Mapping[str, str]], folder: Path) -> Mapping[str, str]:
+    made: Stage = make(resolved(stage.node, outputs), "stages")
+    return made.preview(folder)
+
+
+def _check_recipe(stage: StageRecipe, recipe: Recipe, found: Findings, *, quick: bool) -> None:
+    """Check the recipe of a stage that trains, and add what is found."""
     cell = Cell(stage.name, stage.name, {}, recipe)
     findings = quick_findings([cell]) if quick else cell_findings([cell])
     found.faults += [_of_stage(stage, fault) for fault in findings.faults]
     found.warnings += [_of_stage(stage, fault) for fault in findings.warnings]
     found.facts |= findings.facts
-    return {"run": UNTRAINED, "model": UNTRAINED}
 
 
-def _without_untrained(recipe: Recipe) -> Recipe:
-    """The recipe with its backbone in the place of a model that an earlier stage will train."""
-    values = dataclasses.asdict(recipe)
-    if values["model"].get("start") == UNTRAINED:
-        values["model"]["start"] = None
-    return build_recipe(values)
+def _with_backbones(recipe: Recipe, backbones: Mapping[str, BackboneRecipe]) -> Recipe:
+    """The recipe with the backbone of an earlier stage in the place of the model that this stage will train."""
+    start, path = recipe.model.start, recipe.model.backbone.path
+    backbone = backbones.get(start or "") or backbones.get(path or "")
+    if backbone is None:
+        return recipe
+    # What is trained of it, and how, is this stage's own.
+    replaced = dataclasses.replace(
+        recipe.model.backbone, path=backbone.path, make=backbone.make, revision=backbone.revision
+    )
+    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, backbone=replaced, start=None))
 
 
 def _of_stage(stage: StageRecipe, fault: Fault) -> Fault:
     key = f"stages.{stage.name}.recipe.{fault.key}" if fault.key else f"stages.{stage.name}"
     return Fault(stage.name, key, fault.message)
-
-
-def stage_row(stage: StageRecipe, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage for people and programs: its name, what it does, and what it needs.
-
-    >>> stage_row(StageRecipe("hard", {"_target_": "select"}, None, ("annotate",)), {})
-    {'name': 'hard', 'does': 'select', 'needs': ['annotate'], 'facts': {}}
-    """
-    return {"name": stage.name, "does": stage.node.get("_target_", ""), "needs": list(stage.needs), "facts": facts}

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,25 @@ def resolved_recipe(recipe: Recipe, outputs: Outputs) -> Recipe:
     'of a.jsonl'
     """
     return build_recipe(resolved(asdict(recipe), outputs))
+
+
+def is_used(stages: Iterable[StageRecipe], stage: str, output: str) -> bool:
+    """Whether a stage uses an output of another one.
+
+    Args:
+        stages: of the pipeline.
+        stage: that has the output.
+        output: its name.
+
+    >>> is_used([StageRecipe("hard", {"rows": "${annotate.rows}"}, None, ("annotate",))], "annotate", "rows")
+    True
+    """
+    reference = f"${{{stage}.{output}}}"
+    for other in stages:
+        values = [other.node, {} if other.recipe is None else asdict(other.recipe)]
+        if any(reference in text for _, text in texts_of(values, ())):
+            return True
+    return False
 
 
 def stage_key(node: Node, *, uncounted: tuple[str, ...] = ()) -> str:

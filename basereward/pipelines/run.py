@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from basereward.errors import RecipeError
@@ -58,7 +58,7 @@ def continue_pipeline(pipeline: Pipeline) -> dict[str, Any]:
     remove_leftovers(runs_root(), ".*.new")
     with disk_faults():
         with phase("checking the stages"):
-            check_stages(_unfinished(pipeline.stages))
+            check_stages(_unfinished(pipeline))
         folder = _folder(pipeline)
         try:
             return _run(pipeline, folder)
@@ -66,14 +66,14 @@ def continue_pipeline(pipeline: Pipeline) -> dict[str, Any]:
             unlock_run(folder)
 
 
-def _unfinished(stages: Sequence[StageRecipe]) -> list[StageRecipe]:
+def _unfinished(pipeline: Pipeline) -> list[StageRecipe]:
     """The stages from the first one that is not finished: the data of the others may be gone."""
     outputs: dict[str, Mapping[str, str]] = {}
-    for place, stage in enumerate(stages):
-        row = finished_row(stage, outputs)
+    for place, stage in enumerate(pipeline.stages):
+        row = finished_row(stage, outputs, pipeline=pipeline)
         if row is None:
             # Stand-ins of finished stages are their outputs.
-            return [_with_outputs(later, outputs) for later in stages[place:]]
+            return [_with_outputs(later, outputs) for later in pipeline.stages[place:]]
         outputs[stage.name] = row.outputs
     return []
 

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from basereward.errors import RunError
 from basereward.io.hashing import file_sha256
 from basereward.io.progress import labelled
-from basereward.pipelines.definition import Pipeline, resolved_recipe, shown_path, stage_key
+from basereward.model.saving.chat_checkpoint import chat_checkpoint
+from basereward.pipelines.definition import Pipeline, is_used, resolved_recipe, shown_path, stage_key
 from basereward.pipelines.stages.contracts import Stage, StageResult
 from basereward.recipe import make, recipe_sha256, recipe_yaml
 from basereward.recipe.schema import Node, Recipe
@@ -89,12 +90,13 @@ def run_stage(stage: StageRecipe, outputs: Outputs, *, pipeline: Pipeline, paren
             unlock_run(run)
 
 
-def finished_row(stage: StageRecipe, outputs: Outputs) -> StageRow | None:
+def finished_row(stage: StageRecipe, outputs: Outputs, *, pipeline: Pipeline) -> StageRow | None:
     """What a stage has made, if it is finished; None otherwise.
 
     Args:
-        stage: of a pipeline.
+        stage: of the pipeline.
         outputs: of the stages before, all of which are finished.
+        pipeline: whose stage it is.
 
     Raises:
         RunError: a file that it has written was changed.
@@ -103,7 +105,7 @@ def finished_row(stage: StageRecipe, outputs: Outputs) -> StageRow | None:
         recipe = resolved_recipe(stage.recipe, outputs)
         run = finished_with(recipe_sha256(recipe))
         result = None if run is None else run.result()
-        return None if run is None or result is None else _trained(stage, run, result, status="skipped")
+        return None if run is None or result is None else _trained(stage, run, result, pipeline)
     node = resolved(stage.node, outputs)
     made: Stage = make(node, "stages")
     run = finished_with(stage_key(node, uncounted=made.uncounted), kind="stage")
@@ -123,16 +125,18 @@ def _train(stage: StageRecipe, recipe: Recipe, *, pipeline: Pipeline, parent: st
     result = train_task(json.dumps(task), parent=parent)
     run = finished_with(recipe_sha256(recipe))
     assert run is not None
-    return _trained(stage, run, result, status="skipped" if was_finished else "finished")
+    row = _trained(stage, run, result, pipeline)
+    return row if was_finished else dataclasses.replace(row, status="finished")
 
 
-def _trained(
-    stage: StageRecipe, run: RunFolder, result: Mapping[str, Any], *, status: Literal["finished", "skipped"]
-) -> StageRow:
+def _trained(stage: StageRecipe, run: RunFolder, result: Mapping[str, Any], pipeline: Pipeline) -> StageRow:
     outputs = {"run": run.run_id, "model": shown_path(run.model)}
+    # Another copy of the weights, which takes minutes and gigabytes for a large model.
+    if is_used(pipeline.stages, stage.name, "checkpoint"):
+        outputs["checkpoint"] = str(chat_checkpoint(run.model))
     facts = {"model": result["model"], "skipped": result["skipped"]}
     metrics = {name: float(value) for name, value in result["metrics"].items()}
-    return StageRow(stage.name, "train", run.run_id, status, run.seconds or 0.0, outputs, metrics, facts)
+    return StageRow(stage.name, "train", run.run_id, "skipped", run.seconds or 0.0, outputs, metrics, facts)
 
 
 def _finished_stage(stage: StageRecipe, run: RunFolder) -> StageRow:

@@ -120,14 +120,12 @@ def test_check_finds_faults_of_every_stage(served: tuple[str, Judge], capsys: py
 KILLS = (
     Moment("basereward.evaluation.judging.answers:Answers._keep", call=9),
     Moment("basereward.training.module:RewardModule.training_step", call=2),
-    Moment("basereward.runs.run_folder:RunFolder.write_result", call=2),
     Moment("basereward.evaluation.judging.answers:Answers._keep", call=40),
 )
 
 
 def test_killed_pipeline_goes_on(served: tuple[str, Judge]) -> None:
-    """SIGKILL in the annotation, in training, before a result is written and in the evaluation, each followed by the
-    same command: the pipeline ends, no answer that was kept is asked for again, and every stage has one finished run.
+    """SIGKILL in the annotation, in training and in the evaluation, each followed by the same command: the pipeline ends, no answer that was kept is asked for again, and every stage has one finished run.
 
     `python -m bench.kills --scenarios pipeline` compares models and measures with those of an undisturbed pipeline."""
     file, judge = served
@@ -161,4 +159,4 @@ def _run_killed(environment: dict[str, str], folder: str, file: str, moment: Mom
 
     torch.set_num_threads(1)
     kill_at(moment)
-    run(file)
+    run(file, "stages.again=null")

@@ -141,11 +141,13 @@ def _check_stages(arguments: argparse.Namespace) -> CommandResult:
             from basereward.pipelines.check import stage_findings
 
             found = stage_findings(experiment.stages, quick=arguments.quick)
-    cells = [
-        {"name": stage.name, "overrides": {}, "facts": found.facts.get(stage.name, {})} for stage in experiment.stages
-    ]
+    cells: list[dict[str, Any]] = []
+    stages: list[dict[str, Any]] = []
+    for stage in experiment.stages:
+        cells.append({"name": stage.name, "overrides": {}, "facts": found.facts.get(stage.name, {})})
+        stages.append({"name": stage.name, "does": stage.node.get("_target_", ""), "needs": list(stage.needs)})
     checked = {"faults": _plain(found.faults), "warnings": _plain(found.warnings)}
-    return {"cells": cells, "ensembles": [], **checked}, USER_MISTAKE if found.faults else SUCCESS
+    return {"cells": cells, "stages": stages, "ensembles": [], **checked}, USER_MISTAKE if found.faults else SUCCESS
 
 
 def _add_costs(results: Sequence[dict[str, Any]], cells: Sequence[Cell], arguments: argparse.Namespace) -> None:
@@ -178,7 +180,8 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
         yield f"warning: {line}"
     lines = format_faults([Fault(**fault) for fault in result["faults"]])
     faults = format_count(len(lines), "fault") if lines else "no faults"
-    yield f"{format_count(len(result['cells']), 'cell')}, {faults}"
+    what = "stage" if result.get("stages") else "cell"
+    yield f"{format_count(len(result['cells']), what)}, {faults}"
     yield from (f"  {line}" for line in lines)
     yield from map(_format_ensemble, result["ensembles"])
     if any("cost" in cell for cell in result["cells"]):
