@@ -125,7 +125,8 @@ KILLS = (
 
 
 def test_killed_pipeline_goes_on(served: tuple[str, Judge]) -> None:
-    """SIGKILL in the annotation, in training and in the evaluation, each followed by the same command: the pipeline ends, no answer that was kept is asked for again, and every stage has one finished run.
+    """SIGKILL in the annotation, in training and in the evaluation, each followed by the same command: the pipeline
+    ends, no answer that was kept is asked for again, and every stage has one finished run.
 
     `python -m bench.kills --scenarios pipeline` compares models and measures with those of an undisturbed pipeline."""
     file, judge = served
