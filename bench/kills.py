@@ -126,7 +126,7 @@ PIPELINE = """# A judge whose texts a tiny one learns.
 include: basereward
 model: {head: {_target_: generative, thinking: true, max_tokens: 6, prompt: pairwise_brief}}
 data: {sources: {numbers: null}}
-trainer: {steps: 4, validations: 2}
+trainer: {steps: 2, validations: 1}
 stages:
   annotate:
     _target_: annotate
@@ -139,12 +139,11 @@ stages:
     _target_: train
     recipe: {data: {sources: {annotated: {_target_: jsonl, path: "${annotate.rows}", val: 0.25, test: 0.25}}}}
   hard: {_target_: select, rows: ["${annotate.rows}", "${annotate.unsolved}"], at_least: 2}
-  scored: {_target_: score, rows: "${hard.rows}", model: "${cold_start.run}"}
   again:
     _target_: train
     recipe:
       model: {head: {thinking: false}}
-      data: {sources: {hard: {_target_: jsonl, path: "${scored.rows}", val: 0.25, test: 0.25}}}
+      data: {sources: {hard: {_target_: jsonl, path: "${hard.rows}", val: 0.25, test: 0.25}}}
   evaluate: {_target_: evaluate, model: "${cold_start.run}", data: pairs.jsonl, votes: 1}
 """
 

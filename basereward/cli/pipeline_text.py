@@ -8,8 +8,8 @@ from typing import Any
 from basereward.cli.tables import format_number, format_percent, format_table
 from basereward.io.progress.displays import format_seconds
 
-SHOWN_METRICS = 6
-"""Most numbers of one stage in the table; all are in MLflow and in the output of `--json`."""
+MEASURES = ("pair_accuracy", "accuracy", "order_consistency", "exact_match")
+"""Measures of a training that are shown, on all test rows; all are in MLflow and in the output of `--json`."""
 
 
 def format_pipeline(result: Mapping[str, Any]) -> Iterator[str]:
@@ -23,8 +23,13 @@ def format_pipeline(result: Mapping[str, Any]) -> Iterator[str]:
     stages = result["stages"]
     rows: list[tuple[str, ...]] = []
     for stage in stages:
-        numbers = [] if "results" in stage["facts"] else list(stage["metrics"].items())[:SHOWN_METRICS]
-        shown = ", ".join(f"{name.rpartition('/')[2]} {format_number(value)}" for name, value in numbers)
+        numbers = stage["metrics"]
+        if stage["does"] == "train":
+            numbers = {name: numbers[f"test/{name}"] for name in MEASURES if f"test/{name}" in numbers}
+        # Those of an evaluation have tables of their own.
+        elif "results" in stage["facts"]:
+            numbers = {}
+        shown = ", ".join(f"{name.rpartition('/')[2]} {format_number(value)}" for name, value in numbers.items())
         seconds = format_seconds(stage["seconds"])
         rows.append((stage["name"], stage["does"], stage["status"], seconds, stage["run_id"], shown))
     yield from format_table(("stage", "does", "status", "time", "run", "numbers"), rows)
