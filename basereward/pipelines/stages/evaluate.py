@@ -13,7 +13,7 @@ from basereward.errors import DataError
 from basereward.evaluation.annotation.annotate import pair_rows
 from basereward.evaluation.benchmark import load_benchmark, open_pairs
 from basereward.evaluation.judging.run_judge import open_trained_judge
-from basereward.evaluation.run_benchmark import evaluate
+from basereward.evaluation.run_benchmark import assign_overrides, evaluate
 from basereward.io.files import write_atomic
 from basereward.io.limits import read_json_object
 from basereward.pipelines.stages.contracts import PREVIEWED, StageResult, write_rows
@@ -80,19 +80,14 @@ class Evaluate:
 
     def preview(self, folder: Path) -> Mapping[str, str]:
         """As `Stage.preview`; opens the benchmarks and reads rows."""
+        overrides = assign_overrides(self.benchmarks, self.overrides) if self.benchmarks else {}
         for benchmark in self.benchmarks:
-            load_benchmark(benchmark, overrides=self._overrides_of(benchmark))
+            load_benchmark(benchmark, overrides=overrides[benchmark])
         if self.data is not None:
             open_pairs(self.data)
         if self.source is not None:
             pair_rows(self.source, split=self.split, folder=folder, groups=PREVIEWED)
         return {"results": str(folder / "results.json")}
-
-    def _overrides_of(self, benchmark: str) -> list[str]:
-        if len(self.benchmarks) == 1:
-            return self.overrides
-        prefix = f"{benchmark}."
-        return [text.removeprefix(prefix) for text in self.overrides if text.startswith(prefix)]
 
     def run(self, folder: Path) -> StageResult:
         """As `Stage.run`; answers and scores are kept as they arrive."""
