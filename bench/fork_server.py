@@ -20,6 +20,7 @@ PRELOADED = (
     "basereward.evaluation.run_benchmark",
     "basereward.evaluation.annotation.annotate",
     "basereward.evaluation.reports.report",
+    "basereward.pipelines.run",
     "datasets",
     "matplotlib.pyplot",
     "mlflow",

@@ -1,6 +1,6 @@
 """Kill commands with SIGKILL at their events, run them again, and compare with an undisturbed run.
 
-python -m bench.kills                               200 kills: 20 of each of ten scenarios, two at a time
+python -m bench.kills                               200 kills: about 18 of each of eleven scenarios, two at a time
 python -m bench.kills --scenarios train probe --kills 10 --jobs 1 --seed 3
 
 An event is an effect on a file, a connection or a step of training, validation or test, in any process of the command:
@@ -108,12 +108,44 @@ SCENARIOS = (
         judge=True,
     ),
     Scenario(
+        "pipeline",
+        ("train", "pipeline.yaml", *SMALL, "stages.annotate.endpoint=URL"),
+        outputs=("runs/*/outputs/rows.jsonl", "runs/*/outputs/pairs.jsonl", "runs/*/model/**/*.safetensors"),
+        judge=True,
+    ),
+    Scenario(
         "report",
         ("report", "kills.yaml", *SMALL, "--out", "page.html"),
         prepare=(("sweep", "kills.yaml", *SMALL),),
         outputs=("**/numbers.csv",),
     ),
 )
+
+# Without votes: sampled texts depend on the batch, which a kill changes.
+PIPELINE = """# A judge whose texts a tiny one learns.
+include: basereward
+model: {head: {_target_: generative, thinking: true, max_tokens: 6, prompt: pairwise_brief}}
+data: {sources: {numbers: null}}
+trainer: {steps: 2, validations: 1}
+stages:
+  annotate:
+    _target_: annotate
+    source: {_target_: jsonl, path: pairs.jsonl, val: 0.0, test: 0.0}
+    model: judge
+    endpoint: URL
+    prompt: pairwise_brief
+    concurrency: 4
+  cold_start:
+    _target_: train
+    recipe: {data: {sources: {annotated: {_target_: jsonl, path: "${annotate.rows}", val: 0.25, test: 0.25}}}}
+  hard: {_target_: select, rows: ["${annotate.rows}", "${annotate.unsolved}"], at_least: 2}
+  again:
+    _target_: train
+    recipe:
+      model: {head: {thinking: false}}
+      data: {sources: {hard: {_target_: jsonl, path: "${hard.rows}", val: 0.25, test: 0.25}}}
+  evaluate: {_target_: evaluate, model: "${cold_start.run}", data: pairs.jsonl, votes: 1}
+"""
 
 
 @dataclass
@@ -216,12 +248,14 @@ class Workspace:
     def run(self, words: tuple[str, ...], *, at: int | None = None, hooked: bool = False) -> tuple[int, str]:
         """Exit code and standard error of a command; -9 when it was killed."""
         model = (self.folder / "model.txt").read_text() if (self.folder / "model.txt").exists() else ""
-        command = [{"URL": self.url, "MODEL": model}.get(word, word) for word in words]
+        command = [word.replace("URL", self.url) if word.endswith("URL") else word for word in words]
+        command = [model if word == "MODEL" else word for word in command]
         code, out, error = self.server.run(
             [*command, "--json"], folder=self.folder, environment=self.environment(at, hooked=hooked)
         )
-        if code == 0 and words[0] == "train":
-            (self.folder / "model.txt").write_text(json.loads(out)["run_id"])
+        result = json.loads(out) if code == 0 and words[0] == "train" else {}
+        if "run_id" in result:
+            (self.folder / "model.txt").write_text(result["run_id"])
         return code, error
 
     def unfinished(self) -> list[str]:
@@ -277,6 +311,7 @@ def faults_of(scenario: Scenario, workspace: Workspace, expected: dict[str, Any]
             faults.append(f"{name} differ: {_difference(value, reached[name])}")
     faults += _recorded_twice(workspace)
     faults += _still_running(workspace)
+    faults += _done_twice(workspace)
     leftovers: set[str] = set()
     for pattern in LEFT_OVER:
         leftovers |= {path.relative_to(workspace.folder).as_posix() for path in workspace.folder.rglob(pattern)}
@@ -307,6 +342,27 @@ def _still_running(workspace: Workspace) -> list[str]:
     for path in workspace.folder.glob("runs/*/status.json"):
         if json.loads(path.read_text())["state"] == "running":
             faults.append(f"{path.parent.name} is running")
+    return faults
+
+
+def _done_twice(workspace: Workspace) -> list[str]:
+    """Recipes and stages with two finished runs, and answers that a judge gave twice."""
+    finished: collections.Counter[tuple[str, str]] = collections.Counter()
+    for path in workspace.folder.glob("runs/*/status.json"):
+        status = json.loads(path.read_text())
+        if status["state"] == "finished" and status["recipe_sha256"]:
+            finished[status["name"], status["recipe_sha256"]] += 1
+    faults = [f"{name} was finished {count} times" for (name, _), count in finished.items() if count > 1]
+    return faults + _answers_twice(workspace)
+
+
+def _answers_twice(workspace: Workspace) -> list[str]:
+    faults = []
+    for path in workspace.folder.glob("**/*.answers.jsonl"):
+        answers = collections.Counter(json.loads(line).get("id") for line in path.read_text().splitlines()[1:])
+        twice = [name for name, count in answers.items() if count > 1]
+        if twice:
+            faults.append(f"{len(twice)} answers twice in {path.name}: {twice[:3]}")
     return faults
 
 
@@ -444,6 +500,7 @@ def write_inputs(folder: Path) -> None:
         "# Two heads and their mean.\ninclude: basereward\ngrid: {model.head.layers: [1, 2]}\n"
         "ensembles: {average: {how: mean, members: ['*']}}\n"
     )
+    (folder / "pipeline.yaml").write_text(PIPELINE)
 
 
 def run_scenario(

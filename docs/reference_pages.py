@@ -259,6 +259,7 @@ EXTENSION_FOLDERS = {
     "model/tiny_models": "`model.backbone.make`",
     "evaluation/protocols": "`protocol` of a benchmark file",
     "sweeps/launchers": "the option `--on` of `basereward sweep`",
+    "pipelines/stages": "`stages.NAME` of an experiment",
 }
 
 

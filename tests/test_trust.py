@@ -56,7 +56,18 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.parametrize(
     "kind",
-    ["heads", "losses", "objectives", "sources", "tiny_models", "adapters", "benchmarks", "protocols", "launchers"],
+    [
+        "heads",
+        "losses",
+        "objectives",
+        "sources",
+        "tiny_models",
+        "adapters",
+        "benchmarks",
+        "protocols",
+        "launchers",
+        "stages",
+    ],
 )
 @pytest.mark.parametrize("target", FOREIGN)
 def test_make_refuses_targets_outside_the_package(target: str, kind: Any, planted: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from basereward.evaluation.benchmark import Benchmark, load_benchmark, open_pair
 from basereward.evaluation.benchmarks.pairs import Pairs
 from basereward.evaluation.items import JudgedItem, Outcome
 from basereward.evaluation.judging.judge import Judge, judge_items
+from basereward.evaluation.judging.voting import add_expected, vote_variants
 from basereward.evaluation.outcome import BASELINES, AnswerOrder, Baseline, baseline, judged_by
 from basereward.evaluation.outcome_files import read_outcomes
 from basereward.evaluation.recording import record
@@ -59,7 +60,8 @@ def evaluate(
         order: makes the baseline `first` a judge that sees the responses in this order.
         allow_partial: leave out rows that are missing or cannot be scored, and accept other rows than those of the
             whole benchmark. Every table then marks the evaluation as partial, without published values beside it.
-        judge: a generative judge that compares responses pair by pair, in place of a model.
+        judge: a generative judge that compares responses pair by pair, in place of a model; or the model itself, as
+            `open_trained_judge` opens it, whose evaluations then have a folder of their own in those of the run.
         devices: that the model scores on, as in `basereward.inference.parallel_scorer.open_scorer`.
         overrides: `key=value` for arguments of the benchmark, such as `data=rows.jsonl`; `BENCHMARK.key=value` if there
             are several benchmarks.
@@ -121,14 +123,29 @@ class Evaluator:
         judged = [JudgedItem(item, outcomes[item.row]) for item in benchmark.items if item.row in outcomes]
         if not judged:
             raise DataError(f"no row of benchmark '{benchmark.name}' could be scored; there is nothing to count")
-        variants = measured(benchmark.variants, judged)
+        variants = self._variants(benchmark, judged)
         facts = self._facts(benchmark, outcomes) | {"variants": variants} | self._further_facts(benchmark)
         _make_folder(folder)
         # Outcomes of other programs are often counted where the images are not.
         write_evaluation(folder, facts, judged, images=benchmark.store if self.subject.is_model else None)
-        _record(self.subject, folder, benchmark.name, variants, partial=facts["partial"] is not None)
+        _record(self.subject, folder, self._place(benchmark), variants, partial=facts["partial"] is not None)
         returned = {key: facts[key] for key in RETURNED if key in facts}
         return variants, {"benchmark": benchmark.name, "out": str(folder), **returned}
+
+    def _variants(self, benchmark: Benchmark, judged: Sequence[JudgedItem]) -> CountedVariants:
+        """The measures of a benchmark, and those of the votes of a judge."""
+        variants = dict(benchmark.variants)
+        if self.judge is not None:
+            variants |= vote_variants(self.judge.order, self.judge.votes)
+        counted = measured(variants, judged)
+        add_expected(counted)
+        return counted
+
+    def _place(self, benchmark: Benchmark) -> str:
+        """Where the evaluation is in the record of its run."""
+        if self.judge is None:
+            return benchmark.name
+        return f"{self.judge.label}/{benchmark.name}"
 
     def _outcomes(self, benchmark: Benchmark, *, journal: Path) -> dict[int, Outcome]:
         if self.scores is not None:
@@ -215,12 +232,22 @@ def _open(
     overrides_by_benchmark = assign_overrides(benchmarks, overrides) if benchmarks else {}
     if scores is not None and len(benchmarks) > 1:
         raise DataError(f"--scores holds the outcomes of one benchmark, and {len(benchmarks)} are named; give one")
-    subject = find_subject(model, scores, judge, out=out, name=name)
+    subject = _subject(model, scores, judge, out=out, name=name)
     opened = [load_benchmark(entry, overrides=overrides_by_benchmark[entry]) for entry in benchmarks]
     if data is not None:
         opened.append(open_pairs(data, overrides=overrides))
     check_names(opened, subject)
     return subject, opened
+
+
+def _subject(
+    model: str | None, scores: str | None, judge: Judge | None, *, out: str | None, name: str | None
+) -> Subject:
+    if judge is None or not judge.trained:
+        return find_subject(model, scores, judge, out=out, name=name)
+    subject = find_subject(model, scores, None, out=out, name=name)
+    # Its scores on the same benchmark are another evaluation.
+    return subject if out is not None else replace(subject, folder=subject.folder / judge.label)
 
 
 def assign_overrides(benchmarks: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str]]:

@@ -13,7 +13,9 @@ from basereward.io.files import is_special
 
 RUN_MARKS = ("status.json", "recipe.yaml")
 """Files that every folder of a run has."""
-RUN_FILES = frozenset({*RUN_MARKS, "result.json", "identity.json", "lost.jsonl", "sweep.json", "cells.json"})
+RUN_FILES = frozenset(
+    {*RUN_MARKS, "result.json", "identity.json", "lost.jsonl", "sweep.json", "cells.json", "pipeline.json"}
+)
 """Files of the folder of a run or a sweep that only the run itself writes."""
 RUN_FOLDERS = frozenset({"checkpoints", "model", "figures", "scores", "outbox", "lease"})
 """Folders of a run in which only the run itself writes; `evaluations` gets those of every later command."""

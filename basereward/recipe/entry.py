@@ -21,9 +21,12 @@ Named: TypeAlias = Literal[
     "tiny_models",
     "launchers",
     "rewards",
+    "stages",
 ]
 NAMED: tuple[Named, ...] = get_args(Named)
-CodeKind: TypeAlias = Literal["heads", "losses", "objectives", "adapters", "tiny_models", "launchers", "rewards"]
+CodeKind: TypeAlias = Literal[
+    "heads", "losses", "objectives", "adapters", "tiny_models", "launchers", "rewards", "stages"
+]
 CODE_KINDS: tuple[CodeKind, ...] = get_args(CodeKind)
 """Kinds whose names are those of Python files; the others are YAML files in the folders of experiments."""
 

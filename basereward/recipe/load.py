@@ -17,8 +17,9 @@ from basereward.recipe.checks.check import Check
 from basereward.recipe.checks.ensembles import read_ensembles
 from basereward.recipe.checks.ranges import range_problems
 from basereward.recipe.fault import EVERY_CELL, Fault, fold, format_faults
-from basereward.recipe.grid import Axis, GridError, Point, axes, check_size, is_seed, points
+from basereward.recipe.grid import SEEDS, Axis, GridError, Point, axes, check_size, is_seed, points
 from basereward.recipe.schema import EnsembleRecipe, Recipe
+from basereward.recipe.stages import StageRecipe, read_stages
 from basereward.recipe.text import build_recipe, recipe_sha256
 from basereward.recipe.trust import REMEDY, is_trusted, trusting
 from basereward.recipe.yaml.files import experiments_folders
@@ -26,7 +27,7 @@ from basereward.recipe.yaml.include import Reader
 from basereward.recipe.yaml.interpolation import interpolate, texts_of
 from basereward.recipe.yaml.merge import Layer, merge
 from basereward.recipe.yaml.override import GRID
-from basereward.recipe.yaml.reading import YamlLayers, read_layers
+from basereward.recipe.yaml.reading import ENSEMBLES, STAGES, YamlLayers, read_layers
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,11 @@ class Experiment:
     Attributes:
         name: the name of the first cell's recipe, by default that of the file.
         summary: the first comment of the file.
-        cells: the recipes that are trained.
+        cells: the recipes that are trained; with stages, those of the stages that train.
         ensembles: the ensembles of trained cells by name.
         profile: the name of the profile, without the folder and suffix of its file; None without a profile.
         overrides: the texts `key=value` that it was loaded with.
+        stages: what is done one after the other, in this order; empty for a run or a sweep.
 
     >>> load_experiment("basereward", overrides=["optimizer.lr=1e-3"]).overrides
     ('optimizer.lr=1e-3',)
@@ -83,6 +85,7 @@ class Experiment:
     ensembles: dict[str, EnsembleRecipe]
     profile: str | None = None
     overrides: tuple[str, ...] = ()
+    stages: tuple[StageRecipe, ...] = ()
 
 
 def load_recipe(
@@ -100,12 +103,35 @@ def load_recipe(
             `load` have the same argument.
 
     Raises:
-        RecipeError: the recipe has faults, all of which are in the message; or the experiment has several cells.
+        RecipeError: the recipe has faults, all of which are in the message; or the experiment has several cells or
+            stages.
 
     >>> load_recipe("basereward", overrides=["optimizer.lr=1e-3"]).optimizer.lr
     0.001
     """
-    cells = load_cells(experiment, profile=profile, overrides=overrides, trust=trust)
+    return only_recipe(load_experiment(experiment, profile=profile, overrides=overrides, trust=trust), experiment)
+
+
+def only_recipe(loaded: Experiment, experiment: str) -> Recipe:
+    """The recipe of an experiment that varies nothing and has no stages.
+
+    Args:
+        loaded: the experiment.
+        experiment: as it was given, for the message.
+
+    Raises:
+        RecipeError: it has several cells, or stages.
+
+    >>> only_recipe(load_experiment("basereward"), "basereward").name
+    'basereward'
+    """
+    cells = loaded.cells
+    if loaded.stages:
+        names = ", ".join(stage.name for stage in loaded.stages)
+        raise RecipeError(
+            f"'{experiment}' has stages ({names}), one recipe is expected; run it by `basereward train {experiment}`, "
+            "or from Python by basereward.pipelines.run.run_pipeline"
+        )
     if len(cells) > 1:
         names = ", ".join(cell.name for cell in cells[:3])
         raise RecipeError(
@@ -209,6 +235,8 @@ def _find_experiment(
     layers = read_layers(experiment, profile, overrides, reader)
     if layers is None:
         return Experiment(Path(experiment).stem, "", [], {}), reader.faults
+    if layers.experiment.values.get(STAGES):
+        return _with_stages(layers, reader)
     cells, cell_faults = [], []
     for point in _read_points(layers, reader):
         cell, faults_of_cell = _make_cell(point, layers, reader=reader)
@@ -222,6 +250,26 @@ def _find_experiment(
     first = cells[0].recipe
     # Recipes with faults contain defaults, and would be equal because of them.
     return Experiment(first.name, first.summary, cells, ensembles), faults or _equal_cells(cells)
+
+
+def _with_stages(layers: YamlLayers, reader: Reader) -> tuple[Experiment, list[Fault]]:
+    """An experiment with stages; the recipes of those that train are its cells."""
+    cells: dict[str, Cell] = {}
+
+    def make_recipe(name: str, layer: Layer) -> tuple[Recipe, list[Fault]]:
+        cells[name], faults = _make_cell(Point(name, name, {}, layer, {"stage": name}), layers, reader=reader)
+        return cells[name].recipe, faults
+
+    for key in (GRID, SEEDS, ENSEMBLES):
+        if layers.experiment.values.get(key):
+            origin = layers.experiment.origin((key,))
+            reader.add_fault(key, f"an experiment with stages varies nothing; remove this key ({origin})")
+    stages, faults = read_stages(layers.experiment, make_recipe)
+    # A stage that trains need not be there, so they are read here and not from a recipe.
+    values = _with_overrides(layers.recipe, layers).values
+    name, summary = (str(values.get(key) or "") for key in ("name", "summary"))
+    in_order = [cells[stage.name] for stage in stages if stage.name in cells]
+    return Experiment(name, summary, in_order, {}, stages=tuple(stages)), [*reader.faults, *faults]
 
 
 def _read_points(layers: YamlLayers, reader: Reader) -> list[Point]:
@@ -244,10 +292,8 @@ def _read_points(layers: YamlLayers, reader: Reader) -> list[Point]:
 
 def _make_cell(point: Point, layers: YamlLayers, *, reader: Reader) -> tuple[Cell, list[Fault]]:
     """The cell of a point, and its faults that the reader does not have yet."""
-    layer = merge(layers.recipe, point.layer)
-    # Last, so that a person who types `key=value` overrides the axes too.
-    for override in layers.overrides:
-        layer = merge(layer, override)
+    # Overrides come last, so that a person who types `key=value` overrides the axes too.
+    layer = _with_overrides(merge(layers.recipe, point.layer), layers)
     # Interpolations refer to the final values, so they are resolved after all merges.
     layer, problems = interpolate(layer)
     unread = [(fault.key, fault.message) for fault in reader.faults if fault.key]
@@ -264,6 +310,12 @@ def _make_cell(point: Point, layers: YamlLayers, *, reader: Reader) -> tuple[Cel
     name, without_seeds = point.name or recipe.name, point.without_seeds or recipe.name
     cell = Cell(name, without_seeds, point.overrides, recipe, point.axes)
     return cell, [Fault(name, key, message) for key, message in problems]
+
+
+def _with_overrides(layer: Layer, layers: YamlLayers) -> Layer:
+    for override in layers.overrides:
+        layer = merge(layer, override)
+    return layer
 
 
 def _trust_problems(recipe: Recipe, layer: Layer) -> Iterator[tuple[str, str]]:

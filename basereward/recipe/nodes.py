@@ -23,12 +23,14 @@ SUPPLIED: dict[TargetKind, tuple[str, ...]] = {
     "protocols": (),
     "launchers": (),
     "rewards": (),
+    "stages": (),
 }
 """The positional arguments that the code passes to a target before those of the recipe, in their order."""
 INNER: dict[tuple[TargetKind, str], TargetKind] = {
     ("sources", "shape"): "adapters",
     ("benchmarks", "protocol"): "protocols",
     ("objectives", "reward"): "rewards",
+    ("stages", "source"): "sources",
 }
 """Arguments that are nodes themselves, and the extension folder of these."""
 

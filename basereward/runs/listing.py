@@ -24,14 +24,15 @@ class ListedRun:
 
     Attributes:
         name: id of the run.
-        kind: `run`, `sweep` or `ensemble`.
+        kind: `run`, `sweep`, `ensemble`, `pipeline` or `stage`.
         created: local time, as in `2026-03-14T15:30:12+0100`.
         experiment: name of the experiment; empty where it is not known.
-        cell: of a sweep, as in `head=2_silu,seed=1`; for an ensemble its name; empty for others.
+        cell: of a sweep, as in `head=2_silu,seed=1`; of a pipeline, as in `stage=annotate`; for an ensemble its name;
+            empty for others.
         state: `running`, `finished`, `failed` or `killed`; `broken` for a folder that cannot be read.
         score: accuracy on the test pairs; of a sweep that of its best cell; None without one.
         seconds: of work, without pauses before a run was resumed; None where they are not known.
-        parent: id of the sweep that it belongs to; None for others.
+        parent: id of the sweep or pipeline that it belongs to; None for others.
         error: why it failed or is broken; None for others.
         host: machine that trains it, or did last; None where it is not known.
         devices: as in `2 x NVIDIA H100`; None where they are not known.
@@ -96,7 +97,7 @@ def listed_runs(
 
 def _read_runs(runs: Sequence[tuple[RunFolder, dict[str, Any]]]) -> Iterator[ListedRun]:
     # Sweeps first: the runs of a sweep belong to its experiment.
-    sweeps = {run.run_id: str(status["name"]) for run, status in runs if status["kind"] == "sweep"}
+    sweeps = {run.run_id: str(status["name"]) for run, status in runs if status["kind"] in ("sweep", "pipeline")}
     for run, status in runs:
         # Another process may delete a run after it was listed.
         with contextlib.suppress(RunError):
@@ -136,7 +137,7 @@ def _experiment(run: RunFolder, status: Mapping[str, Any], *, sweeps: Mapping[st
     recorded = status.get("experiment")
     if isinstance(recorded, str):
         return recorded
-    if status["kind"] == "sweep":
+    if status["kind"] in ("sweep", "pipeline"):
         return str(status["name"])
     # Runs of earlier versions recorded only their display name.
     try:
@@ -148,8 +149,8 @@ def _experiment(run: RunFolder, status: Mapping[str, Any], *, sweeps: Mapping[st
 def _cell(run: RunFolder, status: Mapping[str, Any]) -> str:
     if status["kind"] == "ensemble":
         return str(status["name"])
-    if status["kind"] == "sweep":
-        return f"{len(run.recipe_text().splitlines())} cells"
+    if status["kind"] in ("sweep", "pipeline"):
+        return f"{len(run.recipe_text().splitlines())} {'cells' if status['kind'] == 'sweep' else 'stages'}"
     return ",".join(f"{name}={label}" for name, label in (status.get("axes") or {}).items())
 
 

@@ -10,6 +10,7 @@ runs/20260314-153012-9f2c41/
 ├── figures/        plots, as PNG files
 ├── scores/         the scores of each split, as JSON Lines files
 ├── evaluations/    the results of benchmarks, one folder each
+├── outputs/        of a stage of a pipeline: the files that it makes
 ├── lost.jsonl      rows that were not used, each with the reason
 ├── lease/          the process that works on the run, for other machines; see `basereward.io.lease`
 └── outbox/         the journal of records for the tracking server; see `basereward.runs.tracking`
@@ -57,7 +58,7 @@ def _is_time(value: Any) -> bool:
 
 
 State: TypeAlias = Literal["running", "finished", "failed", "killed"]
-RunKind: TypeAlias = Literal["run", "sweep", "ensemble"]
+RunKind: TypeAlias = Literal["run", "sweep", "ensemble", "pipeline", "stage"]
 STATUS: dict[str, Callable[[Any], bool]] = {
     "name": lambda value: isinstance(value, str),
     "kind": lambda value: value in get_args(RunKind),
@@ -69,8 +70,8 @@ STATUS: dict[str, Callable[[Any], bool]] = {
     "process": lambda value: isinstance(value, dict | None),
 }
 """The required fields of `status.json`, with a check of their values."""
-STATE_FILES = ("result.json", "sweep.json", "cells.json")
-"""Further files of a run or a sweep, which other packages write."""
+STATE_FILES = ("result.json", "sweep.json", "cells.json", "pipeline.json")
+"""Further files of a run, a sweep or a pipeline, which other packages write."""
 SILENCE_S = 15 * 60
 """Seconds without a written record after which a run of another machine without a lease counts as killed.
 
@@ -92,7 +93,7 @@ def runs_root() -> Path:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run, or of one sweep, whose runs name it as their parent.
+    """The folder of one run, or of one sweep or pipeline, whose runs name it as their parent.
 
     Args:
         path: of the folder.
@@ -169,10 +170,10 @@ class RunFolder:
             recipe_yaml: content of recipe.yaml.
             recipe_sha256: hash by which a sweep finds the run again.
             name: display name.
-            parent: id of the sweep that the run belongs to.
+            parent: id of the sweep or pipeline that the run belongs to.
             kind: of what the folder is.
-            axes: label of each axis of a sweep's cell, by the name of the axis.
-            settings: `profile` and `overrides` of a sweep.
+            axes: label of each axis of a sweep's cell, by the name of the axis; `stage` of a pipeline.
+            settings: `profile` and `overrides` of a sweep or pipeline.
             experiment: name of the experiment; None: the display name.
         """
         # A folder under its final name would be listed, and taken for a broken run, before its files are written.
@@ -549,7 +550,7 @@ def finished_with(
     root: Path | None = None,
     runs: Sequence[RunFolder] | None = None,
 ) -> RunFolder | None:
-    """The newest finished run (or ensemble) of a recipe, which a sweep does not repeat.
+    """The newest finished run (or ensemble) of a recipe, which a sweep does not repeat; or that of a stage.
 
     Args:
         recipe_sha256: hash of the recipe.
@@ -567,8 +568,13 @@ def finished_with(
     return _newest(recipe_sha256, {"finished"}, root, kind=kind, runs=runs)
 
 
-def unfinished_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
-    """The newest run of a recipe that was killed or failed.
+def unfinished_with(recipe_sha256: str, *, kind: RunKind = "run", root: Path | None = None) -> RunFolder | None:
+    """The newest run of a recipe, or of a stage of a pipeline, that was killed or failed.
+
+    Args:
+        recipe_sha256: hash of the recipe or the stage.
+        kind: of what.
+        root: folder of all runs.
 
     >>> import tempfile
     >>> root = Path(tempfile.mkdtemp())
@@ -577,7 +583,7 @@ def unfinished_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolde
     >>> unfinished_with("0", root=root) == run
     True
     """
-    return _newest(recipe_sha256, {"killed", "failed"}, root)
+    return _newest(recipe_sha256, {"killed", "failed"}, root, kind=kind)
 
 
 def resumable_with(

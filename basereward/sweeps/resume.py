@@ -6,7 +6,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,13 @@ RUNS_FOLDER = "runs"
 """Name of the folder of runs in a working folder, where $BASEREWARD_RUNS does not name another one."""
 
 
-def resume(name: str, *, folder: str | None = None, devices: int | None = None) -> dict[str, Any]:
+def resume(
+    name: str,
+    *,
+    folder: str | None = None,
+    devices: int | None = None,
+    continue_pipeline: Callable[[RunFolder], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Continue a stopped run from its last checkpoint, or a sweep with its unfinished cells.
 
     Everything comes from the folder of the run: the complete recipe, and the working folder, from which relative paths
@@ -37,9 +43,10 @@ def resume(name: str, *, folder: str | None = None, devices: int | None = None) 
         name: id of the run or sweep, or the path of its folder.
         folder: working folder; None: that of the start.
         devices: number of devices of a run; None: that of the start. A sweep keeps those of its cells.
+        continue_pipeline: continues a pipeline from its folder; that is above this package.
 
     Returns:
-        `kind`, `run` or `sweep`, and the result of `train` or `sweep`.
+        `kind`, `run`, `sweep` or `pipeline`, and the result of `train`, `sweep` or `run_pipeline`.
 
     Raises:
         RunError: there is no such run; it is finished, still running, or an ensemble; it was started with options that
@@ -54,6 +61,10 @@ def resume(name: str, *, folder: str | None = None, devices: int | None = None) 
     with _in_working_folder(run, folder), _named_as_given(run, name):
         if run.status["kind"] == "sweep":
             return {"kind": "sweep", **_resume_sweep(run)}
+        if run.status["kind"] == "pipeline":
+            if continue_pipeline is None:
+                raise RunError(f"'{name}' is a pipeline; continue it by `basereward resume {run.run_id}`")
+            return {"kind": "pipeline", **continue_pipeline(run)}
         return {"kind": "run", **_resume_run(run, devices=devices)}
 
 
@@ -75,8 +86,14 @@ def _check_resumable(run: RunFolder, name: str) -> None:
             f"'{name}' is an ensemble, which is made in one step. Make it again with `basereward ensemble`, or with "
             "the sweep that it belongs to"
         )
+    if kind == "stage":
+        raise RunError(f"'{name}' is a stage of a pipeline, which continues it: basereward resume {status['parent']}")
     if state == "finished":
-        use = f"basereward score {run.run_id} FILE" if kind == "run" else f"basereward report {run.name}"
+        use = {
+            "run": f"basereward score {run.run_id} FILE",
+            "sweep": f"basereward report {run.name}",
+            "pipeline": f"basereward ls runs --experiment {run.name}",
+        }[kind]
         raise RunError(f"{kind} '{name}' is finished; there is nothing to continue. To use it: {use}")
     if state == "running":
         raise RunError(f"{kind} '{name}' is still running; stop it before you resume it")

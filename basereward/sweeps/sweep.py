@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
+from basereward.errors import RecipeError
 from basereward.io.processes import remove_leftovers
 from basereward.io.progress import phase
 from basereward.recipe import Cell, Experiment
@@ -47,6 +48,8 @@ def sweep(experiment: Experiment, *, launcher: Launcher | None = None, quick: Fi
         `sweep_id`; `cells`, a `summary_row` of each; `ensembles`, the same; `comparisons` of the best recipe with every
         other one, see `compare`; `differences`, sentences about them.
     """
+    if experiment.stages:
+        raise RecipeError(f"experiment '{experiment.name}' has stages and no cells; run it by `basereward train`")
     check_store(experiment.cells[0].recipe.tracking.uri)
     launcher = launcher or make_launcher(experiment.cells[0].recipe.launcher)
     to_train = unfinished(experiment.cells)

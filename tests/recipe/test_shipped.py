@@ -20,7 +20,14 @@ PROFILES = {
     "tiny": [],
     **dict.fromkeys(["qwen2_5_vl_3b", "qwen2_5_vl_7b", "qwen2_5_vl_7b_lora", "qwen2_5_vl_7b_qlora"], PAIRS),
 }
-OWN_DATA = ("single_source", "text_ratio", "text_only", "ensembles")  # their data are the paper's sets
+OWN_DATA = (
+    "single_source",
+    "text_ratio",
+    "text_only",
+    "ensembles",
+    "r1_reward",
+    "r1_reward_released",
+)  # their data are the paper's sets
 
 
 @pytest.fixture(autouse=True)

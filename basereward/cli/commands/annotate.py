@@ -49,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=3,
         help="most texts that the judge writes for one pair until its verdict agrees with the label (default: 3)",
     )
+    parser.add_argument(
+        "--retry-temperature",
+        metavar="T",
+        type=float,
+        help="temperature of all texts of a pair but the first, as 1 with --temperature 0 (default: --temperature)",
+    )
     parser.add_argument("--limit", metavar="N", type=int, help="most pairs to annotate, drawn at random (default: all)")
     parser.add_argument(
         "--seed",
@@ -77,10 +83,11 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     parse_cluster(arguments)
     if arguments.attempts < 1 or (arguments.limit is not None and arguments.limit < 1):
         raise DataError(f"--attempts {arguments.attempts} and --limit {arguments.limit}: at least 1 is needed for both")
-    if arguments.attempts > 1 and not arguments.temperature:
+    retry = arguments.temperature if arguments.retry_temperature is None else arguments.retry_temperature
+    if arguments.attempts > 1 and not retry:
         raise DataError(
-            f"--attempts {arguments.attempts} at --temperature 0: every attempt would be the same text; raise the "
-            "temperature, or give --attempts 1"
+            f"--attempts {arguments.attempts} at temperature 0: every attempt would be the same text; raise "
+            "--temperature or --retry-temperature, or give --attempts 1"
         )
 
 
@@ -102,6 +109,7 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         timeout_s=arguments.timeout,
         send=arguments.send,
         temperature=arguments.temperature,
+        retry_temperature=arguments.retry_temperature,
         max_tokens=arguments.max_tokens,
         prompt=arguments.prompt,
         prompt_file=arguments.prompt_file,

@@ -88,6 +88,12 @@ def start(arguments: argparse.Namespace) -> Iterator[str]:
     from basereward.training.preflight import Findings, quick_findings
 
     experiment, faults = find_experiment(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
+    if experiment.stages:
+        # Their rows are read with the models: a stage is checked on what the one before hands on.
+        arguments.loaded, arguments.found = experiment, Findings(faults)
+        stages = [(stage.name, stage.node.get("_target_", ""), ", ".join(stage.needs)) for stage in experiment.stages]
+        yield from (*format_table(("stage", "does", "needs"), stages), "")
+        return
     # The machine and the data are looked at only for a recipe that is right: this reads rows.
     with phase("checking the machine and the first rows"):
         found = Findings(faults) if faults or arguments.recipe_only else quick_findings(experiment.cells)
@@ -104,6 +110,8 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     from basereward.training.preflight import cell_findings
 
     experiment, found = arguments.loaded, arguments.found
+    if experiment.stages:
+        return _check_stages(arguments)
     if not (arguments.quick or arguments.recipe_only or found.faults):
         with phase("checking the models"):
             found = cell_findings(experiment.cells, found)
@@ -121,6 +129,25 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         "warnings": _plain(found.warnings),
     }
     return result, USER_MISTAKE if found.faults else SUCCESS
+
+
+def _check_stages(arguments: argparse.Namespace) -> CommandResult:
+    """Checks every stage of a pipeline."""
+    experiment, found = arguments.loaded, arguments.found
+    if arguments.cost:
+        raise UsageError(f"--cost counts one training, and '{experiment.name}' has stages; leave it out")
+    if not (arguments.recipe_only or found.faults):
+        with phase("checking the stages"):
+            from basereward.pipelines.check import stage_findings
+
+            found = stage_findings(experiment.stages, quick=arguments.quick)
+    cells: list[dict[str, Any]] = []
+    stages: list[dict[str, Any]] = []
+    for stage in experiment.stages:
+        cells.append({"name": stage.name, "overrides": {}, "facts": found.facts.get(stage.name, {})})
+        stages.append({"name": stage.name, "does": stage.node.get("_target_", ""), "needs": list(stage.needs)})
+    checked = {"faults": _plain(found.faults), "warnings": _plain(found.warnings)}
+    return {"cells": cells, "stages": stages, "ensembles": [], **checked}, USER_MISTAKE if found.faults else SUCCESS
 
 
 def _add_costs(results: Sequence[dict[str, Any]], cells: Sequence[Cell], arguments: argparse.Namespace) -> None:
@@ -153,7 +180,8 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
         yield f"warning: {line}"
     lines = format_faults([Fault(**fault) for fault in result["faults"]])
     faults = format_count(len(lines), "fault") if lines else "no faults"
-    yield f"{format_count(len(result['cells']), 'cell')}, {faults}"
+    what = "stage" if result.get("stages") else "cell"
+    yield f"{format_count(len(result['cells']), what)}, {faults}"
     yield from (f"  {line}" for line in lines)
     yield from map(_format_ensemble, result["ensembles"])
     if any("cost" in cell for cell in result["cells"]):

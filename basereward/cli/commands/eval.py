@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         type=int,
         default=1,
-        help=f"verdicts of the judge on a pair in one order, 1 to {MAX_VOTES} (default: 1)",
+        help=f"verdicts on a pair in one order, of --judge or of MODEL if it is a judge, 1 to {MAX_VOTES} (default: 1)",
     )
     add_judge_arguments(parser, temperature=0.0)
     parser.add_argument(
@@ -119,8 +119,19 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     parse_devices(arguments.devices)
     if (arguments.endpoint is None) != (arguments.judge is None):
         raise UsageError("a judge needs both options: --endpoint for its address and --judge for its name there")
-    if arguments.judge is not None:
+    if arguments.judge is not None or _asks_model(arguments):
         _check_judge(arguments)
+    elif arguments.votes != 1:
+        raise UsageError(
+            f"--votes {arguments.votes} counts verdicts of a judge; give --judge, or a trained judge as MODEL"
+        )
+
+
+def _asks_model(arguments: argparse.Namespace) -> bool:
+    """Whether MODEL is asked as a judge: for votes, or in an order."""
+    if arguments.model is None or arguments.model in BASELINES or arguments.judge is not None:
+        return False
+    return arguments.votes != 1 or arguments.order is not None
 
 
 def _check_benchmarks(arguments: argparse.Namespace) -> None:
@@ -167,10 +178,13 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
 
 def _open_judge(arguments: argparse.Namespace) -> Any:
+    from basereward.evaluation.judging.run_judge import open_judge, open_trained_judge
+
+    if _asks_model(arguments):
+        asked = {"order": arguments.order, "votes": arguments.votes, "temperature": arguments.temperature}
+        return open_trained_judge(arguments.model, **asked)
     if arguments.judge is None:
         return None
-    from basereward.evaluation.judging.run_judge import open_judge
-
     return open_judge(
         arguments.judge,
         endpoint=arguments.endpoint,
@@ -273,6 +287,7 @@ COMMAND = Command(
         "basereward eval runs/my_run/model --benchmark vl_rewardbench",
         "basereward eval runs/my_run/model --suite multimodal vl_rewardbench.data=rows.json",
         "basereward eval --judge my-model --endpoint http://localhost:8000/v1 --data pairs.jsonl --order both",
+        "basereward eval 20260314-153012-9f2c41 --data pairs.jsonl --votes 5 --temperature 1",
     ),
     add_arguments=add_arguments,
     check_arguments=check_arguments,

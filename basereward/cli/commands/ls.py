@@ -13,7 +13,7 @@ from basereward.io.progress.displays import format_seconds
 
 KINDS = (
     *("experiments", "profiles", "sources", "benchmarks"),
-    *("heads", "losses", "objectives", "adapters", "tiny_models", "launchers", "rewards", "runs"),
+    *("heads", "losses", "objectives", "adapters", "tiny_models", "launchers", "rewards", "stages", "runs"),
 )
 STATES = ("running", "finished", "failed", "killed", "broken")
 RUNNING = ("host", "devices", "step", "device hours", "left")
@@ -102,7 +102,7 @@ def _columns(run: Mapping[str, Any]) -> tuple[str, ...]:
     """The columns that every run has."""
     # To the minute: seconds are in the id, and a narrow terminal would wrap the line.
     date = run["created"][:16].replace("T", " ")
-    kind = "" if run["kind"] == "run" else f"{run['kind']}: "
+    kind = "" if run["kind"] in ("run", "stage") else f"{run['kind']}: "
     seconds = "-" if run["seconds"] is None else format_seconds(run["seconds"])
     texts = (date, run["experiment"], f"{kind}{run['cell']}", run["state"])
     return (run["name"], *(text or "-" for text in texts), format_number(run["score"]), seconds)

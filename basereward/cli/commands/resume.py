@@ -1,13 +1,17 @@
-"""`basereward resume`: continue a stopped run or sweep."""
+"""`basereward resume`: continue a stopped run, sweep or pipeline."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from basereward.cli.command import SUCCESS, Command, CommandResult
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult
 from basereward.cli.commands import sweep, train
+from basereward.io.progress import phase
+
+if TYPE_CHECKING:
+    from basereward.runs.run_folder import RunFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '20260314-153012-9f2c41'
     """
     parser.add_argument(
-        "run", metavar="RUN", help="id of a run or sweep that was stopped or failed, or the path of its folder"
+        "run",
+        metavar="RUN",
+        help="id of a run, sweep or pipeline that was stopped or failed, or the path of its folder",
     )
     parser.add_argument(
         "--folder",
@@ -35,11 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> CommandResult:
-    """Continues the run or the sweep."""
+    """Continues the run, the sweep or the pipeline."""
     from basereward.sweeps.resume import resume
 
-    result = resume(arguments.run, folder=arguments.folder, devices=arguments.devices)
+    options = {"folder": arguments.folder, "devices": arguments.devices}
+    result = resume(arguments.run, **options, continue_pipeline=_continue_pipeline)
     return result, sweep.exit_status(result) if result["kind"] == "sweep" else SUCCESS
+
+
+def _continue_pipeline(run: RunFolder) -> dict[str, Any]:
+    with phase(LOADING_LIBRARIES):
+        from basereward.pipelines.run import resume_pipeline
+
+    return resume_pipeline(run)
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
@@ -53,7 +67,7 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 
 
 COMMAND = Command(
-    summary="continue a run or sweep that was stopped",
+    summary="continue a run, sweep or pipeline that was stopped",
     activity="resume: looking for {run}",
     examples=("basereward resume 20260314-153012-9f2c41",),
     add_arguments=add_arguments,

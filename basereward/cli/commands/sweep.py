@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from basereward.cli.command import LOADING_LIBRARIES, SOME_FAILED, SUCCESS, Command, CommandResult
+from basereward.cli.command import LOADING_LIBRARIES, SOME_FAILED, SUCCESS, Command, CommandResult, UsageError
 from basereward.cli.options import add_recipe_arguments
 from basereward.cli.tables import format_number, format_table
 from basereward.io.progress import phase
@@ -60,6 +60,10 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
     overrides = [*launcher_overrides(arguments), *arguments.overrides]
     experiment = load_experiment(arguments.experiment, profile=arguments.profile, overrides=overrides)
+    if experiment.stages:
+        raise UsageError(
+            f"'{experiment.name}' has stages and no cells; run it by `basereward train {arguments.experiment}`"
+        )
     launcher = make_launcher(experiment.cells[0].recipe.launcher)
     experiment = select_cells(experiment, arguments.only)
     found = check_quickly(unfinished(experiment.cells), here=launcher.runs_here)

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,11 @@ from basereward.model.generation.prompts import PAIRWISE, Prompt, load_prompt
 from basereward.model.generation.verdicts import compiled_pattern, parse_verdict
 from basereward.recipe import make
 from basereward.recipe.fragment import load_source
+from basereward.recipe.schema import Node
 
 
 def annotate(
-    source: str,
+    source: str | Node,
     *,
     model: str,
     endpoint: str,
@@ -47,6 +49,7 @@ def annotate(
     timeout_s: float = 120.0,
     send: str | None = None,
     temperature: float = 1.0,
+    retry_temperature: float | None = None,
     max_tokens: int = 2048,
     prompt: str = "pairwise_thinking",
     prompt_file: str | None = None,
@@ -57,7 +60,7 @@ def annotate(
     """Have a judge write reasoning for the preferences of a source.
 
     Args:
-        source: a name in `experiments/sources`, or the path of a JSON Lines file.
+        source: a name in `experiments/sources`, the path of a JSON Lines file, or the node of a source.
         model: the model's name at the endpoint; for a local model its hub id or folder.
         endpoint: an address, or `local` or `vllm`.
         out: a JSON Lines file that gets the pairs whose verdict agreed, ready for training. Beside it are written
@@ -70,7 +73,8 @@ def annotate(
         concurrency: the maximum number of requests in flight.
         timeout_s: of one request, in seconds.
         send: a JSON object that is merged into the body of every request.
-        temperature: of sampling. Several attempts need a value above 0.
+        temperature: of sampling the first text.
+        retry_temperature: of the other texts, which needs a value above 0; None: the same.
         max_tokens: of one text.
         prompt, prompt_file, pattern: as for the head `generative`.
         overrides: `key=value` for arguments of the source.
@@ -86,26 +90,57 @@ def annotate(
         BaseRewardError: something cannot be opened, or requests were not answered. Answers that were received are kept,
             and another call resumes.
     """
-    _check_options(attempts=attempts, limit=limit, temperature=temperature)
+    _check_options(attempts=attempts, limit=limit, temperature=temperature, retry_temperature=retry_temperature)
     template, compiled = _load_prompt(prompt, prompt_file, pattern)
-    name, node = load_source(source, overrides=overrides)
+    name, node = load_source(source, overrides=overrides) if isinstance(source, str) else ("rows", source)
     opened: Source = make(node, "sources", name)
     pairs, ties = _pairs(opened.groups(split), seed=seed, limit=limit)
     if not pairs:
         raise DataError(f"source '{name}' has no preferences in the split {split}; there is nothing to write about")
     outputs = _Outputs.at(out)
-    read = _user_files(prompt_file=prompt_file, model=model)
-    check_source_outputs(outputs.named, source, node, (pair.group for pair in pairs), also=read)
+    given, read = (source if isinstance(source, str) else name), _user_files(prompt_file, model)
+    check_source_outputs(outputs.named, given, node, (pair.group for pair in pairs), also=read)
     opening = Opening(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s, send=send)
     writing = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    asker = PairAsker(opening.engine(lazy=cluster is not None), template, compiled, writing, attempts)
-    annotation = _Annotation(asker, None if cluster is None else AskingCluster(cluster, opening))
-    result = annotation.run(pairs, outputs, send=send)
+    engine = opening.engine(lazy=cluster is not None)
+    asker = PairAsker(engine, template, compiled, writing, attempts, retry_temperature)
+    on_cluster = None if cluster is None else AskingCluster(cluster, opening)
+    result = _Annotation(asker, on_cluster).run(pairs, outputs, send=send)
     lost = Counter(row.reason for row in opened.rejected(split)) + Counter(tie=ties)
     return {"split": split, "lost": dict(sorted(lost.items())), **result}
 
 
-def _user_files(*, prompt_file: str | None, model: str) -> list[Path]:
+def pair_rows(
+    source: str | Node,
+    *,
+    split: Split = "train",
+    folder: Path,
+    groups: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Rows of the preferences of a source that are no ties, as `annotate` draws and orders them.
+
+    Args:
+        source: as of `annotate`.
+        split: of the source.
+        folder: gets the images that are not files, in `images`; the rows name them relative to it.
+        groups: only the first ones are read; None: all.
+        limit: the most rows, drawn by `seed`; None: all.
+        seed: of the draw and of the order of responses.
+
+    Raises:
+        BaseRewardError: the source cannot be read, or has no preferences.
+    """
+    name, node = load_source(source) if isinstance(source, str) else ("rows", source)
+    opened: Source = make(node, "sources", name)
+    pairs, _ = _pairs(islice(opened.groups(split), groups), seed=seed, limit=limit)
+    if not pairs:
+        raise DataError(f"source '{name}' has no preferences in the split {split}")
+    return [pair_row(pair, folder / "images") for pair in pairs]
+
+
+def _user_files(prompt_file: str | None, model: str) -> list[Path]:
     """The files that are read besides the source: the prompt, and the folder of a local judge."""
     files = [Path(prompt_file)] if prompt_file is not None else []
     return files + ([Path(model)] if Path(model).is_dir() else [])
@@ -187,6 +222,7 @@ class _Annotation:
             "seed": self.asker.writing.seed,
             "temperature": self.asker.writing.temperature,
             "max_tokens": self.asker.writing.max_tokens,
+            **self.asker.retrying,
             "pairs": digest(pairs),
             # Stored in a file, so that it must not show a key.
             "send": None if send is None else redact(send),
@@ -230,11 +266,14 @@ class _Annotation:
         }
 
 
-def _check_options(*, attempts: int, limit: int | None, temperature: float) -> None:
+def _check_options(*, attempts: int, limit: int | None, temperature: float, retry_temperature: float | None) -> None:
     if attempts < 1 or (limit is not None and limit < 1):
         raise DataError(f"--attempts {attempts} and --limit {limit} are at least 1")
-    if attempts > 1 and not temperature:
-        raise DataError("a second attempt at --temperature 0 would be the same text; raise it, or give --attempts 1")
+    if attempts > 1 and not (temperature if retry_temperature is None else retry_temperature):
+        raise DataError(
+            "a second attempt at temperature 0 would be the same text; raise --temperature or --retry-temperature, or "
+            "give --attempts 1"
+        )
 
 
 def _load_prompt(prompt: str, prompt_file: str | None, pattern: str | None) -> tuple[Prompt, re.Pattern[str] | None]:

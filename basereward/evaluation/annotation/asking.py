@@ -36,6 +36,7 @@ class PairAsker:
         pattern: finds the verdict; None: that of the tag `<answer>`.
         writing: sampling parameters; each attempt has the next seed.
         attempts: the most texts for each pair.
+        retry_temperature: of all texts of a pair but the first; None: the same.
     """
 
     engine: Engine
@@ -43,6 +44,14 @@ class PairAsker:
     pattern: re.Pattern[str] | None
     writing: SamplingParams
     attempts: int
+    retry_temperature: float | None
+
+    @property
+    def retrying(self) -> dict[str, float | None]:
+        """The temperature of further texts, a part of the identity of the answers; empty if it is that of the first."""
+        if self.retry_temperature in (None, self.writing.temperature):
+            return {}
+        return {"retry_temperature": self.retry_temperature}
 
     def ask(self, pairs: Sequence[Pair], answers: Answers) -> dict[str, list[str]]:
         """Ask for texts until one agrees with the label.
@@ -57,6 +66,8 @@ class PairAsker:
         for attempt in range(1, self.attempts + 1):
             # Engines that draw from the seed of a request would repeat the text of the attempt before.
             how = replace(self.writing, seed=self.writing.seed + attempt - 1)
+            if attempt > 1 and self.retry_temperature is not None:
+                how = replace(how, temperature=self.retry_temperature)
             requests = (self._request(pair, attempt) for pair in pending)
             # `answers` keeps what is received; nothing is done with each.
             for _ in answers.ask(self.engine, requests, how, total=len(pending)):
@@ -165,7 +176,7 @@ class AskingCluster:
         Returns:
             What is reported about the workers.
         """
-        settings = (asker.prompt, asker.pattern, asker.writing, asker.attempts)
+        settings = (asker.prompt, asker.pattern, asker.writing, asker.attempts, asker.retry_temperature)
         work = _PairAskingWork(self.opening, *settings, pairs=pairs, known=dict(answers.known), trusted=is_trusted())
         with ShardedRows(self.options, folder=folder) as rows:
             running = rows.run(work, num_rows=len(pairs), what="asking the judge", multiple=PAIRS_OF_BLOCK)
@@ -195,6 +206,7 @@ class _PairAskingWork:
     pattern: re.Pattern[str] | None
     writing: SamplingParams
     attempts: int
+    retry_temperature: float | None
     pairs: Sequence[Pair]
     known: Mapping[str, dict[str, Any]]
     trusted: bool
@@ -206,13 +218,13 @@ class _PairAskingWork:
     def _asker(self) -> PairAsker:
         with trusting(self.trusted):
             engine = self.opening.engine()
-        return PairAsker(engine, self.prompt, self.pattern, self.writing, self.attempts)
+        return PairAsker(engine, self.prompt, self.pattern, self.writing, self.attempts, self.retry_temperature)
 
     def key(self, rows: range) -> str:
         """As in `ShardWorker`."""
         opening, writing = self.opening, self.writing
         judge = (opening.model, opening.endpoint, opening.send, self.prompt.sha256, str(self.pattern), self.attempts)
-        sampling = (writing.max_tokens, writing.temperature, writing.top_p, writing.seed)
+        sampling = (writing.max_tokens, writing.temperature, writing.top_p, writing.seed, self.retry_temperature)
         parts = [("judge", repr((judge, sampling))), ("pairs", digest(self.pairs[rows.start : rows.stop]))]
         return combined_sha256(parts)[:32]
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.group import Group
@@ -25,8 +25,9 @@ from basereward.model.generation.verdicts import parse_verdict
 
 logger = logging.getLogger(__name__)
 
-PairVerdicts = Mapping[tuple[int, int], Sequence[int | None]]
-"""(first response, second response) as shown -> the verdicts, 1 or 2 for the better one; None: not readable."""
+PairVerdicts: TypeAlias = Sequence[tuple[tuple[int, int], int | None]]
+"""((first response, second response) as shown, the verdict: 1 or 2 for the better one; None: not readable), in the
+order in which they were asked."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Judge:
         pattern: finds the verdict in a text; None: `<answer>1</answer>`.
         send: what the engine adds to every request, for the record.
         prompt_file: the user's own file of the prompt.
+        trained: whether it is a trained judge that is itself evaluated.
     """
 
     engine: Engine
@@ -52,6 +54,12 @@ class Judge:
     pattern: re.Pattern[str] | None = None
     send: str | None = None
     prompt_file: Path | None = None
+    trained: bool = False
+
+    @property
+    def label(self) -> str:
+        """How it is asked, for the name of a folder: `both_1`, `random_5`."""
+        return f"{self.order}_{self.votes}"
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -133,7 +141,8 @@ def compared(prompt: Prompt, group: Group, first: str, second: str, name: str) -
         second: the response shown second.
         name: the id of the request.
     """
-    return Request(name, prompt.turns(group, answer_1=first, answer_2=second), group.images)
+    shown = Group(group.id, group.source, group.prompt, (first, second), images=group.images)
+    return Request(name, prompt.turns(group, answer_1=first, answer_2=second), group.images, shown)
 
 
 def _unanswered(answers: Answers, requests: int) -> DataError:
@@ -187,7 +196,7 @@ def _read_verdicts(
     questions: Sequence[_Question], answers: Answers, pattern: re.Pattern[str] | None
 ) -> tuple[Mapping[int, PairVerdicts], set[int], int]:
     """The verdicts by row, the rows with an unanswered question, and the number of texts without a readable verdict."""
-    verdicts: dict[int, dict[tuple[int, int], list[int | None]]] = defaultdict(lambda: defaultdict(list))
+    verdicts: dict[int, list[tuple[tuple[int, int], int | None]]] = defaultdict(list)
     missing: set[int] = set()
     unread = 0
     for question in questions:
@@ -197,18 +206,17 @@ def _read_verdicts(
             continue
         verdict = parse_verdict(line["text"], pattern)
         unread += verdict is None
-        verdicts[question.row][question.first, question.second].append(verdict)
+        verdicts[question.row].append(((question.first, question.second), verdict))
     return verdicts, missing, unread
 
 
 def _outcome(item: Item, verdicts: PairVerdicts) -> Outcome:
     if len(item.responses) == 2:
-        votes: list[int | None] = []
-        for pair, pair_verdicts in verdicts.items():
-            votes += [None if verdict is None else pair[verdict - 1] for verdict in pair_verdicts]
-        return Outcome(votes=tuple(votes))
+        return Outcome(votes=tuple(None if verdict is None else pair[verdict - 1] for pair, verdict in verdicts))
     # A verdict of 1 is a win of the first response (+1), a verdict of 2 a loss (-1).
-    leads = {pair: list(map(_lead, pair_verdicts)) for pair, pair_verdicts in verdicts.items()}
+    leads: dict[tuple[int, int], list[float | None]] = defaultdict(list)
+    for pair, verdict in verdicts:
+        leads[pair].append(_lead(verdict))
     values = scores(len(item.responses), leads)
     return Outcome(votes=(None,)) if any(map(math.isnan, values)) else Outcome(scores=tuple(values))
 

@@ -1,4 +1,4 @@
-"""Open the judge that the options of a command line describe."""
+"""Open the judge that the options of a command line describe, or a trained one."""
 
 from __future__ import annotations
 
@@ -65,6 +65,37 @@ def open_judge(
         # This one goes to files and to MLflow, where no key may appear.
         send=None if send is None else redact(send),
         prompt_file=None if prompt_file is None else Path(prompt_file),
+    )
+
+
+def open_trained_judge(
+    model: str, *, order: AnswerOrder | None = None, votes: int = 1, temperature: float = 0.0
+) -> Judge:
+    """Open a trained judge as one that is asked: with votes, or in both orders.
+
+    Its prompt, its pattern and the limit of its text are those that it was trained with.
+
+    Args:
+        model: what `load` opens, with the head `generative` and `thinking: true`.
+        order, votes, temperature: as of `open_judge`.
+
+    Raises:
+        BaseRewardError: an option is out of range, or the model cannot be opened or writes no reasoning.
+    """
+    # Loading takes seconds, so it comes after the check.
+    _check_options(votes=votes, temperature=temperature, max_tokens=1)
+    from basereward.inference.judges.trained import TrainedJudge
+
+    engine = TrainedJudge(model)
+    head = engine.head
+    return Judge(
+        engine,
+        head.branch_template.judge_prompt,
+        SamplingParams(head.sampling.max_tokens, temperature=temperature, top_p=head.sampling.top_p),
+        order=ORDERS[order or "random"],
+        votes=votes,
+        pattern=head.pattern,
+        trained=True,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeAlias
 
-from basereward.data.schema.group import Image, Turn
+from basereward.data.schema.group import Group, Image, Turn
 from basereward.model.generation.generate import SamplingParams
 
 
@@ -19,6 +19,8 @@ class Request:
         id: identifies the answer.
         turns: the conversation.
         images: the images of the conversation's image parts, in order.
+        comparison: of a request to compare, the group with the two responses in the order shown. A trained judge
+            encodes them as in training; other engines read the conversation.
 
     >>> Request("a", ()).images
     ()
@@ -27,6 +29,7 @@ class Request:
     id: str
     turns: tuple[Turn, ...]
     images: tuple[Image, ...] = ()
+    comparison: Group | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ def open_engine(
     """Opens a model at an address or on this machine.
 
     Args:
-        model: the server's name of the model; for a local model the hub id or folder.
+        model: the server's name of the model; for a local model the hub id or folder, or what `load` opens of a trained
+            judge.
         endpoint: an address; or `local` (transformers) or `vllm`, both in this process.
         concurrency: requests in flight, for an address.
         timeout_s: limit of one attempt in seconds, for an address.
@@ -32,6 +33,10 @@ def open_engine(
         )
     if endpoint == LOCAL:
         # Engines are imported where they are opened: transformers takes seconds, and an address does not need it.
+        from basereward.inference.judges.trained import TrainedJudge, is_trained
+
+        if is_trained(model):
+            return TrainedJudge(model)
         from basereward.inference.judges.local import LocalEngine
 
         return LocalEngine(model)

@@ -26,6 +26,7 @@ TargetKind: TypeAlias = Literal[
     "protocols",
     "launchers",
     "rewards",
+    "stages",
 ]
 KINDS: tuple[TargetKind, ...] = get_args(TargetKind)
 SINGULAR: dict[TargetKind, str] = {
@@ -39,6 +40,7 @@ SINGULAR: dict[TargetKind, str] = {
     "protocols": "protocol",
     "launchers": "launcher",
     "rewards": "reward",
+    "stages": "stage",
 }
 PACKAGES: dict[TargetKind, str] = {
     "heads": "basereward.model.heads",
@@ -51,6 +53,7 @@ PACKAGES: dict[TargetKind, str] = {
     "protocols": "basereward.evaluation.protocols",
     "launchers": "basereward.sweeps.launchers",
     "rewards": "basereward.rl.rewards",
+    "stages": "basereward.pipelines.stages",
 }
 ROOT = Path(__file__).resolve().parents[3]
 """The folder that contains the package `basereward`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from basereward.recipe.checks.signature import MISSING, signature_of
 from basereward.recipe.checks.targets import SINGULAR, Target, TargetKind, base_class, locate, short_names
@@ -15,6 +15,8 @@ from basereward.recipe.nodes import INNER, settable_arguments
 from basereward.recipe.yaml.files import read_yaml, shipped_experiments, yaml_files
 
 TARGET = "_target_"
+DEFINED: dict[tuple[TargetKind, str], str] = {("stages", "source"): "sources", ("stages", "recipe"): "cell"}
+"""Arguments that only an experiment has, and the definition of its schema that they follow."""
 
 
 def component_schema(kind: TargetKind) -> JsonSchema:
@@ -64,7 +66,9 @@ def _arguments(name: str, kind: TargetKind) -> dict[str, JsonSchema]:
     schemas: dict[str, JsonSchema] = {}
     for argument, parameter in settable_arguments(signature_of(name, kind), name, kind).items():
         schema = hint_schema(parameter.hint)
-        if (kind, argument) in INNER:
+        if (kind, argument) in DEFINED:
+            schema = _defined(DEFINED[kind, argument], parameter.hint)
+        elif (kind, argument) in INNER:
             schema = {"anyOf": [component_schema(INNER[kind, argument]), {"type": "null"}]}
         if argument in meanings:
             schema = {"description": meanings[argument]} | schema
@@ -72,6 +76,13 @@ def _arguments(name: str, kind: TargetKind) -> dict[str, JsonSchema]:
             schema = schema | {"default": parameter.default}
         schemas[argument] = schema
     return schemas
+
+
+def _defined(name: str, hint: Any) -> JsonSchema:
+    """A definition of the schema, or a text or null where the hint allows them too."""
+    plain = {str: {"type": "string"}, type(None): {"type": "null"}}
+    others = [schema for member, schema in plain.items() if member in get_args(hint)]
+    return {"anyOf": [{"$ref": f"#/definitions/{name}"}, *others]}
 
 
 def _meanings(target: Target) -> dict[str, str]:

@@ -56,6 +56,7 @@ EXPERIMENT_KEYS = {
     "profiles.NAME": "What is different when the experiment runs on that profile.",
     "sweep": "In a profile: what is different for a cell of a sweep.",
     "ensembles.NAME": "An ensemble of the trained cells, with the keys above.",
+    "stages.NAME": "A stage of a pipeline; `${NAME.OUTPUT}` in another stage is an output of it.",
 }
 """Meanings of the keys of a file that are no part of a cell's recipe."""
 

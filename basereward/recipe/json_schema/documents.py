@@ -35,7 +35,12 @@ def experiment_schema() -> JsonSchema:
     for name, hint in key_types(Recipe).items():
         if is_section(hint):
             definitions[name] = _section(hint, (name,))
-    definitions |= {"cell": _section(Recipe, ()), "grid": _grid(), "ensemble": _section(EnsembleRecipe, ENSEMBLE)}
+    definitions |= {
+        "cell": _section(Recipe, ()),
+        "grid": _grid(),
+        "ensemble": _section(EnsembleRecipe, ENSEMBLE),
+        "stage": component_schema("stages"),
+    }
     # A section of a profile has the keys of an experiment, but no profiles of its own.
     properties = definitions["cell"]["properties"] | _experiment_keys()
     definitions["on_profile"] = {"type": "object", "properties": properties, "additionalProperties": False}
@@ -107,6 +112,11 @@ def _experiment_keys() -> JsonSchema:
             "description": EXPERIMENT_KEYS["ensembles.NAME"],
             "type": "object",
             "additionalProperties": {"anyOf": [_ref("ensemble"), NULL]},
+        },
+        "stages": {
+            "description": EXPERIMENT_KEYS["stages.NAME"],
+            "type": "object",
+            "additionalProperties": {"anyOf": [_ref("stage"), NULL]},
         },
     }
 

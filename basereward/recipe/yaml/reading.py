@@ -14,7 +14,7 @@ from basereward.recipe.yaml.include import COMMAND_LINE, Reader
 from basereward.recipe.yaml.merge import KeyPath, Layer, merge
 from basereward.recipe.yaml.override import GRID, Override, read_overrides
 
-SWEEP, PROFILES, ENSEMBLES = "sweep", "profiles", "ensembles"
+SWEEP, PROFILES, ENSEMBLES, STAGES = "sweep", "profiles", "ensembles", "stages"
 """Keys of YAML files that are not keys of a recipe."""
 
 
@@ -24,7 +24,7 @@ class YamlLayers:
 
     Attributes:
         recipe: the values that all cells share.
-        experiment: the keys of the experiment as a whole: its axes and ensembles.
+        experiment: the keys of the experiment as a whole: its axes, ensembles and stages.
         overrides: values that replace those of the axes too.
 
     >>> from basereward.recipe.yaml.files import experiments_folders
@@ -195,7 +195,7 @@ def _apply_sweep_section(profile: Layer, *, is_varied: bool, reader: Reader) -> 
 
 
 def _experiment_keys(layer: Layer) -> Layer:
-    """The keys of the experiment as a whole: its axes and its ensembles."""
+    """The keys of the experiment as a whole: its axes, its ensembles and its stages."""
     for key in layer.values:
         if not _is_experiment_key(layer, key):
             layer = layer.without(key)
@@ -212,4 +212,4 @@ def _cell_keys(layer: Layer) -> Layer:
 
 def _is_experiment_key(layer: Layer, key: str) -> bool:
     # A list of seeds is an axis; a mapping is the section of the recipe.
-    return key in (GRID, ENSEMBLES) or (key == SEEDS and isinstance(layer.values.get(key), list))
+    return key in (GRID, ENSEMBLES, STAGES) or (key == SEEDS and isinstance(layer.values.get(key), list))

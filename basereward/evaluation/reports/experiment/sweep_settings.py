@@ -129,6 +129,11 @@ class _Search:
     def __init__(self, word: str, profile: str) -> None:
         self._word, self._profile = word, profile
         self._base = load_experiment(word, profile=profile)
+        if self._base.stages:
+            raise RecipeError(
+                f"'{word}' has stages, and a page compares cells. `basereward train {word}` prints its measures, and "
+                "repeats no finished stage; MLflow has them too"
+            )
         self._newest: dict[str, RunFolder] = {}
         for run in list_runs():
             # The newest runs are listed first.

@@ -1,0 +1,1 @@
+"""Pipelines: stages that annotate, train, select and evaluate, one after the other."""

@@ -1,0 +1,182 @@
+"""What a pipeline does: its stages, kept in its folder, so that it continues without the file of the experiment."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from basereward.errors import RunError
+from basereward.io.files import write_state
+from basereward.io.hashing import combined_sha256, file_sha256
+from basereward.io.limits import MIB, read_json_object
+from basereward.recipe import Experiment, Recipe, recipe_from_yaml, recipe_sha256, recipe_yaml
+from basereward.recipe.schema import Node, TrackingRecipe
+from basereward.recipe.stages import Outputs, StageRecipe, resolved
+from basereward.recipe.text import build_recipe
+from basereward.recipe.yaml.interpolation import texts_of
+from basereward.runs.run_folder import RunFolder, runs_root
+
+FILE = "pipeline.json"
+LIMIT = 64 * MIB
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The stages of an experiment.
+
+    Attributes:
+        name: of the experiment.
+        summary: of the experiment.
+        stages: in the order in which they run.
+        tracking: where all of them are recorded.
+        settings: `profile` and `overrides` of the experiment.
+
+    >>> Pipeline("mine", "", (StageRecipe("hard", {"_target_": "select"}),), TrackingRecipe(), {}).text()[:20]
+    'hard: select '
+    """
+
+    name: str
+    summary: str
+    stages: tuple[StageRecipe, ...]
+    tracking: TrackingRecipe
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Pipeline:
+        """The pipeline of a loaded experiment with stages."""
+        tracking = experiment.cells[0].recipe.tracking if experiment.cells else TrackingRecipe()
+        # Settings of tracking decide on no stage, and an address may hold a password.
+        overrides = [override for override in experiment.overrides if not override.startswith("tracking")]
+        settings = {"profile": experiment.profile, "overrides": overrides}
+        return cls(experiment.name, experiment.summary, experiment.stages, tracking, settings)
+
+    def text(self) -> str:
+        """The names, targets and hashes of the stages, by which the pipeline is found again."""
+        lines: list[str] = []
+        for stage in self.stages:
+            content = json.dumps(stage.node, sort_keys=True)
+            content += "" if stage.recipe is None else recipe_sha256(stage.recipe)
+            lines.append(f"{stage.name}: {stage.node['_target_']} {hashlib.sha256(content.encode()).hexdigest()}")
+        return "\n".join(lines)
+
+    def save(self, folder: RunFolder) -> None:
+        """Write it into the folder of the pipeline."""
+        stages: list[dict[str, Any]] = []
+        for stage in self.stages:
+            # As YAML and not as an object, as in the folder of a run: it is checked when it is read again.
+            recipe = None if stage.recipe is None else recipe_yaml(stage.recipe)
+            stages.append({**asdict(dataclasses.replace(stage, recipe=None)), "recipe": recipe})
+        content = {**vars(self), "stages": stages, "tracking": asdict(self.tracking)}
+        write_state(folder.path / FILE, json.dumps(content) + "\n")
+
+    @classmethod
+    def load(cls, folder: RunFolder) -> Pipeline:
+        """Read what `save` wrote.
+
+        Raises:
+            RunError: there is no such file, it is damaged, or its stages are not those that the pipeline began with.
+            RecipeError: a recipe is not valid in this version.
+        """
+        content = read_json_object(folder.path / FILE, limit=LIMIT, error=RunError)
+        try:
+            stages: list[StageRecipe] = []
+            for values in content["stages"]:
+                recipe = None if values["recipe"] is None else recipe_from_yaml(values["recipe"])
+                stages.append(StageRecipe(values["name"], values["node"], recipe, tuple(values["needs"])))
+            tracking = TrackingRecipe(**content["tracking"])
+            pipeline = cls(content["name"], content["summary"], tuple(stages), tracking, content["settings"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{folder.path / FILE} is damaged: {error}") from error
+        if pipeline.text() != folder.recipe_text():
+            raise RunError(
+                f"'{folder.path / FILE}' or '{folder.recipe}' was edited after pipeline '{folder.run_id}' was started, "
+                "and a pipeline resumes only with the stages that it began with. Put the files back as they were, or "
+                "start a new one with `basereward train`"
+            )
+        return pipeline
+
+
+def resolved_recipe(recipe: Recipe, outputs: Outputs) -> Recipe:
+    """The recipe of a stage with the outputs of the stages before.
+
+    Args:
+        recipe: of the stage.
+        outputs: of those that it uses.
+
+    >>> recipe = Recipe(summary="of ${annotate.rows}")
+    >>> resolved_recipe(recipe, {"annotate": {"rows": "a.jsonl"}}).summary
+    'of a.jsonl'
+    """
+    return build_recipe(resolved(asdict(recipe), outputs))
+
+
+def is_used(stages: Iterable[StageRecipe], stage: str, output: str) -> bool:
+    """Whether a stage uses an output of another one.
+
+    Args:
+        stages: of the pipeline.
+        stage: that has the output.
+        output: its name.
+
+    >>> is_used([StageRecipe("hard", {"rows": "${annotate.rows}"}, None, ("annotate",))], "annotate", "rows")
+    True
+    """
+    reference = f"${{{stage}.{output}}}"
+    for other in stages:
+        values = [other.node, {} if other.recipe is None else asdict(other.recipe)]
+        if any(reference in text for _, text in texts_of(values, ())):
+            return True
+    return False
+
+
+def stage_key(node: Node, *, uncounted: tuple[str, ...] = ()) -> str:
+    """The identity of a stage: its target, its arguments, and the content of the files that they name.
+
+    Args:
+        node: with the outputs of the stages before.
+        uncounted: arguments that do not change what it makes.
+
+    >>> stage_key({"_target_": "select", "seed": 0}) == stage_key({"_target_": "select", "seed": 1})
+    False
+    """
+    counted = {name: value for name, value in node.items() if name not in uncounted}
+    parts = [("stage", json.dumps(counted, sort_keys=True))]
+    for path, text in texts_of(counted, ()):
+        content = _content(Path(text))
+        if content is not None:
+            parts.append((".".join(map(str, path)), content))
+    return combined_sha256(parts)
+
+
+def _content(path: Path) -> str | None:
+    """What is in a file or a folder; None for a text that names neither."""
+    try:
+        if path.is_file():
+            return file_sha256(path)
+        if not path.is_dir():
+            return None
+        # A checkpoint has gigabytes; its files and their sizes tell it from others.
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return json.dumps([(file.relative_to(path).as_posix(), file.stat().st_size) for file in files])
+    # A prompt or another long text is no name of a file.
+    except (OSError, ValueError):
+        return None
+
+
+def shown_path(path: Path) -> str:
+    """A path as a stage hands it on: relative to the working folder if it lies in it, so that a project can be moved.
+
+    Args:
+        path: absolute.
+
+    >>> shown_path(Path.cwd() / "runs" / "a"), shown_path(Path("/data/runs/a"))
+    ('runs/a', '/data/runs/a')
+    """
+    is_below = path.is_relative_to(Path.cwd()) and runs_root().is_relative_to(Path.cwd())
+    return os.path.relpath(path) if is_below else str(path)

@@ -1,0 +1,88 @@
+"""The contract of a stage of a pipeline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from basereward.io.files import write_atomic
+
+PREVIEWED = 8
+"""Groups of a source from which stand-ins are made."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage has made.
+
+    Attributes:
+        outputs: by name, as text: paths, or ids of runs.
+        metrics: numbers for MLflow.
+        facts: JSON values for people and programs.
+
+    >>> StageResult({"rows": "runs/a/rows.jsonl"}).facts
+    {}
+    """
+
+    outputs: Mapping[str, str]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Stage(Protocol):
+    """A stage that is no training.
+
+    Its arguments are keyword-only; those that name a file or a folder are its inputs. It is made before anything runs,
+    so that wrong arguments are found, and again with the outputs of the stages before.
+
+    Attributes:
+        outputs: the names of what later stages may use. Written in the class itself, from whose text they are read.
+        uncounted: the names of arguments that do not change what it makes, such as a number of requests in flight.
+    """
+
+    outputs: ClassVar[tuple[str, ...]]
+    uncounted: ClassVar[tuple[str, ...]]
+
+    def preview(self, folder: Path) -> Mapping[str, str]:
+        """Checks what can be checked in seconds, and makes a small stand-in of each output.
+
+        Args:
+            folder: for files, which are deleted after the checks.
+
+        Raises:
+            BaseRewardError: the stage could not run.
+        """
+        ...
+
+    def run(self, folder: Path) -> StageResult:
+        """Does the work.
+
+        Args:
+            folder: of the stage, for its files. After a stop the same stage continues from what is in it.
+
+        Raises:
+            BaseRewardError: it cannot go on; what is done is kept.
+        """
+        ...
+
+
+def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> str:
+    """Write rows as JSON Lines, whole or not at all.
+
+    Args:
+        file: is replaced.
+        rows: JSON values.
+
+    Returns:
+        The path as text, which is how stages hand on files.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "rows.jsonl"
+    >>> Path(write_rows(file, [{"id": "a"}])).read_text()
+    '{"id": "a"}\\n'
+    """
+    write_atomic(file, "".join(f"{json.dumps(row)}\n" for row in rows))
+    return str(file)

@@ -1,0 +1,99 @@
+"""The stage that keeps rows by a number that each has, such as its attempts or its margin."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge
+
+from basereward.errors import DataError
+from basereward.pipelines.stages.contracts import StageResult, write_rows
+from basereward.pipelines.stages.row_files import read_rows
+
+
+class Select:
+    """Keeps the rows of files whose number in a column is within limits.
+
+    R1-Reward trains by reinforcement on rows of at least two attempts or without a solution, whose attempts are one
+    more than allowed. Output: `rows`. A row that several files have, by its id, is kept once.
+
+    Args:
+        rows: a JSON Lines file, or several.
+        column: of the number.
+        at_least, at_most: limits, both included; null: none.
+        limit: the most rows, drawn by `seed`; null: all.
+        seed: of the draw.
+    """
+
+    outputs: ClassVar[tuple[str, ...]] = ("rows",)
+    uncounted: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        *,
+        rows: str | list[str],
+        column: str = "attempts",
+        at_least: float | None = None,
+        at_most: float | None = None,
+        limit: Annotated[int, Ge(1)] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if at_least is None and at_most is None and limit is None:
+            raise ValueError("select keeps all rows without at_least, at_most and limit; give one of them")
+        self.files = [rows] if isinstance(rows, str) else rows
+        self.column = column
+        self.at_least = at_least
+        self.at_most = at_most
+        self.limit = limit
+        self.seed = seed
+
+    def preview(self, folder: Path) -> Mapping[str, str]:
+        """As `Stage.preview`: all rows of the stand-ins, since their numbers mean nothing."""
+        rows = [row for row, _ in self._numbered()]
+        return {"rows": write_rows(folder / "rows.jsonl", rows)}
+
+    def run(self, folder: Path) -> StageResult:
+        """As `Stage.run`."""
+        numbered = list(self._numbered())
+        kept = [row for row, number in numbered if self._is_within(number)]
+        if not kept:
+            numbers = [number for _, number in numbered]
+            found = f"they are {min(numbers):g} to {max(numbers):g}" if numbers else "there are no rows"
+            raise DataError(
+                f"none of {len(numbered)} rows has a '{self.column}' within the limits (at least {self.at_least}, at "
+                f"most {self.at_most}): {found}. Change the limits"
+            )
+        if self.limit is not None and len(kept) > self.limit:
+            places = sorted(random.Random(f"select/{self.seed}").sample(range(len(kept)), self.limit))
+            kept = [kept[place] for place in places]
+        counts = {"read": len(numbered), "kept": len(kept)}
+        metrics = {f"select/{name}": float(count) for name, count in counts.items()}
+        return StageResult({"rows": write_rows(folder / "rows.jsonl", kept)}, metrics, counts)
+
+    def _is_within(self, number: float) -> bool:
+        above = self.at_least is None or number >= self.at_least
+        return above and (self.at_most is None or number <= self.at_most)
+
+    def _numbered(self) -> Iterator[tuple[dict[str, Any], float]]:
+        """The rows with their numbers.
+
+        Raises:
+            DataError: a row has no such number.
+        """
+        seen: set[str] = set()
+        for row in read_rows(*self.files):
+            name = row.get("id")
+            if isinstance(name, str):
+                if name in seen:
+                    continue
+                seen.add(name)
+            number = row.get(self.column)
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise DataError(
+                    f"a row of {', '.join(self.files)} (id {name!r}) has no number in column '{self.column}': "
+                    f"{number!r}. Its columns: {', '.join(row)}"
+                )
+            yield row, float(number)
