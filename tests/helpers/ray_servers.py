@@ -34,7 +34,7 @@ def running_ray(*, cpus: int, log: Path) -> Iterator[str]:
         Its address.
     """
     port = free_port()
-    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={port}"]
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}"]
     command += [f"--num-cpus={cpus}", "--include-dashboard=false", "--disable-usage-stats"]
     # Ray joins an address that is given without a token, and asks for one if a file of the user has it.
     # Not what Ray has set in this process when it was a driver: the cluster would be one of its workers.

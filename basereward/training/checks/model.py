@@ -107,8 +107,6 @@ def check_model(recipe: Recipe, samples: Sequence[SourceSample], *, here: bool =
         found.facts["model"] = {"missing": built}
         return found
     model, encoder = built
-    if not uses_head(recipe):
-        encoder = encoder.with_branch_template(None)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     found.facts["model"] = {"weights": sum(p.numel() for p in model.parameters()), "trained": trained}
     largest = _encode(recipe, encoder, samples, found)
@@ -142,7 +140,7 @@ def _build(recipe: Recipe) -> tuple[RewardModel, Encoder] | str:
             raise
         return f"head '{recipe.model.head['_target_']}' cannot be built without memory ({error})"
     _check_trained(recipe, model)
-    return model, encoder
+    return model, encoder if uses_head(recipe) else encoder.with_branch_template(None)
 
 
 def _is_foreign(recipe: Recipe) -> bool:
