@@ -44,8 +44,8 @@ score: $(READY) ## scores of every response in FILE=rows.jsonl by MODEL=folder, 
 look: $(READY) ## an HTML page of the rows of SOURCE (a name, or rows.jsonl), with scores of MODEL=folder, or RUN=id
 	$(BIN)/basereward look $(SOURCE) $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
-eval: $(READY) ## measures of MODEL=folder, or RUN=id, on BENCH (a name; data=PATH in ARGS for a copy)
-	$(BIN)/basereward eval $(MODEL) --benchmark $(BENCH) $(ARGS)
+eval: $(READY) ## measures of MODEL=folder, or RUN=id, on BENCH (a name; data=PATH in ARGS for a copy) or a SUITE
+	$(BIN)/basereward eval $(MODEL) $(if $(SUITE),--suite $(SUITE),--benchmark $(BENCH)) $(ARGS)
 
 report: $(READY) ## an HTML page of EXP (head_depth; all: of every one) on PROFILE (tiny), or of EVALS="folder folder" of `eval`
 	$(BIN)/basereward report $(if $(EVALS),$(EVALS),$(EXP) --profile $(PROFILE)) $(ARGS)

@@ -6,12 +6,14 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from basereward.errors import DataError, check_several, sentence
 from basereward.evaluation.benchmark import Benchmark, load_benchmark
 from basereward.evaluation.judging.judge import Judge
 from basereward.evaluation.outcome import AnswerOrder
+from basereward.evaluation.recording import record
 from basereward.evaluation.run_benchmark import (
     JOURNAL,
     RETURNED,
@@ -24,7 +26,7 @@ from basereward.evaluation.run_benchmark import (
     check_writable,
 )
 from basereward.evaluation.statistics.measures import Z_95
-from basereward.evaluation.subject import Subject, check_names, find_subject
+from basereward.evaluation.subject import FOLDER, Subject, check_names, find_subject
 from basereward.io.files import write_state
 from basereward.io.limits import read_json_object
 from basereward.io.progress import track
@@ -78,9 +80,9 @@ def evaluate_suite(
     if not table["rows"]:
         reasons = "\n  ".join(f"{benchmark}: {reason}" for benchmark, reason in absent.items())
         raise DataError(f"no benchmark of the suite '{suite}' can be measured:\n  {reasons}")
-    file = subject.folder / f"suite-{suite}.json"
-    head = {"suite": suite, "name": subject.name, "model": subject.model}
-    write_state(file, json.dumps({**head, **table}, indent=2) + "\n")
+    file = _write(subject, table)
+    is_partial = any(facts["partial"] is not None for facts in evaluations)
+    _record(subject, {} if is_partial else _whole_averages(table), file)
     return {**result, "evaluations": evaluations, "suite": {**table, "out": str(file)}}
 
 
@@ -201,6 +203,31 @@ def _row(member: SuiteMember, variants: CountedVariants) -> dict[str, Any] | Non
             names = {"benchmark": member.benchmark, "suite": member.suite, "variant": variant, "metric": metric}
             return {**names, **measure}
     return None
+
+
+def _write(subject: Subject, table: Mapping[str, Any]) -> Path:
+    """Write the table into the folder of the evaluations."""
+    file = subject.folder / f"suite-{table['name']}.json"
+    text = json.dumps({"model": subject.model, "model_name": subject.name, **table}, indent=2) + "\n"
+    # An unchanged table keeps its time, which is the step of the averages in MLflow.
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        write_state(file, text)
+    return file
+
+
+def _whole_averages(table: Mapping[str, Any]) -> dict[str, float]:
+    """The averages over all of their benchmarks. Those over some would be plotted together with those over others."""
+    return {
+        f"eval/suite/{mean['name']}": mean["value"]
+        for mean in table["averages"]
+        if not mean["missing"] and mean["value"] is not None
+    }
+
+
+def _record(subject: Subject, values: Mapping[str, float], file: Path) -> None:
+    """Add the averages and the table to the MLflow run of the model."""
+    if subject.run is not None:
+        record(subject.run, values, [file], folder=FOLDER, step=file.stat().st_mtime_ns // 10**6)
 
 
 def average(suite: str, members: Sequence[SuiteMember], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

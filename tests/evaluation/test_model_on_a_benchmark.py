@@ -341,6 +341,24 @@ def test_finished_suite_is_read_unless_something_changed(
         file.write_text(content)
 
 
+def test_average_of_a_whole_suite_is_logged_to_mlflow(here: Path, suite: Path) -> None:
+    """A benchmark that cannot be measured: no metric. Without it, the average is one, once for two calls."""
+    run = (here / "run").read_text()
+    client = mlflow.MlflowClient(f"sqlite:///{here}/mlflow.db")
+    run_id = str(find(run).mlflow_run_id)
+    evaluate_suite(run, "mine")
+    assert "eval/suite/mine" not in client.get_run(run_id).data.metrics
+    file = suite / "benchmarks" / "videos.yaml"
+    content = file.read_text()
+    file.unlink()
+    for _ in range(2):
+        table = evaluate_suite(run, "mine")["suite"]
+    file.write_text(content)
+    history = client.get_metric_history(run_id, "eval/suite/mine")
+    assert [point.value for point in history] == [pytest.approx(table["averages"][0]["value"])]
+    assert "suite-mine.json" in {Path(entry.path).name for entry in client.list_artifacts(run_id, "evaluations")}
+
+
 def test_benchmark_with_videos_is_refused_for_a_model(
     here: Path, suite: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
