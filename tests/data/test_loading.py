@@ -167,6 +167,9 @@ def _watch_late(pids: Any, training: int) -> None:
     while os.getppid() == training:
         time.sleep(0.01)
     pids.put(os.getpid())
+    # A thread writes it, and would end with the process.
+    pids.close()
+    pids.join_thread()
     end_with_training(0)
     time.sleep(300)  # until it ends itself
 
