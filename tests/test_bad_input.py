@@ -41,8 +41,9 @@ def live_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def earlier(home: Path) -> Iterator[RunFolder]:
+def earlier(home: Path, empty_store: Path) -> Iterator[RunFolder]:
     """Return a finished run that no later command may change."""
+    shutil.copy(empty_store, home / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         live_in(home, patch)
         assert main([*TRAIN, "trainer.steps=2"]) == 0

@@ -9,7 +9,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +19,13 @@ from mlflow import MlflowClient
 from basereward.cli import main
 from basereward.io.logs import log_to_stderr
 from basereward.runs.run_folder import RunFolder, list_runs
+from basereward.runs.tracking import upload_worker
 from basereward.runs.tracking.database import ensure_database
 from basereward.runs.tracking.mlflow_store import _build_database, load_mlflow
 from basereward.runs.tracking.tracker import Tracker, deliver_pending
 from basereward.training.callbacks.checkpoints import AtomicCheckpointIO
 from basereward.training.checks import model as model_check
+from tests.helpers.forked_command import ForkedCommand
 from tests.helpers.servers import Server
 
 pytestmark = pytest.mark.slow
@@ -150,18 +151,10 @@ def test_full_disk_of_the_tracking_store_is_reported_once(
     assert deliver_pending() == {run.run_id: True}
 
 
-def _hear_ctrl_c() -> None:
-    """Restore SIGINT, which a shell's background jobs and their children ignore."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 @pytest.mark.usefixtures("ready_store")
 def test_interrupted_run_can_be_resumed() -> None:
     """Ctrl-C ends the command with 130 and without a traceback, and the run counts as killed, not as failed."""
-    command = [sys.executable, "-m", "basereward", *TRAIN, "trainer.steps=200", "trainer.checkpoint_every=1"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_ctrl_c
-    )
+    process = ForkedCommand(*TRAIN, "trainer.steps=200", "trainer.checkpoint_every=1", cwd=ROOT)
     deadline = time.monotonic() + 120
     while not (runs := list_runs()) or not (runs[0].checkpoints / "last.ckpt").exists():
         assert process.poll() is None, process.communicate()
@@ -211,17 +204,22 @@ def assert_delivered(run: RunFolder, server: Server, *, steps: int) -> None:
     assert {"model/reward_model.json", "model/head.safetensors", "model/recipe.yaml"} <= names
 
 
+def wait_briefly() -> None:
+    """Wait shortly for a server that does not answer."""
+    upload_worker.LAST_TRY_S = 0.5
+    Tracker.finish.__kwdefaults__["limit_s"] = 0.5
+
+
 def test_unavailable_server_is_reported_once_and_gets_all_records_later(server: Server) -> None:
     """The run finishes without the server, and the next training delivers its records."""
-    completed = subprocess.run(
-        [sys.executable, "-m", "basereward", *TRAIN, "--json"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert completed.returncode == 0, completed.stderr
+    process = ForkedCommand(*TRAIN, "--json", cwd=ROOT, prepare=wait_briefly)
+    printed, errors = process.communicate()
+    assert process.returncode == 0, errors
     (run,) = list_runs()
-    assert json.loads(completed.stdout)["model"] == str(run.model)
-    lines = [line for line in completed.stderr.splitlines() if not line.startswith("opening MLflow")]
+    assert json.loads(printed)["model"] == str(run.model)
+    lines = [line for line in errors.splitlines() if not line.startswith("opening MLflow")]
     warnings = [line for line in lines if "MLflow" in line or "etry" in line]
-    assert len(warnings) == 2, completed.stderr
+    assert len(warnings) == 2, errors
     assert f"MLflow at {server.uri} does not answer" in warnings[0]
     assert f"They are kept in {run.journal.folder}" in warnings[1]
     assert losses(run) == list(range(1, 7))
@@ -235,8 +233,7 @@ def test_unavailable_server_is_reported_once_and_gets_all_records_later(server: 
 def test_server_that_dies_during_a_run_does_not_stop_it(server: Server) -> None:
     """The restarted server gets the missing records, and none twice."""
     server.start()
-    command = [sys.executable, "-m", "basereward", *TRAIN, "trainer.steps=24", "--json"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = ForkedCommand(*TRAIN, "trainer.steps=24", "--json", cwd=ROOT, prepare=wait_briefly)
     deadline = time.monotonic() + 120
     while not (runs := list_runs()) or len(losses(runs[0])) < 3 or runs[0].mlflow_run_id is None:
         assert process.poll() is None, process.communicate()

@@ -21,6 +21,7 @@ from basereward.cli import main, parse
 from basereward.cli.commands import COMMANDS
 from basereward.cli.commands.sweep import exit_status
 from basereward.errors import ModelError
+from tests.helpers.forked_command import run_command
 from tests.helpers.support import SMALL, console_script, pair_rows, write_rows
 
 ROOT = Path(__file__).parents[1]
@@ -55,30 +56,30 @@ def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
 
 
-def fastest_s(*arguments: str) -> float:
-    """Return the shortest of five calls in seconds, since the machine may be busy."""
-    seconds = []
+def answers_within(limit_s: float, *arguments: str) -> bool:
+    """Return whether one of five calls takes no longer, since the machine may be busy."""
     for _ in range(5):
         start = time.perf_counter()
         assert run(*arguments).returncode == 0
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+        if time.perf_counter() - start <= limit_s:
+            return True
+    return False
 
 
 def test_help_answers_within_half_a_second() -> None:
     """The help names every command."""
-    assert fastest_s("--help") <= 0.5
+    assert answers_within(0.5, "--help")
     assert all(command in run("--help").stdout for command in COMMANDS)
 
 
 def test_check_of_seven_cells_answers_within_three_seconds() -> None:
     """`check --quick` imports no library of models."""
-    assert fastest_s("check", "head_depth", "--quick") <= 3.0
+    assert answers_within(3.0, "check", "head_depth", "--quick")
 
 
 def test_check_prints_the_cells_as_json_and_nothing_else() -> None:
     """The object has the cells with their overrides and no fault."""
-    completed = run("check", "head_depth", "--json")
+    completed = run_command("check", "head_depth", "--json", cwd=ROOT)
     result = json.loads(completed.stdout)
     assert completed.returncode == 0
     assert [cell["name"] for cell in result["cells"]][:2] == ["head=1_none", "head=2_none"]
@@ -89,11 +90,11 @@ def test_check_prints_the_cells_as_json_and_nothing_else() -> None:
 def test_check_exits_with_2_and_lists_every_fault() -> None:
     """The faults are text by default and objects with --json."""
     arguments = ("check", "head_depth", "optimizer.lrr=1", "--profile", "tiny", "model.head.bias=3")
-    completed = run(*arguments)
+    completed = run_command(*arguments, cwd=ROOT)
     assert completed.returncode == 2
     assert "unknown key 'lrr'; did you mean 'lr'?" in completed.stdout
     assert "7 cells, 3 faults" in completed.stdout
-    completed = run(*arguments, "--json")
+    completed = run_command(*arguments, "--json", cwd=ROOT)
     assert completed.returncode == 2
     faults = json.loads(completed.stdout)["faults"]
     assert {"cell", "key", "message"} == set(faults[0])

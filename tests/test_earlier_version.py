@@ -53,10 +53,11 @@ def restore(name: str, runs: Path) -> str:
 
 
 @pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def runs(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Set and return the folder of runs. The working folder is another, because a run's store has a relative path."""
     monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path / "runs"))
     monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     return tmp_path / "runs"
 
 

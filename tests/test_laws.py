@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +36,7 @@ from basereward.recipe import load_recipe, make
 from basereward.runs.run_folder import find
 from basereward.runs.score_files import read_scores
 from basereward.training.fit import train
+from tests.helpers.forked_command import run_command
 from tests.helpers.killed_process import start_training, train_in_process
 from tests.helpers.support import (
     SMALL,
@@ -302,18 +301,8 @@ def test_law_5_train_score_and_serve_agree(tmp_path: Path) -> None:
     }
     assert in_training
 
-    command = [
-        sys.executable,
-        "-m",
-        "basereward",
-        "score",
-        run["run_id"],
-        str(source),
-        "--out",
-        str(tmp_path / "out.jsonl"),
-        "--json",
-    ]
-    completed = subprocess.run(command, capture_output=True, text=True, check=True)
+    completed = run_command("score", run["run_id"], source, "--out", tmp_path / "out.jsonl", "--json")
+    assert completed.returncode == 0, completed.stderr
     assert json.loads(completed.stdout)["responses"] == 80
     from_file = {
         line["id"]: line["scores"] for line in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())

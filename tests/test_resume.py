@@ -7,8 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,14 +20,14 @@ from basereward.runs.run_folder import RunFolder, list_runs
 from basereward.sweeps.launchers.local import Local
 from basereward.sweeps.resume import resume
 from basereward.sweeps.saved_sweep import load_sweep, save_sweep, sweep_grid
+from tests.helpers.forked_command import run_command
 from tests.helpers.support import pair_rows, write_rows
-from tests.helpers.terminal import run_in_terminal
+from tests.helpers.terminal import run_basereward_in_terminal
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = str(ROOT / "tests" / "small.yaml")
-BASEREWARD = [sys.executable, "-m", "basereward"]
 SOURCE = ["data.sources.numbers=null", "data.sources.mine.include=sources/jsonl", "data.sources.mine.path=rows.jsonl"]
 SEEDS = """\
 # Two seeds of one recipe.
@@ -47,10 +45,10 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def printed_command(text: str) -> list[str]:
-    """Return the words of the last `basereward resume ...` in an output, for this interpreter."""
+    """Return the words of the last `basereward resume ...` in an output, after `basereward`."""
     commands = re.findall(r"basereward resume [^\r\n]+", text)
     assert commands, text
-    return [*BASEREWARD, *shlex.split(commands[-1])[1:]]
+    return shlex.split(commands[-1])[1:]
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +65,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def interrupted(project: Path) -> tuple[str, str, Path]:
     """Type Ctrl-C in one of the first steps. Returns the output, and a copy of the project as it was left."""
     overrides = [*SOURCE, "trainer.steps=40", "trainer.validations=2", "trainer.checkpoint_every=1"]
-    result = run_in_terminal(
-        [*BASEREWARD, "train", "basereward", "--profile", PROFILE, *overrides],
+    result = run_basereward_in_terminal(
+        *("train", "basereward", "--profile", PROFILE, *overrides),
         cwd=project,
         environment=environment(project),
         interrupt_when=lambda output: re.search(r"training: step \d+ of 40", output) is not None,
@@ -95,16 +93,14 @@ def test_terminal_shows_the_plan_the_bar_and_how_to_continue(interrupted: tuple[
 def test_printed_command_runs_to_the_end(project: Path, interrupted: tuple[str, str, Path]) -> None:
     """It needs neither profile nor overrides. Its log has no control characters. It cannot be given twice."""
     command = printed_command(interrupted[0])
-    completed = subprocess.run(
-        [*command, "--json"], cwd=project, env=environment(project), capture_output=True, text=True, check=False
-    )
+    completed = run_command(*command, "--json", cwd=project, environment=environment(project))
     assert completed.returncode == 0, completed.stderr
     result = json.loads(completed.stdout)
     assert result["kind"] == "run"
     assert result["run_id"] == command[-1]
     assert not re.search(r"[\x00-\x08\x0b-\x1f]", completed.stderr)
     assert "training: 40 steps in 2 stages" in completed.stderr
-    again = subprocess.run(command, cwd=project, env=environment(project), capture_output=True, text=True, check=False)
+    again = run_command(*command, cwd=project, environment=environment(project))
     assert again.returncode == 2
     assert "finished" in again.stderr
 
@@ -137,9 +133,8 @@ def test_sweep_continues_from_its_folder_alone(tmp_path: Path, project: Path, em
     folder.mkdir()
     shutil.copy(empty_store, folder / "mlflow.db")
     shutil.copytree(project / "experiments", folder / "experiments")
-    command = [*BASEREWARD, "sweep", "seeds", "--profile", PROFILE, "trainer.checkpoint_every=1"]
-    result = run_in_terminal(
-        command,
+    result = run_basereward_in_terminal(
+        *("sweep", "seeds", "--profile", PROFILE, "trainer.checkpoint_every=1"),
         cwd=folder,
         environment=environment(folder),
         interrupt_when=lambda output: re.search(r"cell 2 of 2: training: step \d", output) is not None,
@@ -149,9 +144,7 @@ def test_sweep_continues_from_its_folder_alone(tmp_path: Path, project: Path, em
     sweep = printed_command(result.output)
     assert RunFolder(folder / "runs" / sweep[-1]).status["kind"] == "sweep"
     shutil.rmtree(folder / "experiments")
-    completed = subprocess.run(
-        [*sweep, "--json"], cwd=folder, env=environment(folder), capture_output=True, text=True, check=False
-    )
+    completed = run_command(*sweep, "--json", cwd=folder, environment=environment(folder))
     assert completed.returncode == 0, completed.stderr
     resumed = json.loads(completed.stdout)
     assert resumed["sweep_id"] == sweep[-1]

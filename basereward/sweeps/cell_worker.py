@@ -17,7 +17,7 @@ from basereward.io.progress import labelled
 from basereward.recipe import recipe_from_yaml, recipe_sha256
 from basereward.runs.locks import training_lock
 from basereward.runs.run_folder import finished_with, resumable_with, runs_root
-from basereward.sweeps.worker_process import Work, serve
+from basereward.sweeps.worker_loop import Work, serve
 
 if TYPE_CHECKING:
     from basereward.training.probe_cache import ProbeCache
@@ -117,9 +117,12 @@ def _await_decision(sha256: str) -> dict[str, Any]:
 
 def _load() -> Work:
     # Imported here and not above: this takes seconds, in which `serve` already watches for the end of the parent. Tasks
-    # import `fit` too, but then the time would count to the first cell.
+    # import it too, but then the time would count to the first cell, or to each one that is forked.
     import basereward.training.fit  # noqa: F401
+    from basereward.runs.tracking.mlflow_store import load_store
     from basereward.training.probe_cache import ProbeCache
+
+    load_store()
 
     # Lives as long as the process, so that the probes of a sweep read the data and load the backbone once.
     probe_cache = ProbeCache()

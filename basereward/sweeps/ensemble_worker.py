@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from basereward.recipe.schema import EnsembleRecipe
-from basereward.sweeps.worker_process import Work, serve
+from basereward.sweeps.worker_loop import Work, serve
 
 
 def main(pid: str, trust: str = "") -> int:

@@ -1,7 +1,8 @@
 """Worker processes: a parent sends tasks line by line, the worker returns results as files, and ends with its parent.
 
 Cells run in processes of their own because a GPU fault makes the GPU unusable for the whole process, and because only
-the end of a process surely frees its memory. Results are files, because libraries print to standard output.
+the end of a process surely frees its memory. Results are files, because libraries print to standard output. What the
+worker does is in `worker_loop`.
 """
 
 from __future__ import annotations
@@ -16,32 +17,23 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from basereward.errors import BaseRewardError, RunError, explain
-from basereward.io.files import write_atomic
-from basereward.io.interrupts import Interrupts, Terminated, popen_with_interrupts_blocked, termination
-from basereward.io.logs import log_to_stderr
-from basereward.io.processes import describe_end, end_with_parent
-from basereward.io.progress import reporting
-from basereward.recipe.trust import is_trusted, trusting
+from basereward.errors import RunError
+from basereward.io.interrupts import popen_with_interrupts_blocked
+from basereward.io.processes import describe_end
+from basereward.recipe.trust import is_trusted
 from basereward.sweeps.launcher import LostWorkerError
+from basereward.sweeps.worker_loop import EXIT_TERMINATED, TRUST
 
-EXIT_INTERRUPTED = 130
-"""128 + SIGINT, the exit code of a shell for a program that Ctrl-C ended."""
+AMD_GPU = Path("/dev/kfd")
+"""Device of ROCm, which is there on a machine with a GPU of AMD."""
 POLL_S = 0.05
 """Seconds between looks for a result."""
-EXIT_TERMINATED = 143
-"""128 + SIGTERM."""
 END_LIMIT_S = 10.0
 """Seconds that a worker has to end by itself before it is killed."""
 SAVE_S = 30.0
 """Seconds in which a cell can save what it has done, when its machine is taken away."""
-TRUST = "--trust"
-"""Argument of a worker whose parent lets foreign code run."""
-
-Work: TypeAlias = Callable[[str, str, str | None], dict[str, Any]]
-"""`(task, parent, resume) -> result`; see `WorkerProcess.run`."""
 
 
 class WorkerProcess:
@@ -54,27 +46,30 @@ class WorkerProcess:
 
     def __init__(self, module: str, environment: Mapping[str, str] | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="basereward-cell-")
+        self._tasks = 0
         # A new interpreter and not a fork: CUDA does not work in a child that was forked after its parent used it.
         command = [sys.executable, "-m", module, str(os.getpid()), *([TRUST] if is_trusted() else [])]
         variables = {**os.environ, **(environment or {})}
         self._process = popen_with_interrupts_blocked(command, env=variables, stdin=subprocess.PIPE)
 
-    def run(self, task: str, *, parent: str, resume: str | None = None) -> dict[str, Any]:
+    def run(self, task: str, *, parent: str, resume: str | None = None, fork: bool = False) -> dict[str, Any]:
         """Run a task, and return its result.
 
         Args:
             task: what the worker does, as text.
             parent: id of the sweep.
             resume: id of the run to resume.
+            fork: run it in a process that is forked from the worker; see `can_fork`. The worker must have run all
+                earlier tasks in this way too.
 
         Raises:
             RunError: the task failed; the message is that of the worker.
             LostWorkerError: the process was killed, or stopped by SIGTERM.
         """
-        result_file = Path(self._folder.name) / "result.json"
-        # The file of the task before it would be read as the result of this one.
-        result_file.unlink(missing_ok=True)
-        line = {"task": task, "result": str(result_file), "parent": parent, "resume": resume}
+        self._tasks += 1
+        # Of this task alone: the worker may look for the file after the parent has read it.
+        result_file = Path(self._folder.name) / f"result-{self._tasks}.json"
+        line = {"task": task, "result": str(result_file), "parent": parent, "resume": resume, "fork": fork}
         assert self._process.stdin is not None
         # A broken pipe means that the process has died, which the loop below notices.
         with contextlib.suppress(BrokenPipeError):
@@ -93,6 +88,11 @@ class WorkerProcess:
         if "error" in result:
             raise RunError(result["error"])
         return result
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.poll() is not None
 
     def interrupt(self) -> None:
         """Stop the current task, as Ctrl-C does; `close` then waits for the end of the process."""
@@ -121,6 +121,15 @@ class WorkerProcess:
             self._process.kill()
             self._process.wait()
         self._folder.cleanup()
+
+
+def can_fork() -> bool:
+    """Whether a task may run in a process that is forked from one with imported libraries, on a machine without GPUs.
+
+    Only on Linux: libraries of macOS do not work in a forked process. Nor does the runtime of a GPU, which an import
+    may have started. The caller looks for GPUs of NVIDIA, and this function for those of AMD.
+    """
+    return sys.platform == "linux" and not AMD_GPU.exists()
 
 
 def run_in_worker(
@@ -215,41 +224,3 @@ class ReusedWorker:
         if self._process is not None:
             self._process.close()
             self._process = None
-
-
-def serve(load: Callable[[], Work], *, pid: str, trust: str = "") -> int:
-    """Run tasks from standard input, and write each result, or its error, to the file that the task names.
-
-    Args:
-        load: imports what the work needs, and returns the work. It takes seconds, in which the parent may die.
-        pid: process number of the parent. The parent passes it, because after its death `getppid` gives another one.
-        trust: `TRUST` when the parent lets foreign code run.
-
-    Returns:
-        The exit code.
-    """
-    interrupts = Interrupts().install()
-    termination.install()
-    end_with_parent(int(pid))
-    with reporting(), log_to_stderr(), trusting(trust == TRUST):
-        if trust:
-            # The user's own classes are often in the working directory, which `-m` leaves out with PYTHONSAFEPATH.
-            sys.path.append(os.getcwd())
-        work = load()
-        for text in sys.stdin:
-            line = json.loads(text)
-            try:
-                if termination.requested:
-                    return EXIT_TERMINATED
-                with interrupts.stopping():
-                    result = work(line["task"], line["parent"], line["resume"])
-            except BaseRewardError as error:
-                result = {"error": explain(error)}
-            except Terminated:
-                return EXIT_TERMINATED
-            except KeyboardInterrupt:
-                # A terminal sends the signal to the sweep too, which logs it.
-                return EXIT_INTERRUPTED
-            write_atomic(line["result"], json.dumps(result))
-    # A signal between two tasks raises nothing, and the exit code still says that there was one.
-    return EXIT_INTERRUPTED if interrupts.seen else 0

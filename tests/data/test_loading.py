@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,9 @@ from basereward.data.loading import end_with_training, loader_fault, loader_faul
 from basereward.errors import TrainingError
 from basereward.training.callbacks.checkpoints import AtomicCheckpointIO
 from basereward.training.parallel.sharded_checkpoint import KEYS
+from tests.helpers.forked_program import run_program
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Struck(Dataset[int]):
@@ -47,14 +44,13 @@ def _read(signal_number: signal.Signals) -> None:
         pass
 
 
-def in_a_process(function: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Call a function of this file in its own process, since torch's signal handler can raise at any moment."""
+def in_a_process(function: str, *arguments: object) -> str:
+    """Call a function of this file in its own process, since torch's signal handler can raise at any moment, and return
+    what it prints."""
     call = f"{function}({', '.join(map(repr, arguments))})"
-    code = f"import os, tests.data.test_loading as here; here.{call}; os._exit(0)"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    code, output = run_program(f"import os, tests.data.test_loading as here; here.{call}; os._exit(0)")
+    assert code == 0
+    return output
 
 
 def read_until_a_process_is_struck(signal_number: int) -> None:
@@ -70,10 +66,9 @@ def read_until_a_process_is_struck(signal_number: int) -> None:
 @pytest.mark.parametrize(("signal_number", "verb"), [(signal.SIGKILL, "ended"), (signal.SIGSTOP, "stopped")])
 def test_killed_or_stopped_loader_is_an_error(signal_number: signal.Signals, verb: str) -> None:
     """The message says what to do, and a stopped process does not block the exit."""
-    completed = in_a_process("read_until_a_process_is_struck", int(signal_number))
-    assert completed.returncode == 0, completed.stderr
-    assert verb in completed.stdout
-    assert "data.workers=0" in completed.stdout
+    printed = in_a_process("read_until_a_process_is_struck", int(signal_number))
+    assert verb in printed
+    assert "data.workers=0" in printed
 
 
 @pytest.mark.parametrize(
@@ -123,9 +118,8 @@ def save_while_a_process_is_killed(path: str) -> None:
 def test_killed_loader_during_a_checkpoint_is_a_loader_error(tmp_path: Path) -> None:
     """torch's signal handler can raise while a checkpoint is written; the error names the loader, and the earlier
     checkpoint stays."""
-    completed = in_a_process("save_while_a_process_is_killed", f"{tmp_path}/last.ckpt")
-    assert completed.returncode == 0, completed.stderr
-    assert "data.workers=0" in completed.stdout
+    printed = in_a_process("save_while_a_process_is_killed", f"{tmp_path}/last.ckpt")
+    assert "data.workers=0" in printed
     assert AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")["global_step"] == torch.tensor(1)
 
 
@@ -173,6 +167,9 @@ def _watch_late(pids: Any, training: int) -> None:
     while os.getppid() == training:
         time.sleep(0.01)
     pids.put(os.getpid())
+    # A thread writes it, and would end with the process.
+    pids.close()
+    pids.join_thread()
     end_with_training(0)
     time.sleep(300)  # until it ends itself
 

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from basereward.evaluation.suite import evaluate_suite
 from basereward.runs.run_folder import find
 from basereward.training.fit import train
 from tests.helpers.benchmark_rows import ANY_SIZE, small_benchmark
+from tests.helpers.forked_command import ForkedCommand
 from tests.helpers.forked_program import ForkedProgram
 from tests.helpers.suites import pictures_benchmark
 from tests.helpers.support import SMALL
@@ -136,16 +135,13 @@ def test_killed_evaluation_resumes(here: Path, capsys: pytest.CaptureFixture[str
     run = (here / "run").read_text()
     uninterrupted = evaluated(capsys, here, run, "--out", "whole")
     journal = here / "killed" / "vl_rewardbench" / "partial.jsonl"
-    command = [sys.executable, "-m", "basereward", "eval", run, "--benchmark", "vl_rewardbench", "data=data/rows.json"]
-    command += ANY_SIZE
-    with subprocess.Popen(
-        [*command, "--out", "killed"], env=dict(os.environ), start_new_session=True, stdout=subprocess.DEVNULL
-    ) as process:
-        for _ in range(6000):
-            if journal.exists() and journal.read_text().count("\n") >= 3:
-                break
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
+    command = ["eval", run, "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE, "--out", "killed"]
+    process = ForkedCommand(*command, new_group=True)
+    while not journal.exists() or journal.read_text().count("\n") < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     assert not (journal.parent / "evaluation.json").exists()
     lines = journal.read_text().splitlines()
     marked = json.loads(lines[1])

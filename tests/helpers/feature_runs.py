@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +129,3 @@ def train(*overrides: str, die_at: int | None = None) -> Run:
 def numbers(weights: dict[str, torch.Tensor]) -> list[float]:
     """Return all weights, in the order of their names. A float in Python has every bit of one in float32."""
     return torch.cat([weights[name].flatten() for name in sorted(weights)]).tolist()
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    arguments = json.loads(sys.argv[1])
-    sys.stdout.write(json.dumps(asdict(train(*arguments["overrides"], die_at=arguments["die_at"]))) + "\n")

@@ -12,14 +12,7 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
-PRELOADED = [
-    "basereward.sweeps.sweep",
-    "basereward.metrics.figures",
-    "basereward.evaluation.construction.select",
-    "basereward.evaluation.construction.publish",
-    "mlflow",
-    "tests.helpers.forked_program",
-]
+PRELOADED = ["tests.helpers.preloaded", "tests.helpers.forked_program"]
 
 
 def fork_context() -> Any:
@@ -27,6 +20,17 @@ def fork_context() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     return context
+
+
+def begin_forked(environment: dict[str, str], folder: str) -> None:
+    """Give a forked process its environment and working folder; the server has those of the first test.
+
+    Its own processes start as those of any program do, and not from a server as this one.
+    """
+    multiprocessing.set_start_method(None, force=True)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
 
 
 class ForkedProgram:
@@ -84,6 +88,15 @@ class ForkedProgram:
         return output, None
 
 
+def run_program(program: str, *arguments: object) -> tuple[int | None, str]:
+    """Run a program that imports what it needs, and return its exit code and its output."""
+    process = ForkedProgram("builtins", program, *arguments)
+    assert process.stdout.readline() == "ready\n"
+    process.stdin.write("go\n")
+    output, _ = process.communicate()
+    return process.returncode, output
+
+
 def _run(
     standard_input: Connection,
     standard_output: Connection,
@@ -93,10 +106,7 @@ def _run(
     program: str,
     arguments: list[str],
 ) -> None:
-    # The server has the environment of the first test.
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
+    begin_forked(environment, folder)
     os.dup2(standard_input.fileno(), 0)
     os.dup2(standard_output.fileno(), 1)
     standard_input.close()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from tests.helpers.forked_program import fork_context
+from tests.helpers.forked_program import begin_forked, fork_context
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,7 @@ def _train(
     kill: Moment | None,
     trust: bool,
 ) -> None:
-    os.environ.update(environment)  # the fork server has the environment of the first test
-    os.chdir(folder)
+    begin_forked(environment, folder)
     import torch
 
     from basereward.recipe import load_recipe

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from basereward.runs.run_folder import RunFolder, list_runs
-from tests.helpers.forked_program import fork_context
+from tests.helpers.forked_program import begin_forked, fork_context
 from tests.helpers.killed_process import Moment, kill_at
 
 TIMED = ("time/", "perf/", "mem/", "system/")  # metrics that differ between two runs of one recipe
@@ -152,10 +152,7 @@ def _train(
     nan: int | None,
     errors: Path | None,
 ) -> None:
-    # The fork server has the environment of the first test.
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
+    begin_forked(environment, folder)
     if errors is not None:
         os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     from basereward.recipe import load_recipe

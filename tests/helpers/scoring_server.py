@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import requests
 
-from tests.helpers.servers import ROOT
+from tests.helpers.forked_command import ForkedCommand
 
 START_S = 240.0
 """Seconds after which a server that does not answer has failed; it takes some ten."""
 
 
-def wait_until_ready(address: str, server: subprocess.Popen[bytes], *, log: Path) -> None:
+def wait_until_ready(address: str, server: Any, *, log: Path) -> None:
     """Return when a server answers at an address; fail with the end of its log when it ends or takes too long."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and server.poll() is None:
@@ -46,12 +43,8 @@ class ScoringServer:
             port = probe.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}"
         self._log = log
-        command = [sys.executable, "-m", "basereward", "serve", str(model), "--port", str(port)]
-        paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
         with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                command, env={**os.environ, "PYTHONPATH": paths}, stdout=output, stderr=output
-            )
+            self._process = ForkedCommand("serve", model, "--port", port, errors=output)
 
     def wait(self) -> None:
         """Return when the server has opened the model."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +26,7 @@ from basereward.model.families.parts import PARTS
 from basereward.model.families.processing import load_encoder, recipe_encoder
 from basereward.model.reward_model import build_model
 from basereward.recipe.schema import BackboneRecipe, DataRecipe, ModelRecipe, Recipe
+from tests.helpers.forked_command import ForkedCommand
 from tests.helpers.support import checkpoint, group
 
 START_S = 900.0
@@ -97,7 +96,7 @@ class ServedModel:
 
     address: str
     key: str
-    process: subprocess.Popen[bytes]
+    process: ForkedCommand
 
     @property
     def port(self) -> int:
@@ -147,13 +146,8 @@ def served_model(model: Path, *options: str, key: str = "") -> Iterator[ServedMo
         key: that clients must send; empty: none.
     """
     port = free_port()
-    command = [sys.executable, "-m", "basereward", "serve", str(model), "--port", str(port), *options]
-    server = subprocess.Popen(
-        command,
-        env=os.environ | {"BASEREWARD_SERVER_KEY": key},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    environment = os.environ | {"BASEREWARD_SERVER_KEY": key}
+    server = ForkedCommand("serve", model, "--port", port, *options, environment=environment)
     served = ServedModel(f"http://127.0.0.1:{port}", key, server)
     try:
         wait_until_ready(served)
@@ -180,7 +174,8 @@ def wait_until_ready(served: ServedModel) -> None:
         except requests.ConnectionError:
             pass
         time.sleep(0.2)
-    raise AssertionError("the server has not started")
+    served.process.kill()
+    raise AssertionError(f"the server has not started: {served.process.communicate()[1][-3000:]}")
 
 
 def free_port() -> int:

@@ -13,7 +13,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from tests.helpers.forked_command import ForkedCommand
+
+VARIABLES = {"TERM": "xterm"}
 LIMIT_S = 900.0
 """Seconds after which a command that hangs is killed; no test expects it to take any time."""
 
@@ -50,14 +54,11 @@ def run_in_terminal(
         errors_to_pipe: standard error is a pipe and no terminal.
         interrupt_when: given the output so far, says when Ctrl-C is typed; once.
     """
-    ours, theirs = pty.openpty()
-    # A new terminal has no size.
-    termios.tcsetwinsize(theirs, (40, 100))
-    environment = {**(environment or os.environ), "TERM": "xterm"}
+    ours, theirs = _open_terminal()
     process = subprocess.Popen(
         command,
         cwd=cwd,
-        env=environment,
+        env={**(environment or os.environ), **VARIABLES},
         stdin=theirs,
         stdout=theirs,
         stderr=subprocess.PIPE if errors_to_pipe else theirs,
@@ -66,6 +67,32 @@ def run_in_terminal(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     os.close(theirs)
+    return _follow(process, ours, interrupt_when)
+
+
+def run_basereward_in_terminal(
+    *arguments: str,
+    cwd: Path,
+    environment: Mapping[str, str] | None = None,
+    interrupt_when: Callable[[str], bool] | None = None,
+) -> TerminalResult:
+    """Run `basereward` with its streams on a new terminal, in a process that is forked; see `ForkedCommand`."""
+    ours, theirs = _open_terminal()
+    environment = {**(environment or os.environ), **VARIABLES}
+    process = ForkedCommand(*arguments, cwd=cwd, environment=environment, terminal=theirs, new_group=True)
+    os.close(theirs)
+    return _follow(process, ours, interrupt_when)
+
+
+def _open_terminal() -> tuple[int, int]:
+    ours, theirs = pty.openpty()
+    # A new terminal has no size.
+    termios.tcsetwinsize(theirs, (40, 100))
+    return ours, theirs
+
+
+def _follow(process: Any, ours: int, interrupt_when: Callable[[str], bool] | None) -> TerminalResult:
+    """Read what a process prints until it ends, and type Ctrl-C when it is time."""
     output = b""
     is_typed = interrupt_when is None
     deadline = time.monotonic() + LIMIT_S
@@ -87,4 +114,5 @@ def run_in_terminal(
             os.killpg(process.pid, signal.SIGKILL)
     os.close(ours)
     _, errors = process.communicate()
-    return TerminalResult(process.returncode, output.decode(errors="replace"), (errors or b"").decode())
+    text = errors.decode() if isinstance(errors, bytes) else errors or ""
+    return TerminalResult(process.returncode, output.decode(errors="replace"), text)

@@ -60,9 +60,10 @@ def _decoded(images: list[str] | None) -> list[bytes] | None:
 
 
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
+def logged(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Logged]:
     """Log a small Qwen2.5-VL as the model of a run, and register it as `rewards`, version 1."""
     folder = tmp_path_factory.mktemp("logged")
+    shutil.copy(empty_store, folder / "mlflow.db")
     saved = save_scored_model(folder, head="mlp")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     with pytest.MonkeyPatch.context() as patch:

@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +32,9 @@ from basereward.model.heads.mlp import MLP
 from basereward.model.reward_model import RewardModel
 from basereward.recipe import load_recipe
 from basereward.training.build import build
-from tests.helpers.feature_runs import FROZEN, KEPT, TRAIN, VAL, Run, different, distance, train, write_pictures
+from tests.helpers.cache_processes import run_together
+from tests.helpers.feature_runs import FROZEN, KEPT, TRAIN, VAL, different, distance, train, write_pictures
+from tests.helpers.forked_program import ForkedProgram
 from tests.helpers.kept_features import features, size_of
 from tests.helpers.support import SMALL, VISION, picture
 
@@ -46,6 +46,11 @@ LORA = "model.lora.rank=2"
 # Largest distance between the weights of runs that encode images alone and together, as a share of what they change.
 ROUNDING = 1e-4
 FEATURES = "features"
+RUN = """
+import dataclasses, json
+given = json.loads(sys.argv[1])
+print(json.dumps(dataclasses.asdict(train(*given["overrides"], die_at=given["die_at"]))))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -59,19 +64,17 @@ def cache_folder() -> Path:
     return Path(os.environ["BASEREWARD_CACHE"]) / FEATURES
 
 
-def start_run(overrides: Sequence[str], *, die_at: int | None = None) -> subprocess.Popen[str]:
+def start_run(overrides: Sequence[str], *, die_at: int | None = None) -> ForkedProgram:
     """Start a run in another process; with `die_at` it is killed at that image."""
-    arguments = json.dumps({"overrides": list(overrides), "die_at": die_at})
-    command = [sys.executable, "-m", "tests.helpers.feature_runs", arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ}, stdout=pipe, stderr=pipe, text=True)
+    return ForkedProgram(
+        "tests.helpers.feature_runs", RUN, json.dumps({"overrides": list(overrides), "die_at": die_at})
+    )
 
 
-def wait_for_run(process: subprocess.Popen[str]) -> Run:
-    """Wait for a run in another process and return its result."""
-    stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == 0, stderr
-    return Run(**json.loads(stdout.splitlines()[-1]))
+def end_runs(*processes: ForkedProgram) -> list[dict[str, Any]]:
+    """Let started processes run at the same time, and return the object that each prints last."""
+    run_together(*processes)
+    return [json.loads(process.communicate()[0].splitlines()[-1]) for process in processes]
 
 
 # Complete runs with and without the cache.
@@ -135,13 +138,14 @@ def test_processes_share_the_cache(tmp_path: Path) -> None:
     alone = train(*overrides)
     shutil.rmtree(cache_folder())
     killed = start_run(overrides, die_at=3)
-    killed.communicate(timeout=120)
+    run_together(killed)
+    killed.communicate()
     assert killed.returncode == -signal.SIGKILL
     assert len([file for file in cache_folder().glob("*/*") if file.is_file()]) == 2
-    for run in map(wait_for_run, [start_run(overrides), start_run(overrides)]):
-        assert run.after == alone.after
-        assert run.towers[0] <= different(tmp_path) - 2
-        assert run.towers[1] == 0
+    for run in end_runs(start_run(overrides), start_run(overrides)):
+        assert run["after"] == alone.after
+        assert run["towers"][0] <= different(tmp_path) - 2
+        assert run["towers"][1] == 0
     last = train(*overrides)
     assert last.after == alone.after
     assert (last.towers, last.opened) == ([0, 0], [0, 0])

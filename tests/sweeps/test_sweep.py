@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 
 from basereward.cli import main
 from basereward.recipe import recipe_from_yaml
 from basereward.runs.run_folder import RunFolder, list_runs
+from tests.helpers.forked_command import ForkedCommand
 
 pytestmark = pytest.mark.slow
 
@@ -54,14 +55,11 @@ class Place:
         """Return the runs, oldest first."""
         return list_runs(root=self.folder / "runs")[::-1]
 
-    def sweep(self, log: Path) -> subprocess.Popen[str]:
+    def sweep(self, log: Path) -> ForkedCommand:
         """Start the sweep of three seeds with its standard error in a file."""
-        command = [sys.executable, "-m", "basereward", *SWEEP, "--json"]
-        environment = os.environ | self.environment
         with log.open("w") as errors:
-            return subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
-            )
+            environment = os.environ | self.environment
+            return ForkedCommand(*SWEEP, "--json", cwd=ROOT, environment=environment, errors=errors)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +87,6 @@ class Stopped:
 
     first: str
     second: str
-    cell_pid: int
     survived_s: float
 
 
@@ -102,10 +99,11 @@ def stopped(place: Place) -> Stopped:
     while process.poll() is None and time.monotonic() < deadline:
         runs = place.runs()
         if len(runs) == 2 and (runs[1].checkpoints / "last.ckpt").exists():
-            (pid,) = cells_of(process.pid)
+            pids = cells_of(process.pid)
+            assert len(pids) == 2
             process.kill()
             process.wait()
-            return Stopped(runs[0].run_id, runs[1].run_id, pid, wait_for_end(pid))
+            return Stopped(runs[0].run_id, runs[1].run_id, sum(map(wait_for_end, pids)))
         time.sleep(0.02)
     process.kill()
     raise AssertionError(f"the second cell has not trained: {log.read_text()}")
@@ -121,16 +119,14 @@ def finished(place: Place, stopped: Stopped) -> tuple[dict[str, Any], str]:
     return json.loads(printed), log.read_text()
 
 
-def cells_of(parent: int) -> list[int]:
-    """Return the ids of the cell processes that a sweep has started."""
+def cells_of(sweep: int) -> list[int]:
+    """Return the ids of the process that a sweep has started for its cells, and of that of the cell which runs."""
     pids = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            status, command = (folder / "stat").read_text(), (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if int(status.rpartition(")")[2].split()[1]) == parent and b"basereward.sweeps.cell_worker" in command:
-            pids.append(int(folder.name))
+    # A process may end while it is looked at.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(sweep).children(recursive=True):
+            if "basereward.sweeps.cell_worker" in process.cmdline():
+                pids.append(process.pid)
     return pids
 
 

@@ -16,6 +16,7 @@ from basereward.errors import RunError
 from basereward.recipe import load_recipe
 from basereward.runs.run_folder import list_runs
 from basereward.training.fit import train
+from tests.helpers.forked_command import ForkedCommand
 from tests.helpers.killed_process import Moment, start_training, train_in_process
 from tests.sweeps.test_sweep import ROOT, SEEDS, Place, cells_of, wait_for_end
 
@@ -57,13 +58,6 @@ def wait_until_stopped(pid: int) -> None:
         time.sleep(0.01)
 
 
-def _hear_ctrl_c() -> None:
-    """Restore SIGINT, which a shell's background jobs and their children ignore, and start a process group that gets
-    signals like the processes of a terminal."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.setpgid(0, 0)
-
-
 @pytest.mark.parametrize("moment", ["worker-starts", "cell-starts", "cell-trains"])
 def test_ctrl_c_stops_a_sweep(moment: str, tmp_path: Path, empty_store: Path) -> None:
     """The sweep and its cell end with 130 and without a traceback, and their runs are killed.
@@ -74,14 +68,13 @@ def test_ctrl_c_stops_a_sweep(moment: str, tmp_path: Path, empty_store: Path) ->
     (tmp_path / "experiments" / "seeds.yaml").write_text(SEEDS)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     place = Place(tmp_path)
-    overrides = ["trainer.steps=2000", "trainer.checkpoint_every=1"]
-    command = [sys.executable, "-m", "basereward", "sweep", "seeds", "--profile", str(ROOT / PROFILE), *overrides]
+    command = ["sweep", "seeds", "--profile", str(ROOT / PROFILE), "trainer.steps=2000", "trainer.checkpoint_every=1"]
     log = tmp_path / "log"
     with log.open("w") as errors:
         environment = os.environ | place.environment
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=errors, preexec_fn=_hear_ctrl_c)
+        process = ForkedCommand(*command, cwd=ROOT, environment=environment, errors=errors, new_group=True)
     deadline = time.monotonic() + 120
-    while not (cells := cells_of(process.pid)):
+    while not cells_of(process.pid):
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -93,9 +86,10 @@ def test_ctrl_c_stops_a_sweep(moment: str, tmp_path: Path, empty_store: Path) ->
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    cells = cells_of(process.pid)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) == 130, log.read_text()
-    assert wait_for_end(cells[0]) < 15
+    assert max(map(wait_for_end, cells)) < 15
     assert "Traceback" not in log.read_text()
     lines = log.read_text().splitlines()
     sweeps = list_runs(kind="sweep", root=tmp_path / "runs")

@@ -69,6 +69,7 @@ MAY_PASS = (
 but one. The request finds another state when it is repeated, and a refused record would not be delivered."""
 RETRIED_STATUS = {401, 403, 407, 408, 425, 429}
 """The HTTP statuses from 400 to 499 that may pass: rights that are granted later, timeouts, rate limits."""
+SQLITE_MODULES = ("mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store", "sqlalchemy.dialects.sqlite")
 PARAMS_PER_REQUEST = 100
 """The limit of MLflow's `log-batch` request."""
 
@@ -85,6 +86,17 @@ def load_mlflow() -> None:
         if logger.level == logging.NOTSET:
             logger.setLevel(level)
     importlib.import_module("mlflow")
+
+
+def load_store() -> None:
+    """Import MLflow, and what it imports at the first request to a SQLite file if $MLFLOW_TRACKING_URI names one.
+
+    A process from which others are forked imports it for all of them.
+    """
+    load_mlflow()
+    if os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_URI).startswith("sqlite:"):
+        for module in SQLITE_MODULES:
+            importlib.import_module(module)
 
 
 _userinfo: dict[str, str] = {}

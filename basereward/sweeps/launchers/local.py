@@ -11,13 +11,13 @@ from annotated_types import Interval
 
 from basereward.errors import ClusterError, format_count
 from basereward.sweeps.launcher import CellJob, Resources
-from basereward.sweeps.worker_process import WorkerProcess
+from basereward.sweeps.worker_process import WorkerProcess, can_fork
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class Local:
-    """Trains each cell in a process of its own.
+    """Trains each cell in a process of its own. Without GPUs it is forked from one that has imported the libraries.
 
     Consecutive probes of a place share a process, and in it the data and the backbone, until one of them fails.
 
@@ -96,7 +96,7 @@ class Local:
         environment = {VISIBLE: ",".join(chosen)} if gpus else {}
         if self._workers is None:
             self._workers = ThreadPoolExecutor(max_workers=256, thread_name_prefix="basereward-cell")
-        work = self._workers.submit(place.train, job, environment)
+        work = self._workers.submit(place.train, job, environment, fork=not gpus and can_fork())
 
         def free_place(_: object) -> None:
             for name in chosen:
@@ -182,7 +182,7 @@ class _Place:
         self.is_busy = False
         self._process: WorkerProcess | None = None
         self._environment: dict[str, str] = {}
-        # Whether the process has trained a cell: one that was only prepared can take any cell.
+        # Whether the process has trained a cell itself: one that was only prepared, or forked, can take any cell.
         self._used = False
 
     def start(self, environment: dict[str, str]) -> WorkerProcess:
@@ -194,25 +194,31 @@ class _Place:
             self._environment = environment
         return self._process
 
-    def train(self, job: CellJob, environment: dict[str, str]) -> dict[str, Any]:
+    def train(self, job: CellJob, environment: dict[str, str], *, fork: bool) -> dict[str, Any]:
         """Train a cell.
+
+        Args:
+            job: the cell.
+            environment: variables of the process.
+            fork: in a process that is forked from the one of this place. Not for probes, which share what they hold.
 
         Raises:
             RunError: it failed.
         """
         is_probe = job.cell.recipe.probe
+        fork = fork and not is_probe
         # A process that has run a probe holds its backbone, and only its end surely frees that memory.
         if self._used and not is_probe:
             self.close()
         process = self.start(environment)
-        self._used = True
-        keep = False
+        self._used = not fork
+        keep = fork
         try:
-            result = process.run(job.task, parent=job.parent, resume=job.resume)
-            keep = is_probe
+            result = process.run(job.task, parent=job.parent, resume=job.resume, fork=fork)
+            keep = fork or is_probe
         finally:
             # A failed process may hold memory, or a GPU in a fault, which would make the next cells fail as well.
-            if not keep:
+            if not keep or process.has_ended:
                 self.close()
         return result
 

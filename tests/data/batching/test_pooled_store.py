@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,10 +11,11 @@ import numpy as np
 import pytest
 
 from basereward.data.batching.pooled_store import PooledStates, PooledStore
+from tests.helpers.cache_processes import finish, read_line, run_together
+from tests.helpers.forked_program import ForkedProgram
 
 KEY = "ab" * 32
 WRITER = """
-import sys
 from pathlib import Path
 import numpy as np
 from basereward.data.batching.pooled_store import PooledStates, PooledStore
@@ -115,12 +113,12 @@ def test_keys_differ_by_groups_micro_batches_and_setting(tmp_path: Path) -> None
 def test_killed_writers_leave_no_damaged_file(tmp_path: Path) -> None:
     """Writers are killed at several moments. Every file is whole, and the next writer removes leftovers."""
     for delay in (0.0, 0.01, 0.05, 0.1):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "begun\n"
+        writer = ForkedProgram("builtins", WRITER, tmp_path)
+        run_together(writer)
+        assert read_line(writer) == "begun"
         time.sleep(delay)
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.wait()
+        writer.kill()
+        assert finish(writer) == [-signal.SIGKILL]
     store = PooledStore(tmp_path, setting="s")
     (tmp_path / "cd").mkdir(exist_ok=True)
     # Files of the earlier format, finished and not, and its lock file.

@@ -65,9 +65,9 @@ def in_order(ids: Tensor, images_thw: Tensor | None) -> Tensor:
     return torch.arange(len(ids))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def encode(qwen: PreTrainedTokenizerFast, image_processor: Any) -> Encoder:
-    """An encoder with Qwen's tokenizer and image processor."""
+    """An encoder with Qwen's tokenizer and image processor. Its copy of the tokenizer takes seconds to make."""
     return Encoder(qwen, positions=in_order, image_processor=image_processor, image_token_id=IMAGE_PAD, merge_size=2)
 
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,11 +16,10 @@ from basereward.data.sources.jsonl import Jsonl, read_rows
 from basereward.errors import DataError
 from basereward.evaluation.annotation.annotate import annotate
 from tests.helpers.chat_servers import serving, words
+from tests.helpers.forked_command import ForkedCommand, run_command
 from tests.helpers.support import picture
 
 pytestmark = pytest.mark.slow
-
-BIN = Path(sys.executable).parent
 
 
 def write_rows(folder: Path, *, count: int = 12, images: bool = False) -> Path:
@@ -173,15 +168,15 @@ def test_killed_call_resumes(tmp_path: Path) -> None:
     source, out = write_rows(tmp_path, count=40), tmp_path / "told.jsonl"
     with serving(lambda body, number: says(better(body)), delay_s=0.05) as server:
         command = [
-            BIN / "basereward", "annotate", source, "val=0.0", "test=0.0", "--model", "judge", "--endpoint", server.url,
+            "annotate", source, "val=0.0", "test=0.0", "--model", "judge", "--endpoint", server.url,
             "--out", out, "--concurrency", "2", "--json",
         ]  # fmt: skip
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = ForkedCommand(*command)
         answers = tmp_path / "told.answers.jsonl"
         while not answers.is_file() or len(answers.read_bytes().splitlines()) < 8:
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.communicate()
         answered = len(answers.read_bytes().splitlines()) - 1
         with answers.open("a") as file:
@@ -189,12 +184,12 @@ def test_killed_call_resumes(tmp_path: Path) -> None:
         assert not out.exists()
         time.sleep(0.2)
         requests_before = len(server.asked)
-        resumed = subprocess.run(command, capture_output=True, check=False)
+        resumed = run_command(*command)
         assert resumed.returncode == 0, resumed.stderr
         assert json.loads(resumed.stdout)["agreed"] == 40
         assert len(server.asked) - requests_before <= 40 - answered + 1  # the last line may have been complete
         assert len(read(out)) == len({row["id"] for row in read(out)}) == 40
-        repeated = subprocess.run(command, capture_output=True, check=False)
+        repeated = run_command(*command)
         assert json.loads(repeated.stdout)["agreed"] == 40
         assert json.loads(repeated.stdout)["fresh"] == 0
         assert len(server.asked) - requests_before <= 40 - answered + 1
@@ -242,8 +237,7 @@ def test_limit_selects_the_same_pairs_for_the_same_seed(tmp_path: Path) -> None:
 def test_invalid_options_are_refused(arguments: list[str], message: str, tmp_path: Path) -> None:
     """Exit code 2, a message with the option to change, and no traceback."""
     source = write_rows(tmp_path)
-    command = [BIN / "basereward", "annotate", source, "--model", "judge", "--out", tmp_path / "o.jsonl", *arguments]
-    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    completed = run_command("annotate", source, "--model", "judge", "--out", tmp_path / "o.jsonl", *arguments)
     assert completed.returncode == 2
     assert message in completed.stderr
     assert "Traceback" not in completed.stderr

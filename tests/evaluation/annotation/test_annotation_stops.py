@@ -4,8 +4,6 @@ again."""
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from threading import Event
@@ -18,6 +16,7 @@ from basereward.evaluation.judging.answers import Answers
 from basereward.io.journal import Journal
 from tests.evaluation.annotation.test_annotate import better, read, run, says, write_rows
 from tests.helpers.chat_servers import serving, words
+from tests.helpers.forked_command import ForkedCommand
 
 AT_ONCE = 4
 ANSWERED = 20
@@ -40,9 +39,8 @@ def test_stopped_call_repeats_only_pending_requests(stop: signal.Signals, tmp_pa
         return says(better(body))
 
     with serving(reply) as server:
-        command = [sys.executable, "-m", "basereward", "annotate", str(source), "val=0.0", "test=0.0"]
-        command += ["--model", "judge", "--endpoint", server.url, "--out", str(out), "--concurrency", str(AT_ONCE)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        command = ["annotate", source, "val=0.0", "test=0.0", "--model", "judge", "--endpoint", server.url]
+        process = ForkedCommand(*command, "--out", out, "--concurrency", AT_ONCE)
         while len(server.asked) < ANSWERED + AT_ONCE:
             assert process.poll() is None, process.communicate()
             release.wait(0.02)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +20,7 @@ from basereward.evaluation.judging.run_judge import open_judge
 from basereward.model.generation.prompts import PAIRWISE, load_prompt
 from tests.helpers.benchmark_rows import ANY_SIZE, item, small_benchmark
 from tests.helpers.chat_servers import serving, words
+from tests.helpers.forked_command import ForkedCommand, run_command
 
 pytestmark = pytest.mark.slow
 
@@ -213,18 +210,8 @@ def test_invalid_options_are_refused(
 def test_killed_call_resumes(here: Path) -> None:
     """A call is killed by SIGKILL between two votes. The next call does not repeat an answered request, and its
     evaluation is, byte for byte, that of an uninterrupted call."""
-    command = [sys.executable, "-m", "basereward", "eval", "--judge", "served", "--benchmark", "vl_rewardbench"]
-    command += [
-        *ANY_SIZE,
-        "data=data/rows.json",
-        "--votes",
-        "2",
-        "--temperature",
-        "1",
-        "--concurrency",
-        "2",
-        "--endpoint",
-    ]
+    command = ["eval", "--judge", "served", "--benchmark", "vl_rewardbench", *ANY_SIZE, "data=data/rows.json"]
+    command += ["--votes", "2", "--temperature", "1", "--concurrency", "2", "--endpoint"]
 
     def reply_by_content(body: dict[str, Any], number: int) -> str:
         draw = hashlib.sha256(f"{words(body)}{body['seed']}".encode()).digest()[0]
@@ -238,22 +225,20 @@ def test_killed_call_resumes(here: Path) -> None:
 
     with serving(reply_by_content, delay_s=0.05) as server:
         killed = [*command, server.url, "--name", "killed"]
-        process = subprocess.Popen(killed, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = ForkedCommand(*killed)
         journal = here / "evaluations" / "killed" / "vl_rewardbench" / "partial.jsonl"
         while not journal.is_file() or len(journal.read_bytes().splitlines()) < 36:
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.communicate()
         answered = journal.read_bytes().count(b"\n") - 1
         time.sleep(0.3)
         requests_before = len(server.asked)
-        assert subprocess.run(killed, capture_output=True, check=False).returncode == 0
+        assert run_command(*killed).returncode == 0
         assert len(server.asked) - requests_before == 60 - answered
         assert not journal.exists()
-        assert (
-            subprocess.run([*command, server.url, "--name", "whole"], capture_output=True, check=False).returncode == 0
-        )
+        assert run_command(*command, server.url, "--name", "whole").returncode == 0
     assert evaluation_bytes("killed") == evaluation_bytes("whole")
     files = [here / "evaluations" / name / "vl_rewardbench" for name in ("killed", "whole")]
     for file in sorted(files[1].glob("*.jsonl")):

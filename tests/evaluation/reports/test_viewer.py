@@ -144,6 +144,7 @@ def test_look_reads_every_file_format(name: str, capsys: pytest.CaptureFixture[s
     assert "overwrite the input" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_page_has_the_model_scores(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The scores equal those of `score_groups`; a row that is too long for the model has no scores."""
     run = train(load_recipe("basereward", overrides=SMALL))["run_id"]

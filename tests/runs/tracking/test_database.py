@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -16,8 +15,7 @@ from basereward.runs.tracking import database as tracking_database
 from basereward.runs.tracking.database import ensure_database, move_artifact_addresses
 from basereward.runs.tracking.mlflow_store import MlflowStore, _build_database
 from basereward.runs.tracking.uploader import Refused
-
-ROOT = Path(__file__).parents[3]
+from tests.helpers.forked_program import run_program
 
 KILLS = """
 import os, signal, sys, time
@@ -65,11 +63,9 @@ def test_killed_and_concurrent_creations_leave_one_database(tmp_path: Path) -> N
     """SIGKILL at several moments after the first file appears leaves no partial database under its name. Three
     concurrent processes then all open the store, and only one database exists."""
     folder = tmp_path / "store"
-    command = [sys.executable, "-c", KILLS, str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    completed = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert completed.returncode == 0, completed.stderr
-    lines = completed.stdout.splitlines()
+    code, output = run_program(KILLS, folder)
+    assert code == 0
+    lines = output.splitlines()
     assert len([line for line in lines if line.startswith("after")]) == 4
     assert "made" not in lines[:2], lines  # a kill in the first moments comes before the database has its name
     assert lines[-1] == "together [0, 0, 0] ['mlflow.db']"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,15 +46,15 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Site]:
     """Run the sweep, and serve its store as `make ui` does."""
     folder = tmp_path_factory.mktemp("site")
+    shutil.copy(empty_store, folder / "mlflow.db")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BASEREWARD_RUNS", str(folder / "runs"))
         patch.setenv("MLFLOW_TRACKING_URI", uri)
         client = MlflowClient(uri)
-        client.search_experiments()
         assert main([*SWEEP, "--json"]) == 0
         upload_all()
     experiment = client.get_experiment_by_name("head_depth")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,8 +19,7 @@ from basereward.runs.run_folder import RunFolder, find, finished_with, list_runs
 from basereward.runs.score_files import known_scores, read_scores
 from basereward.runs.tracking.tracker import Tracker, deliver_pending
 from basereward.training.ensembles import make as ensemble_module
-
-ROOT = Path(__file__).parents[3]
+from tests.helpers.forked_program import run_program
 
 KILLS = """
 import os, signal, sys
@@ -118,8 +116,7 @@ def make(*, sha: str = "5ha", name: str = "cell") -> RunFolder:
 def test_killed_runs_get_one_final_state(place: Path) -> None:
     """SIGKILL around the end of a run, or while an evaluation or an ensemble is recorded: the next call gives MLflow
     and the folder the same state, and delivers the records."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", KILLS, *MOMENTS], check=True, env=environment)
+    assert run_program(KILLS, *MOMENTS)[0] == 0
     runs = {run.name: run for run in list_runs(kind=None)}
     assert {name: run.state for name, run in runs.items()} == {
         name: final_state.lower() for name, final_state in MOMENTS.items()
@@ -143,7 +140,7 @@ from basereward.runs.run_folder import RunFolder
 RunFolder.create("name: cell", recipe_sha256="5ha", name="cell")
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    subprocess.run([sys.executable, "-c", script], check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert run_program(script)[0] == -signal.SIGKILL
     (run,) = list_runs(kind=None)
     assert run.status["state"] == "running"
     assert deliver_pending() == {}

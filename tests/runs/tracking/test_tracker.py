@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -35,6 +33,7 @@ from basereward.runs.tracking.mlflow_store import refusals
 from basereward.runs.tracking.mlflow_view import VIEW_TAG
 from basereward.runs.tracking.tracker import Tracker, check_store, deliver_pending
 from basereward.runs.tracking.uploader import Refused
+from tests.helpers.forked_program import run_program
 from tests.helpers.servers import EarlierServer, Server
 from tests.helpers.support import SMALL
 
@@ -410,9 +409,7 @@ for step in range(200):
 tracker.artifact(run.rejections)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    killed = subprocess.run([sys.executable, "-c", program], check=False, env=environment)
-    assert killed.returncode == -signal.SIGKILL
+    assert run_program(program)[0] == -signal.SIGKILL
     folder = next(RunFolder(path) for path in Path("runs").iterdir())
     mlflow_client = client()
     assert len(steps(mlflow_client, str(folder.mlflow_run_id), "train/loss")) < 200
