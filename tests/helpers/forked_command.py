@@ -100,7 +100,7 @@ def run_command(
     """Run the command to its end."""
     process = ForkedCommand(*arguments, cwd=cwd, environment=environment)
     output, errors = process.communicate()
-    return subprocess.CompletedProcess(arguments, process.wait(), output, errors)
+    return subprocess.CompletedProcess([str(argument) for argument in arguments], process.wait(), output, errors)
 
 
 def _run(
