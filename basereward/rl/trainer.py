@@ -342,6 +342,19 @@ class JudgeTrainer(GRPOTrainer):  # type: ignore[misc]
             )
         return loss
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load the weights of a checkpoint that `save_model` wrote.
+
+        transformers' trainer loads none of Qwen-VL's, without an error: in the format of the hub they have other names
+        than in the model. Adapters keep their names.
+        """
+        policy = self.accelerator.unwrap_model(self.model)
+        if hasattr(policy, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(policy).from_pretrained(resume_from_checkpoint, dtype=policy.dtype)
+        policy.load_state_dict(saved.state_dict())
+
     def _send_telemetry(self) -> None:
         """Nothing: TRL would tell its makers of every training."""
 

@@ -190,6 +190,22 @@ def test_rows_with_and_without_images_mix(folder: Path) -> None:
     assert torch.equal(torch.tensor(ours["input_ids"]), torch.tensor(theirs["input_ids"]))
 
 
+def test_checkpoint_is_loaded_with_its_weights(folder: Path) -> None:
+    """A trainer that resumes has the weights of the checkpoint, and not those of its start."""
+    trainer = judge_trainer(folder, grpo(), reward=lengths, rows=rows_of(row("Which?")))
+    start = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    with torch.no_grad():
+        for weight in trainer.model.parameters():
+            weight.add_(0.5)
+    trainer.save_model(str(folder / "checkpoint"))
+    with torch.no_grad():
+        for weight in trainer.model.parameters():
+            weight.sub_(0.5)
+    trainer._load_from_checkpoint(str(folder / "checkpoint"))
+    for name, weight in trainer.model.state_dict().items():
+        torch.testing.assert_close(weight, start[name] + 0.5, rtol=0, atol=1e-6)
+
+
 def test_rewards_that_are_not_numbers_count_in_no_mean(folder: Path) -> None:
     """Of the rewards 1, 3, NaN and none, the mean is 2 and the deviation 1; the others get no advantage."""
 
