@@ -84,8 +84,8 @@ class CollapseWatch:
         dropped = metrics.get("filter/dropped_wrong")
         if dropped is not None and dropped > 1 - EPS:
             signs["filter"] = (
-                "the filter drops every wrong answer, so that only right ones are learned from; the filter `paper` "
-                "keeps them"
+                "the filter drops every wrong answer, so only right ones are learned from. `code` does so once most "
+                "answers are right, `paper` where few are wrong; `off` drops none"
             )
         return signs
 
