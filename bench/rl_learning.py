@@ -107,7 +107,8 @@ class Line:
 
     def _of_pictures(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         changes: np.ndarray[Any, np.dtype[np.float64]] = np.asarray(self.after, float) - np.asarray(self.before, float)
-        return changes.mean(0)
+        mean: np.ndarray[Any, np.dtype[np.float64]] = changes.mean(0)
+        return mean
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -188,12 +189,14 @@ def _policy(run: str | Path) -> Policy:
 def greedy(policy: Policy, rows: Sequence[Mapping[str, Any]], *, max_tokens: int) -> list[str]:
     """The most likely text of a policy for each row."""
     texts: list[str] = []
-    tokenizer: Any = policy.processor.tokenizer  # type: ignore[union-attr]
-    policy.model.eval()
+    tokenizer: Any = policy.processor.tokenizer
+    # Its type, of a mixin, hides that `generate` is a method.
+    model: Any = policy.model
+    model.eval()
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     for start in range(0, len(rows), ROWS_TOGETHER):
         inputs = encoded(policy, rows[start : start + ROWS_TOGETHER])
-        written = policy.model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False, **ends)
+        written = model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False, **ends)
         texts += tokenizer.batch_decode(written[:, inputs["input_ids"].size(1) :], skip_special_tokens=True)
     return texts
 
@@ -201,7 +204,7 @@ def greedy(policy: Policy, rows: Sequence[Mapping[str, Any]], *, max_tokens: int
 def encoded(policy: Policy, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The inputs of a policy for rows with `prompt` and `images`."""
     prompts: list[str] = []
-    tokenizer: Any = policy.processor.tokenizer  # type: ignore[union-attr]
+    tokenizer: Any = policy.processor.tokenizer
     for row in rows:
         prompts.append(tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False))
     images = [row["images"] for row in rows]

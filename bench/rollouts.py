@@ -86,7 +86,8 @@ def repeated(policy: Policy, groups: list[Group], load: Load) -> torch.Tensor:
         row = {"prompt": messages(group.prompt, in_parts=True), "images": [open_image(i) for i in group.images]}
         rows += [row] * load.rollouts
     inputs = encoded(policy, rows)
-    written = policy.model.generate(
+    model: Any = policy.model
+    written = model.generate(
         **inputs, max_new_tokens=load.tokens, min_new_tokens=load.tokens, do_sample=True, top_k=0, pad_token_id=0
     )
     return torch.as_tensor(written)[:, inputs["input_ids"].size(1) :]

@@ -136,7 +136,8 @@ class Evaluator:
         """The measures of a benchmark, and those of the votes of a judge."""
         variants = dict(benchmark.variants)
         if self.judge is not None:
-            variants |= vote_variants(self.judge.order, self.judge.votes)
+            # A benchmark may count votes itself, also by category.
+            variants = vote_variants(self.judge.order, self.judge.votes) | variants
         counted = measured(variants, judged)
         add_expected(counted)
         return counted

@@ -62,7 +62,7 @@ def test_every_stage_runs_once(served: tuple[str, Judge], capsys: pytest.Capture
     orders = stages["evaluate"]["facts"]["results"]["orders"]["pairs-pairs"]
     # A judge of four steps writes no verdict; it is counted apart and no answer is right by it.
     assert orders["unread"] + orders["orders"]["consistent"]["denominator"] >= 16
-    assert stages["evaluate"]["facts"]["results"]["votes"]["pairs-pairs"]["voting"]["votes_3"]["denominator"] == 16
+    assert stages["evaluate"]["facts"]["results"]["votes"]["pairs-pairs"]["over_votes"]["votes_3"]["denominator"] == 16
     listed = {row.cell: row for row in listed_runs(experiment="pipeline")}
     assert listed["5 stages"].kind == "pipeline"
     assert {row.parent for cell, row in listed.items() if cell != "5 stages"} == {result["pipeline_id"]}

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from scipy.stats import binom
 
 from basereward.evaluation.items import JudgedItem
-from basereward.evaluation.statistics.measures import Measure, Measures, Variant, accuracy, per_vote
+from basereward.evaluation.statistics.measures import Measure, Measures, Variant
+from basereward.evaluation.statistics.votes import accuracy_over_votes
 from basereward.metrics.interval import wilson
 from basereward.model.generation.round_robin import Order
 
-VOTING, ORDERS = "voting", "orders"
+OVER_VOTES, ORDERS = "over_votes", "orders"
 """Names of the variants."""
-ONE, CONSISTENT, INDEPENDENT = "one vote", "consistent", "independent"
+ONE, CONSISTENT, INDEPENDENT = "votes_1", "consistent", "independent"
 
 
 def expected_majority(accuracy: float, votes: int) -> float:
@@ -35,50 +35,39 @@ def vote_variants(order: Order, votes: int) -> dict[str, Variant]:
     """Ways of counting what a judge says of pairs, beside those of the benchmark.
 
     Args:
-        order: in which the pairs were shown. In both: the variant `orders`; drawn for each vote: `voting`, with the
-            accuracy of the majority of 1, 3, 5 ... votes.
+        order: in which the pairs were shown. In both: the variant `orders`; drawn for each vote: `over_votes`, see
+            `accuracy_over_votes`.
         votes: for each pair and order.
 
     >>> list(vote_variants("random", 5)), list(vote_variants("both", 1)), list(vote_variants("random", 1))
-    (['voting'], ['orders'], [])
+    (['over_votes'], ['orders'], [])
     """
     if order == "both":
         return {ORDERS: _orders}
-    return {VOTING: lambda judged: _voting(judged, votes)} if votes > 1 else {}
+    return {OVER_VOTES: _over_votes} if votes > 1 else {}
 
 
 def add_expected(variants: Mapping[str, dict[str, dict[str, Any]]]) -> None:
-    """Add to each majority of the variant `voting`, as JSON, the share that independent votes would give.
+    """Add to each majority of the variant `over_votes`, as JSON, the share that independent votes would give.
 
     The judge is right about easy pairs in all of its votes, so its majority gains less than that of independent votes.
 
-    >>> measures = {"one vote": {"value": 0.7}, "votes_3": {"value": 0.72, "baselines": {}}}
-    >>> add_expected({"voting": measures})
+    >>> measures = {"votes_1": {"value": 0.7}, "votes_3": {"value": 0.72, "baselines": {}}}
+    >>> add_expected({"over_votes": measures})
     >>> round(measures["votes_3"]["baselines"]["independent"], 3)
     0.784
     """
-    measures = variants.get(VOTING, {})
+    measures = variants.get(OVER_VOTES, {})
     one = measures.get(ONE, {}).get("value")
     for name, measure in measures.items():
-        if one is not None and name != ONE:
+        # Not of `overall`, and not of the mean over categories, whose votes have several accuracies.
+        if one is not None and name != ONE and name.startswith("votes_"):
             measure["baselines"][INDEPENDENT] = expected_majority(one, int(name.rpartition("_")[2]))
 
 
-def _voting(judged: Sequence[JudgedItem], votes: int) -> Measures:
-    """The accuracy of one vote, and of the majority of an odd number of votes; a vote that is not readable is no vote
-    for either response, and counts to the number."""
-    measures: Measures = {ONE: per_vote(judged)}
-    for count in range(1, votes + 1, 2):
-        measures[f"votes_{count}"] = accuracy([_first(judged_item, count) for judged_item in judged])
-    return measures
-
-
-def _first(judged_item: JudgedItem, count: int) -> JudgedItem:
-    votes = judged_item.outcome.votes
-    # Items with more than two responses have scores, and baselines too.
-    if votes is None:
-        return judged_item
-    return JudgedItem(judged_item.item, replace(judged_item.outcome, votes=votes[:count]))
+def _over_votes(judged: Sequence[JudgedItem]) -> Measures:
+    """The accuracy over votes of the items that have some: those with more than two responses have scores."""
+    return accuracy_over_votes([judged_item for judged_item in judged if judged_item.outcome.votes is not None])
 
 
 def _orders(judged: Sequence[JudgedItem]) -> Measures:

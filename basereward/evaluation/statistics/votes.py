@@ -35,7 +35,7 @@ def accuracy_over_votes(
         categories: the same items by category; adds `macro`, the mean of the accuracies of the categories.
 
     Returns:
-        `overall`, of the majority of all votes; `votes=k`, and with categories `macro, votes=k`, for every odd k up to
+        `overall`, of the majority of all votes; `votes_k`, and with categories `macro votes_k`, for every odd k up to
         the smallest number of votes of an item. Outcomes that are no votes, or fewer than 3, give a measure without a
         denominator.
 
@@ -43,17 +43,17 @@ def accuracy_over_votes(
     >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
     >>> measures = accuracy_over_votes([JudgedItem(item, Outcome(votes=(0, 0, 1)))])
     >>> {name: round(measure.value, 3) for name, measure in measures.items()}
-    {'overall': 1.0, 'votes=1': 0.667, 'votes=3': 1.0}
+    {'overall': 1.0, 'votes_1': 0.667, 'votes_3': 1.0}
     """
     most = min((len(judged_item.outcome.votes or ()) for judged_item in judged), default=0)
     if most < MIN_VOTES:
         return {"overall": Measure(0, 0)}
     measures = {"overall": accuracy(judged)}
     for votes in range(1, most + 1, 2):
-        measures[f"votes={votes}"] = share(right_of_votes(judged, votes=votes))
+        measures[f"votes_{votes}"] = share(right_of_votes(judged, votes=votes))
         if categories is not None:
             parts = [CountedPart(1.0, right_of_votes(members, votes=votes)) for members in categories.values()]
-            measures[f"macro, votes={votes}"] = weighted(parts)
+            measures[f"macro votes_{votes}"] = weighted(parts)
     return measures
 
 

@@ -140,7 +140,7 @@ def _is_complete(folder: Path, benchmarks: int) -> bool:
 
 
 def _metrics(results: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """The values of all measures by a name for MLflow, as in `votes/pairs/voting/votes_5`."""
+    """The values of all measures by a name for MLflow, as in `votes/pairs/over_votes/votes_5`."""
     metrics: list[tuple[str, float]] = []
     for place, benchmarks in results.items():
         for benchmark, variants in benchmarks.items():

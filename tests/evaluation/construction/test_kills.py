@@ -121,8 +121,8 @@ def test_votes_are_counted_as_by_hand(inputs: tuple[Path, list[str], Path]) -> N
     for judge in facts["judges"]:
         right = [line["judges"][judge["name"]].count("right") for line in decisions]
         assert judge["accuracy"]["numerator"] == sum(number >= 2 for number in right)
-        assert judge["accuracy_over_votes"]["votes=1"]["value"] == pytest.approx(sum(right) / 72)
-        assert judge["accuracy_over_votes"]["votes=3"]["numerator"] == sum(number >= 2 for number in right)
+        assert judge["accuracy_over_votes"]["votes_1"]["value"] == pytest.approx(sum(right) / 72)
+        assert judge["accuracy_over_votes"]["votes_3"]["numerator"] == sum(number >= 2 for number in right)
 
 
 def test_order_is_drawn_for_every_vote(inputs: tuple[Path, list[str], Path]) -> None:

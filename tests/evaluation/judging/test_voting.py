@@ -23,9 +23,8 @@ def test_independent_votes_give_the_binomial_majority() -> None:
     items = [judged(0, votes) for votes, count in counts.items() for _ in range(count)]
     variants = measured(vote_variants("random", 3), items)
     add_expected(variants)
-    voting = variants["voting"]
-    assert voting["one vote"]["value"] == pytest.approx(0.7)
-    assert voting["votes_1"]["numerator"] == 700
+    voting = variants["over_votes"]
+    assert voting["votes_1"]["value"] == pytest.approx(0.7)
     assert voting["votes_3"]["numerator"] == 784
     assert voting["votes_3"]["low"] < 0.784 < voting["votes_3"]["high"]
     assert voting["votes_3"]["baselines"]["independent"] == pytest.approx(0.784)
@@ -34,12 +33,13 @@ def test_independent_votes_give_the_binomial_majority() -> None:
 
 
 def test_unreadable_vote_is_no_vote_and_counts_to_the_number() -> None:
-    """One right vote of three is no majority: the item is undecided, and not right; votes after the first k do not
-    count."""
-    voting = measured(vote_variants("random", 5), [judged(0, (0, None, None, 0, 0))])["voting"]
-    assert [voting[name]["numerator"] for name in ("votes_1", "votes_3", "votes_5")] == [1, 0, 1]
-    assert voting["votes_3"]["undecided"] == 1
-    assert (voting["one vote"]["numerator"], voting["one vote"]["denominator"]) == (3, 3)
+    """Of five votes three are right and two cannot be read: three of them have two right ones in 7 of 10 choices. An
+    item with scores has no votes, and is left out."""
+    scored = JudgedItem(judged(1, (0,)).item, Outcome(scores=(1.0, 0.0)))
+    over_votes = measured(vote_variants("random", 5), [judged(0, (0, None, None, 0, 0)), scored])["over_votes"]
+    values = [over_votes[name]["value"] for name in ("votes_1", "votes_3", "votes_5")]
+    assert values == pytest.approx([0.6, 0.7, 1.0])
+    assert over_votes["votes_3"]["denominator"] == 1
 
 
 def test_consistency_between_orders() -> None:

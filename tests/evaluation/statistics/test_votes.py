@@ -25,10 +25,10 @@ def test_accuracy_is_the_mean_over_all_choices_of_votes() -> None:
     choices = list(itertools.combinations(votes, 3))
     expected = sum(choice.count(0) > 1.5 for choice in choices) / len(choices)
     measures = accuracy_over_votes([judged(votes)])
-    assert list(measures) == ["overall", "votes=1", "votes=3", "votes=5"]
+    assert list(measures) == ["overall", "votes_1", "votes_3", "votes_5"]
     assert measures["overall"].value == 1.0
-    assert measures["votes=3"].value == pytest.approx(expected)
-    assert (measures["votes=1"].value, measures["votes=5"].value) == (pytest.approx(0.6), 1.0)
+    assert measures["votes_3"].value == pytest.approx(expected)
+    assert (measures["votes_1"].value, measures["votes_5"].value) == (pytest.approx(0.6), 1.0)
 
 
 def test_independent_votes_follow_the_binomial_majority() -> None:
@@ -39,7 +39,7 @@ def test_independent_votes_follow_the_binomial_majority() -> None:
     measures = accuracy_over_votes(items)
     for votes in (1, 3, 5, 7, 9):
         expected = binom.sf(votes // 2, votes, 0.6)
-        interval = measures[f"votes={votes}"].interval
+        interval = measures[f"votes_{votes}"].interval
         assert interval is not None
         assert interval[0] <= expected <= interval[1]
         assert interval[1] - interval[0] < 0.06
@@ -49,8 +49,8 @@ def test_macro_is_the_mean_over_categories() -> None:
     """Three right items of one category and one wrong item of another: 0.75 over items, 0.5 over categories."""
     right, wrong = [judged((0, 0, 0), row) for row in range(3)], [judged((1, 1, 1), 3)]
     measures = accuracy_over_votes([*right, *wrong], categories={"a": right, "b": wrong})
-    assert measures["votes=3"].value == 0.75
-    assert measures["macro, votes=3"].value == 0.5
+    assert measures["votes_3"].value == 0.75
+    assert measures["macro votes_3"].value == 0.5
 
 
 def test_outcomes_without_several_votes_are_not_counted() -> None:

@@ -60,9 +60,9 @@ def test_votes_of_a_trained_judge(judge: str, tmp_path: Path, capsys: pytest.Cap
     command = ["eval", judge, "--data", str(pairs), "--json"]
     assert main([*command, "--votes", "3", "--temperature", "1"]) == 0
     result = json.loads(capsys.readouterr().out)
-    voting = result["pairs-pairs"]["voting"]
-    assert set(voting) == {"one vote", "votes_1", "votes_3"}
-    assert voting["votes_3"]["denominator"] == 6
+    over_votes = result["pairs-pairs"]["over_votes"]
+    assert set(over_votes) == {"overall", "votes_1", "votes_3"}
+    assert over_votes["votes_3"]["denominator"] == 6
     assert Path(result["evaluations"][0]["out"]).parent.name == "random_3"
     assert result["evaluations"][0]["cost"]["requests"] == 18
     assert main([*command, "--order", "both"]) == 0
