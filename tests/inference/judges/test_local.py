@@ -93,8 +93,8 @@ def test_prompt_includes_the_full_generation_prompt(tmp_path: Path) -> None:
     assert tokenizer.decode([*group.prefix.tolist(), *group.branches[0].tolist()]) == text
 
 
-def test_saved_reward_model_is_refused(tmp_path: Path) -> None:
-    """A folder with a saved reward model is refused as an engine; the error says how to evaluate it."""
+def test_damaged_saved_model_is_refused(tmp_path: Path) -> None:
+    """A folder of a saved model whose file has lost its content is no judge, and is not opened as a checkpoint."""
     (tmp_path / "reward_model.json").write_text("{}")
-    with pytest.raises(ModelError, match="saved reward model"):
+    with pytest.raises(ModelError, match="damaged"):
         open_engine(str(tmp_path), endpoint="local")
