@@ -35,7 +35,7 @@ class Item:
     prompt_items: int = 0
     """the number of rows of the benchmark that share the prompt; 0: unknown"""
     any_right: bool = False
-    """whether one right response above all wrong ones is enough, as for the best of N; otherwise all of them must be"""
+    """whether one right response above all wrong ones is enough, as for best-of-N; otherwise all right ones must be"""
     ties: bool = False
     """whether "equally good" is a possible label, and so a possible verdict"""
     videos: tuple[str, ...] = ()

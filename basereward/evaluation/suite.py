@@ -105,7 +105,7 @@ def _open(
     """
     opened: list[Benchmark] = []
     for name, overrides in track(assigned.items(), "reading the rows", unit="benchmarks", total=len(assigned)):
-        # A wrong key, and a path of the user's that does not exist, are mistakes and no missing files.
+        # A wrong key, or a path that the user gave and that does not exist, is an error and not a missing file.
         benchmark = load_benchmark(name, overrides=overrides)
         check_names([benchmark], subject)
         fault = _fault(benchmark, subject, judge, allow_partial=allow_partial)
@@ -216,7 +216,7 @@ def _write(subject: Subject, table: Mapping[str, Any]) -> Path:
 
 
 def _whole_averages(table: Mapping[str, Any]) -> dict[str, float]:
-    """The averages over all of their benchmarks. Those over some would be plotted together with those over others."""
+    """The averages over complete suites. MLflow would plot averages over different benchmarks in one curve."""
     return {
         f"eval/suite/{mean['name']}": mean["value"]
         for mean in table["averages"]
@@ -279,7 +279,7 @@ def average_of_suites(averages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _mean(measures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The mean of measures with its interval, and the means of the baselines that all of them have."""
     values = [measure["value"] for measure in measures]
-    # A mean over fewer suites than its name says would be another number.
+    # A mean over only some of the suites must not appear under this name.
     if not values or None in values:
         return {"value": None, "low": None, "high": None, "interval": None, "baselines": {}}
     value = math.fsum(values) / len(values)

@@ -27,14 +27,14 @@ Scores: TypeAlias = list[float] | None
 
 
 def scores_of(groups: Iterable[Group], *, scorer: ScoresGroups) -> Iterator[Scores]:
-    """The scores of every group, in blocks of `ROWS_OF_BLOCK`, so that where groups are cut into shards changes no bit.
+    """The scores of every group, in blocks of `ROWS_OF_BLOCK`, so that the bits do not depend on the cut into shards.
 
     Args:
         groups: in order; the first one is the first of a block.
         scorer: an opened model.
 
     Raises:
-        BaseRewardError: the model cannot score at all. A single group that it cannot read is none.
+        BaseRewardError: the model cannot score at all. A single group that it cannot read is not an error.
     """
     groups = iter(groups)
     while block := list(islice(groups, ROWS_OF_BLOCK)):
@@ -69,7 +69,7 @@ def scores_on_cluster(groups: Sequence[Group], rows: ShardedRows, *, model: str,
 
 @dataclass(frozen=True)
 class _GroupScoring:
-    """What the workers score, and with what; calling it makes a worker."""
+    """The groups and the model of the workers. Calling it makes a worker."""
 
     groups: Sequence[Group]
     folder: str

@@ -1,4 +1,4 @@
-"""Checks every stage of a pipeline before the first one runs, with small stand-ins for what the stages before make."""
+"""Checks every stage of a pipeline before the first one runs, with small stand-ins for outputs of earlier stages."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _with_backbones(recipe: Recipe, backbones: Mapping[str, BackboneRecipe]) -> 
     backbone = backbones.get(start or "") or backbones.get(path or "")
     if backbone is None:
         return recipe
-    # What is trained of it, and how, is this stage's own.
+    # Which parts are trained, and how, is set by this stage.
     replaced = dataclasses.replace(
         recipe.model.backbone, path=backbone.path, make=backbone.make, revision=backbone.revision
     )

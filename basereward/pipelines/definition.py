@@ -1,4 +1,4 @@
-"""What a pipeline does: its stages, kept in its folder, so that it continues without the file of the experiment."""
+"""The stages of a pipeline, stored in its folder, so that it can resume without the file of the experiment."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Pipeline:
     def of(cls, experiment: Experiment) -> Pipeline:
         """The pipeline of a loaded experiment with stages."""
         tracking = experiment.cells[0].recipe.tracking if experiment.cells else TrackingRecipe()
-        # Settings of tracking decide on no stage, and an address may hold a password.
+        # No stage depends on the settings of tracking, and an address may contain a password.
         overrides = [override for override in experiment.overrides if not override.startswith("tracking")]
         settings = {"profile": experiment.profile, "overrides": overrides}
         return cls(experiment.name, experiment.summary, experiment.stages, tracking, settings)
@@ -161,7 +161,7 @@ def _content(path: Path) -> str | None:
             return file_sha256(path)
         if not path.is_dir():
             return None
-        # A checkpoint has gigabytes; its files and their sizes tell it from others.
+        # Hashing a checkpoint of gigabytes takes too long; the names and sizes of its files identify it.
         files = sorted(file for file in path.rglob("*") if file.is_file())
         return json.dumps([(file.relative_to(path).as_posix(), file.stat().st_size) for file in files])
     # A prompt or another long text is no name of a file.

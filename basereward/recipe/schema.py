@@ -250,7 +250,7 @@ class TrainerRecipe:
     early_stopping: EarlyStoppingRecipe | None = None
     devices: int | None = None  # processes on each machine; null: 1, and in a sweep as many GPUs as memory needs
     nodes: int = 1  # machines; several are started by torchrun or SLURM
-    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"  # auto: ddp, or fsdp2, which divides the model, where it must
+    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"  # auto: ddp, or fsdp2 if a whole model does not fit
     shard: Literal["optimizer", "weights"] = (
         "weights"  # what fsdp2 keeps divided between two passes; weights: all of it
     )

@@ -68,7 +68,7 @@ class CollapseWatch:
         signs: dict[str, str] = {}
         spread = metrics.get("reward_std")
         if spread is not None and spread < EPS:
-            signs["constant"] = "all rewards of a step are equal: nothing is learned from it"
+            signs["constant"] = "all rewards of a step are equal, so nothing is learned from it"
         if metrics.get("rewards/unscored"):
             signs["unscored"] = (
                 f"{metrics['rewards/unscored']:.0%} of the rollouts have no finite reward; they get no advantage, and "
@@ -77,15 +77,15 @@ class CollapseWatch:
         overrated = metrics.get("policy/wrong_probability")
         if overrated is not None and overrated >= OVERRATED:
             signs["overrated"] = (
-                f"the mean reward of wrong answers is {overrated:.2f} of at most 1, so right answers earn little more. "
-                "Calibrate the reward (objective.reward.scale=calibrated), center the scores of the reward model "
-                "(loss.centring), or take an ensemble"
+                f"the mean reward of wrong answers is {overrated:.2f} of at most 1, so right answers can earn little "
+                "more. Calibrate the reward (objective.reward.scale=calibrated), center the scores of the reward model "
+                "(loss.centring), or use an ensemble"
             )
         dropped = metrics.get("filter/dropped_wrong")
         if dropped is not None and dropped > 1 - EPS:
             signs["filter"] = (
-                "the filter drops every wrong answer, so only right ones are learned from. `code` does so once most "
-                "answers are right, `paper` where few are wrong; `off` drops none"
+                "the filter drops every wrong answer, so the policy learns from right ones only. The filter `code` "
+                "does this once most answers are right, `paper` if few are wrong; `off` drops none"
             )
         return signs
 

@@ -306,7 +306,7 @@ def _fit(trainer: RunTrainer, prepared: PreparedPolicy, record: RolloutRecord) -
             trainer.train()
             return
         trainer.take_up(last)
-        # All steps may be done, and only the saving of the model not.
+        # All steps may be done, and the model not saved yet.
         if last.step < prepared.steps:
             trainer.train(resume_from_checkpoint=str(record.run.checkpoints / last.folder))
         elif not prepared.held_out.has("val"):

@@ -345,8 +345,8 @@ class JudgeTrainer(GRPOTrainer):  # type: ignore[misc]
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the weights of a checkpoint that `save_model` wrote.
 
-        transformers' trainer loads none of Qwen-VL's, without an error: in the format of the hub they have other names
-        than in the model. Adapters keep their names.
+        transformers' trainer would load no weight of a Qwen-VL model, and raise no error, because the format of the
+        hub has other names than the model. The names of adapters are the same in both.
         """
         policy = self.accelerator.unwrap_model(self.model)
         if hasattr(policy, "peft_config"):
@@ -356,7 +356,7 @@ class JudgeTrainer(GRPOTrainer):  # type: ignore[misc]
         policy.load_state_dict(saved.state_dict())
 
     def _send_telemetry(self) -> None:
-        """Nothing: TRL would tell its makers of every training."""
+        """Sends nothing. TRL would report every training to its developers."""
 
     # Metrics
 

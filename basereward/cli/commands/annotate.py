@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--retry-temperature",
         metavar="T",
         type=float,
-        help="temperature of all texts of a pair but the first, as 1 with --temperature 0 (default: --temperature)",
+        help="temperature of all texts of a pair after the first, such as 1 with --temperature 0 (default: "
+        "--temperature)",
     )
     parser.add_argument("--limit", metavar="N", type=int, help="most pairs to annotate, drawn at random (default: all)")
     parser.add_argument(

@@ -36,7 +36,7 @@ class PairAsker:
         pattern: finds the verdict; None: that of the tag `<answer>`.
         writing: sampling parameters; each attempt has the next seed.
         attempts: the most texts for each pair.
-        retry_temperature: of all texts of a pair but the first; None: the same.
+        retry_temperature: of all texts of a pair after the first; None: the same.
     """
 
     engine: Engine

@@ -24,9 +24,9 @@ LABELS = ("right", "wrong")
 TAGS = ("existence", "recognition", "attribute", "counting", "other")
 """Kinds of errors in the worse response, as in VL-RewardBench."""
 MAX_NAME = 64
-"""Characters of the name of an annotator or a tag."""
+"""Most characters in the name of an annotator or a tag."""
 MAX_TAGS = 9
-"""As many as there are keys for them."""
+"""The page has the keys 1 to 9 for tags."""
 MAX_SECONDS = 86_400.0
 RESERVED_S = 1_800.0
 """Seconds for which a pair that an annotator has open is not given to another one."""
@@ -383,7 +383,7 @@ class AnnotationFile:
             return len(self._history.get((annotator, role), []))
 
     def _is_open(self, item: str, annotator: str) -> bool:
-        """Whether a pair needs another annotator, those counted who have it open."""
+        """Whether a pair needs another annotator. People who have it open count as annotators."""
         annotators = {name for name, role in self._by_item[item] if role == "annotator"}
         annotators |= self._holders(item, "annotator", annotator)
         return len(annotators) < self.needed[item] and not any(role == "adjudicator" for _, role in self._by_item[item])

@@ -23,7 +23,7 @@ from basereward.evaluation.subject import find_subject
 from basereward.inference.judges.open_engine import LOCAL, VLLM
 
 RULES: tuple[Baseline, ...] = ("longer", "shorter", "random")
-"""Rules that may be judges. `first` is none: the preferred response is stored first."""
+"""Rules that may be judges. `first` would always be right, because the preferred response is stored first."""
 
 Outcomes: TypeAlias = dict[int, Outcome]
 
@@ -33,7 +33,7 @@ class PairJudge(Contract):
 
     @property
     def name(self) -> str:
-        """In tables, and of the file of its answers."""
+        """The name in tables, and of the file of its answers."""
         ...
 
     @property
@@ -141,7 +141,7 @@ class GenerativeJudge:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """As of `Judge`, and the seed of sampling."""
+        """The facts of `Judge`, and the seed of sampling."""
         return {**self.judge.facts, "kind": "generative judge", "seed": self.judge.writing.seed}
 
     @property
@@ -264,14 +264,14 @@ def _file_name(name: str, text: str, taken: Iterable[str]) -> str:
 
 
 class _LazyScorer:
-    """A reward model that is loaded when the first group is scored: a call that resumes may need no score."""
+    """A reward model that is loaded when the first group is scored, because a resumed call may not need it."""
 
     def __init__(self, model: str, devices: Sequence[str] | int) -> None:
         self._model = model
         self._devices = devices
 
     def score_batches(self, groups: Iterable[Group]) -> Iterator[list[list[float] | DataError]]:
-        """As of `ScoresGroups`."""
+        """As in `ScoresGroups`."""
         waiting = iter(groups)
         first = next(waiting, None)
         if first is None:

@@ -99,7 +99,7 @@ class PictureFolder:
 
 
 def web_file(content: bytes | PIL.Image.Image) -> tuple[bytes, str]:
-    """The bytes of an image file that browsers show, and its suffix; files of such formats are not changed.
+    """The bytes of an image in a format that browsers show, and its suffix. A file in such a format is not changed.
 
     Raises:
         ImageError: the image cannot be opened.

@@ -52,8 +52,8 @@ def publish(folder: str, *, out: str, allow_partial: bool = False) -> dict[str, 
         `control`, `left_out` (pairs that are not verified), and `hardness`.
 
     Raises:
-        DataError: pairs are not verified and `allow_partial` is not given, none is kept, or the folder has files of
-            others.
+        DataError: pairs are not verified and `allow_partial` is not given, none is kept, or the folder has files that
+            `publish` did not write.
     """
     target = Path(os.path.abspath(out))
     check_name(target.name, what="--publish", error=DataError)
@@ -98,8 +98,8 @@ def published_rows(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rows of the benchmark and of the control sample.
 
-    A row of the control sample that was verified is in it if it is good; one that was not is in it as it is. If none
-    was, all are in it as they are.
+    A verified row of the control sample is included if it is good; a row that was not verified is included as it is.
+    If the control sample was not verified, all of its rows are included.
     """
     pairs: list[dict[str, Any]] = []
     control: list[dict[str, Any]] = []
@@ -165,7 +165,7 @@ def _tag_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def _anonymous(verification: Verification) -> dict[str, str]:
-    """The name of each person -> a name without a meaning, in the order of their numbers of pairs."""
+    """The name of each person -> a pseudonym, numbered by how many pairs they annotated."""
     counts: Counter[str] = Counter()
     for item in verification.annotations.order:
         counts.update(annotation.annotator for annotation in verification.annotations.of_item(item))
@@ -203,7 +203,7 @@ def _write(
     annotations: Sequence[Mapping[str, Any]],
     facts: Mapping[str, Any],
 ) -> None:
-    """Write the folder beside its place, and give it its name when it is complete."""
+    """Write a temporary folder beside the target, and rename it when it is complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target.parent, f".{target.name}.*{PARTIAL}")
     partial = target.with_name(temporary_name(target.name, PARTIAL))
@@ -246,7 +246,7 @@ def _benchmark_yaml(name: str, rows: Sequence[Mapping[str, Any]], facts: Mapping
 
 
 def _foreign(folder: Path) -> list[str]:
-    """The files in a folder that `publish` has not written; all of them if the folder is none of a benchmark."""
+    """The files in a folder that `publish` has not written; all of them if it is not the folder of a benchmark."""
     facts = folder / FACTS
     name = read_json_object(facts).get("name") if facts.is_file() else None
     own = {CARD, DECISIONS, FACTS}

@@ -131,7 +131,7 @@ def select(
 
 @dataclass(frozen=True)
 class _Chosen:
-    """What is chosen of the candidates."""
+    """The rows that are chosen from the candidates."""
 
     decisions: Sequence[str]
     """of all candidates"""
@@ -270,9 +270,9 @@ def verdict(votes: Sequence[str], wrong_by: WrongBy) -> Decision:
 
 
 def draw_control(items: Sequence[Item], kept: Sequence[Item], *, size: int | None, seed: int) -> list[Item]:
-    """Draw a sample of all candidates, whatever the judges say, in which each source has the share of the kept pairs.
+    """Draw a sample of all candidates, whatever the judges say, with the same share of each source as the kept pairs.
 
-    Kept pairs may be in it: without them, the sample would be easier than the sources.
+    It may contain kept pairs: without them, it would be easier than the sources.
 
     Args:
         items: all candidates.

@@ -19,7 +19,7 @@ from basereward.io.limits import MIB, check_format, parse_json, read_json_object
 ROWS, DECISIONS, SELECTION = "rows.jsonl", "decisions.jsonl", "selection.json"
 ANNOTATIONS = "annotations.jsonl"
 FORMAT = 1
-"""Of `selection.json`."""
+"""Version of the format of `selection.json`."""
 MAX_ROWS_BYTES = 1024 * MIB
 
 
@@ -37,7 +37,7 @@ class SelectedRow:
         selected: whether all judges are wrong.
         control: whether it is in the control sample.
         judges: name of a judge -> its votes for or against the preferred response; see `vote_list`.
-        probe: the same of the judge that did not select.
+        probe: the same for the judge that took no part in the selection.
     """
 
     id: str
@@ -195,7 +195,7 @@ def _parsed(row: Any) -> SelectedRow:
     """
     images = tuple(map(str, row.get("images", ())))
     for image in images:
-        # The page of annotators serves these files, and no other path may become one.
+        # The page of annotators serves these files, so a row must not name any other path.
         if not NAME.fullmatch(image.removeprefix(f"{IMAGES}/")):
             raise ValueError(f"{image!r} is no image of a selection")
     first, second = row["responses"]

@@ -87,7 +87,7 @@ class PageServer(ThreadingHTTPServer):
             self.connections.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone is no error of this program, and its address belongs in no log."""
+        """Logs an error of a connection for debugging: a client that disconnects is not an error of this program."""
         logger.debug("a connection has failed", exc_info=True)
 
 
@@ -147,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(refusal)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Logs nothing: the paths of requests say nothing that the file of annotations does not."""
+        """Logs nothing, because the file of annotations has everything that the requests would show."""
 
     def _check_origin(self) -> None:
         """
@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         origin = self.headers.get("Origin")
         if origin is not None and origin not in {f"http://{host}" for host in hosts}:
             raise _RefusedRequest(HTTPStatus.FORBIDDEN, "only the page of this server may do this")
-        # Browsers say so of a link or an image in another site's page.
+        # Browsers send this header with the requests of a link or an image in another site's page.
         if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             raise _RefusedRequest(HTTPStatus.FORBIDDEN, "only the page of this server may do this")
 
@@ -201,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(HTTPStatus.OK, content, kind=MEDIA_TYPES[Path(name).suffix.removeprefix(".")])
 
     def _refuse(self, refusal: _RefusedRequest) -> None:
-        # What is left of a body that was not read would be taken for the next request.
+        # Otherwise the unread rest of a body would be parsed as the next request.
         self.close_connection = True
         self._answer_json(refusal.status, {"error": str(refusal)})
 

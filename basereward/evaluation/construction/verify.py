@@ -40,9 +40,9 @@ from basereward.io.hashing import file_sha256
 from basereward.io.progress import announce
 
 MAX_CHARACTERS = 100_000
-"""Of one text on the page, which says how many more there are."""
+"""Characters of one text that the page shows; of a longer text it says how many more there are."""
 ASPECTS = ("label", "ambiguous", "kept")
-"""What agreement is measured of."""
+"""Properties of an annotation on which agreement is measured."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def verify(folder: str, *, port: int = 8010, changes: PlanChanges | None = None)
     with Verification(Path(folder), changes) as verification:
         with page_server(verification, port=port) as server:
             announce(f"open {server.address} in a browser on this machine; Ctrl-C ends, and nothing is lost")
-            # A person ends the server so; the summary follows.
+            # Ctrl-C is how a person ends the server; the summary follows.
             with suppress(KeyboardInterrupt):
                 server.serve_forever(poll_interval=0.2)
         return verification.summary()

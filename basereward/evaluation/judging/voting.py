@@ -60,7 +60,7 @@ def add_expected(variants: Mapping[str, dict[str, dict[str, Any]]]) -> None:
     measures = variants.get(OVER_VOTES, {})
     one = measures.get(ONE, {}).get("value")
     for name, measure in measures.items():
-        # Not of `overall`, and not of the mean over categories, whose votes have several accuracies.
+        # Not for `overall`, and not for the mean over categories, in which the votes have different accuracies.
         if one is not None and name != ONE and name.startswith("votes_"):
             measure["baselines"][INDEPENDENT] = expected_majority(one, int(name.rpartition("_")[2]))
 

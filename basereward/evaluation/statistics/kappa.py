@@ -168,7 +168,7 @@ class _RatingSums:
 
 def _kappa(observed: NDArray[np.float64], chance: NDArray[np.float64]) -> NDArray[np.float64]:
     """Kappa from observed agreement and that of chance; NaN where chance alone agrees on all items."""
-    # Sums of thirds may miss 1 by a unit in the last place, and kappa would be any number.
+    # Rounding may leave chance agreement just below 1, and the quotient would then be an arbitrary number.
     certain = np.isclose(chance, 1.0, rtol=0.0, atol=1e-12)
     return np.where(certain, math.nan, (observed - chance) / np.where(certain, 1.0, 1.0 - chance))
 
@@ -177,7 +177,7 @@ def _resampled(table: _RatingSums, sums: NDArray[np.float64]) -> NDArray[np.floa
     """The statistics of resamples of items, (RESAMPLES, columns); no rows where there is a single item."""
     if len(sums) < 2:
         return np.zeros((0, 3 + 2 * len(table.pairs)))
-    # To draw items with replacement is to draw how often each distinct row occurs, and most rows equal many others.
+    # Many rows are equal, so it is enough to draw how often each distinct row occurs in a resample.
     distinct, counts = np.unique(sums, axis=0, return_counts=True)
     rng = np.random.default_rng(SEED)
     chunks: list[NDArray[np.float64]] = []
@@ -191,7 +191,7 @@ def _estimate(whole: NDArray[np.float64], draws: NDArray[np.float64], column: in
     value = float(whole[0, column])
     if math.isnan(value):
         return Estimate(value=None, low=None, high=None)
-    # Resamples in which the number is not defined, such as those of one category, say nothing about it.
+    # Resamples in which the number is not defined, such as those with one category only, are left out.
     defined = draws[:, column][~np.isnan(draws[:, column])]
     if not len(defined):
         return Estimate(value=value, low=None, high=None)

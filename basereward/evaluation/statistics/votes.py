@@ -17,7 +17,7 @@ from basereward.evaluation.statistics.shares import Added, CountedPart, share, w
 RESAMPLES = 2000
 SEED = 0
 MIN_VOTES = 3
-"""Fewer votes have no majority that one vote has not."""
+"""With two votes, a majority needs both; only three or more can give another result than one vote."""
 
 
 def accuracy_over_votes(

@@ -1,4 +1,4 @@
-"""A trained judge as an engine: it writes what it writes when it scores, from the same tokens."""
+"""A trained judge as an engine. It generates from the same tokens, and so the same texts, as when it scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from basereward.runs.resolve_model import resolve_model
 from basereward.runs.run_folder import runs_root
 
 BATCH_SIZE = 16
-"""Comparisons in a batch."""
+"""Default number of comparisons in a batch."""
 
 
 def is_trained(model: str) -> bool:
@@ -70,7 +70,7 @@ class TrainedJudge:
         self.batch_size = batch_size
         self._scorer = scorer
         self._prompt = head.branch_template.judge_prompt
-        # The order of a request is that of its answers; in training, each pair may stand in both.
+        # A request has one order of the answers; in training, a pair may be encoded in both orders.
         template = ComparisonTemplate(self._prompt, thinking=True, order="given")
         self._encoder = scorer.encoder.with_branch_template(template)
         self._generator = ResponseGenerator(self._encoder, generator.backbone, generator.language)

@@ -31,7 +31,7 @@ class Likelihood(JudgeHead):
 
     Args:
         hidden_size: of the backbone; not used.
-        prompt: name of a file in `basereward/model/prompts`; `question` asks the conversation of the data as it is.
+        prompt: name of a file in `basereward/model/prompts`; `question` keeps the conversation of the data as it is.
         prompt_file: a text file with the prompt, instead of `prompt`.
 
     Raises:

@@ -88,7 +88,7 @@ def write_chat_checkpoint(model: RewardModel, folder: Path, *, encoder: Encoder)
         encoder.tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]
         if encoder.image_processor is not None:
             encoder.image_processor.save_pretrained(folder)
-    # mkdtemp and safetensors give rights to the owner alone.
+    # mkdtemp and safetensors create files that only the owner can read.
     folder.chmod(0o755)
     for file in folder.rglob("*.safetensors"):
         apply_umask(file)

@@ -33,10 +33,10 @@ class StageResult:
 
 
 class Stage(Protocol):
-    """A stage that is no training.
+    """A stage that does not train.
 
-    Its arguments are keyword-only; those that name a file or a folder are its inputs. It is made before anything runs,
-    so that wrong arguments are found, and again with the outputs of the stages before.
+    Its arguments are keyword-only; those that name a file or a folder are its inputs. It is constructed before anything
+    runs, which finds wrong arguments, and again with the outputs of earlier stages.
 
     Attributes:
         outputs: the names of what later stages may use. Written in the class itself, from whose text they are read.

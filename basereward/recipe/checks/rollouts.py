@@ -62,14 +62,14 @@ def _excluded(recipe: Recipe) -> dict[str, tuple[bool, str]]:
     """Whether each excluded key is set, and why it is excluded."""
     backbone, trainer, data, batch = recipe.model.backbone, recipe.trainer, recipe.data, recipe.batch
     return {
-        "probe": (recipe.probe, "which a frozen model would not change. Set it to false"),
-        "data.streaming": (data.streaming is not None, "whose prompts are shuffled as a whole. Set it to null"),
-        "data.curation": (data.curation != CurationRecipe(), "and curation is of pairs that are ranked. Leave it out"),
-        "batch.tokens": (batch.tokens is not None, "whose lengths are not known before. Set batch.groups_per_forward"),
+        "probe": (recipe.probe, "and a probe keeps the model frozen. Set it to false"),
+        "data.streaming": (data.streaming is not None, "and all prompts are shuffled together. Set it to null"),
+        "data.curation": (data.curation != CurationRecipe(), "and curation selects ranked pairs. Leave it out"),
+        "batch.tokens": (batch.tokens is not None, "of unknown length. Set batch.groups_per_forward"),
         "batch.modality": (batch.modality != "mixed", "and a batch may mix both kinds of prompts. Set it to mixed"),
         "model.backbone.quantization": (
             backbone.quantization is not None,
-            "and the weights that learn are saved merged; packed ones are not written here. Set it to null",
+            "and adapters are saved merged, which quantized weights do not allow. Set it to null",
         ),
         "model.backbone.checkpoint_layers": (
             isinstance(backbone.checkpoint_layers, int),
@@ -81,12 +81,12 @@ def _excluded(recipe: Recipe) -> dict[str, tuple[bool, str]]:
         ),
         "trainer.strategy": (
             trainer.strategy == "fsdp2",
-            "and writing them with a model that is divided among devices would gather every layer for every token. "
-            "Use trainer.strategy=ddp, which keeps a whole model on every device, and model.lora for a large one",
+            "and FSDP2 would gather every layer on every device for every generated token. Use trainer.strategy=ddp, "
+            "and model.lora for a large model",
         ),
-        "trainer.compile": (trainer.compile, "and generation compiles nothing. Set it to false"),
+        "trainer.compile": (trainer.compile, "and generation does not use torch.compile. Set it to false"),
         "trainer.early_stopping": (
             trainer.early_stopping is not None,
-            "and runs for all of its steps; the best weights are kept. Set it to null",
+            "and a run always makes all steps; the best weights are kept. Set it to null",
         ),
     }

@@ -30,7 +30,7 @@ QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
 
 class RolloutReward(ABC):
-    """A reward: the rows that a policy is asked, what its texts earn, and how held-out texts are measured.
+    """A reward: it makes the prompts, rewards the rollouts, and measures the answers to held-out prompts.
 
     A file `NAME.py` in this folder defines the class `NameReward`; a recipe names it by `objective.reward`.
 
@@ -220,7 +220,7 @@ class PolicyReward(RolloutReward):
     def _prompt(self, row: tuple[int, ...], places: Mapping[str, Sequence[int]], right: Sequence[bool]) -> ScoredPrompt:
         table, index = row
         known = self._tables[table][index]
-        # Of the data's own responses nothing is left: preferences and ratings would belong to other texts.
+        # Preferences and ratings of the data are dropped, because they belong to other responses.
         group = Group(known.id, known.source, known.prompt, tuple(places), images=known.images)
         own = list(places.values())
         return ScoredPrompt(group, tuple(right[place[0]] for place in own), tuple(map(len, own)))
@@ -241,7 +241,7 @@ class PolicyReward(RolloutReward):
             for quantile, share in QUANTILES.items():
                 metrics[f"policy/reward_{name}_{quantile}"] = quantile_of(own, share)
         if self.is_probability:
-            # The watch for over-optimisation reads this one; other rewards have no fixed largest value.
+            # The warning about overrated wrong answers reads this metric; other rewards have no fixed maximum.
             metrics["policy/wrong_probability"] = metrics["policy/reward_wrong"]
         return known(metrics)
 
@@ -298,7 +298,7 @@ def completion_text(completion: Any) -> str:
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """None of no values.
+    """The mean; None if there are no values.
 
     >>> mean([1, 0]), mean([])
     (0.5, None)
@@ -316,7 +316,7 @@ def known(values: Mapping[str, float | None]) -> dict[str, float]:
 
 
 def quantile_of(values: Sequence[float], share: float) -> float | None:
-    """The value below which a share of the values lies, one of them; None of no values.
+    """A quantile that is one of the values; None if there are no values.
 
     >>> quantile_of([0.3, 0.1, 0.2], 0.5), quantile_of([], 0.5)
     (0.2, None)

@@ -30,8 +30,8 @@ class JudgeSumReward(PolicyReward):
 
     It is how R1-Reward is used as a reward in BaseReward (arXiv 2509.16127, Table 11): 56 ordered pairs of eight
     rollouts. Every rollout is shown first as often as the others. Equal texts are not compared; each counts 1/2 against
-    the other. A verdict that cannot be read, or a request that fails, is counted and leaves the sum to the other
-    comparisons of the rollout, whose mean stands in for it; a rollout without any verdict has no reward.
+    the other. A verdict that cannot be read, or a request that fails, is counted and replaced by the mean of the other
+    comparisons of the rollout. A rollout without any verdict has no reward.
 
     Args:
         model: a generative judge: its name at an endpoint, or a hub id or folder.
@@ -41,7 +41,7 @@ class JudgeSumReward(PolicyReward):
         max_tokens: limit of a judge's text.
         temperature: of its sampling; 0 is greedy.
         concurrency: requests in flight, for an address.
-        patience: after this many calls in which the judge answers nothing, it counts as dead, and the training stops.
+        patience: the training stops after this many calls in succession without any answer of the judge.
 
     Attributes:
         counts: of `requests`, `unread` verdicts and `failed` requests, since the start.
@@ -153,6 +153,6 @@ def sums(counts: Sequence[int], wins: Wins) -> list[float | None]:
             if second != first and (first, second) in wins:
                 known += count
                 total += count * wins[first, second]
-        # Scaled to all other rollouts, so that an unread verdict is no lost comparison.
+        # Scaled to all other rollouts, so that an unread verdict does not count as a lost comparison.
         rewards.append(total / known * (sum(counts) - 1) if known else None)
     return rewards

@@ -23,7 +23,8 @@ from basereward.rl.rewards.contracts import PolicyReward, ScoredPrompt
 logger = logging.getLogger(__name__)
 
 RewardScale: TypeAlias = Literal["sigmoid", "raw", "standardised", "centred", "calibrated"]
-# Of the two weights of the calibration, in units of their spreads; it keeps them finite where scores separate answers.
+# L2 penalty of the two weights of the calibration, in units of their spreads. It keeps them finite where scores
+# separate right from wrong answers.
 PENALTY = 1e-2
 
 
@@ -34,16 +35,16 @@ class ModelReward(PolicyReward):
     that the reward model may have another tokenizer than the policy. A text that the model cannot score, for example
     because it is too long, has no reward.
 
-    A Bradley-Terry model knows differences of scores alone: sigma(r) may come near 1 for wrong answers too. `centred`
-    and `calibrated` move it to where it tells right from wrong answers.
+    A Bradley-Terry model learns only differences between scores: sigma(r) may be near 1 for wrong answers too.
+    `centred` and `calibrated` shift the scores to where the sigmoid separates right from wrong answers.
 
     Args:
         model: a run, a folder or an ensemble, as in `basereward.load`, or the address of a server.
-        scale: `sigmoid`: sigma(r); `raw`: r; `standardised`: r less the mean and over the standard deviation of the
-            model's scores on validation data; `centred`: sigma of r less that mean; `calibrated`: sigma(a r + b), with
-            a and b from a logistic regression that tells right from wrong responses of training groups.
+        scale: `sigmoid`: sigma(r); `raw`: r; `standardised`: (r - mean) / std, of the model's scores on validation
+            data; `centred`: sigma(r - mean), with the same mean; `calibrated`: sigma(a r + b), with a and b from a
+            logistic regression that tells right from wrong responses of training groups.
         clip: the largest absolute value of a reward; None: no limit.
-        calibration_groups: at most so many groups are scored for `calibrated`.
+        calibration_groups: the most groups that are scored for `calibrated`.
         device: of the model; None: the GPU if there is one.
         key: name of the environment variable with the key of a server.
 

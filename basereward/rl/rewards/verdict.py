@@ -144,7 +144,7 @@ class VerdictReward(JudgeReward):
             hub id or folder; None: no model is asked, and C is 0.
         consistency_endpoint: an address, or `local` or `vllm`, both in this process.
         inconsistent: the value of C for a verdict that does not follow.
-        attempts: for an answer of this model that cannot be read.
+        attempts: how often this model is asked, at most, until its answer can be read.
         prompt: of the judge, the name of a file in `basereward/model/prompts`.
         prompt_file: a text file with the prompt of the judge, instead of `prompt`.
 

@@ -115,7 +115,7 @@ def judged_groups(
     judged: list[ScoredGroup] = []
     for place, of_group in leads.items():
         group = groups[place]
-        # NaN, of a response without a verdict, would rank it.
+        # The score of a response without a verdict must not be NaN, which would give it a rank.
         values = [0.0 if score != score else score for score in scores(len(group.responses), of_group)]
         pairs = [(p.winner, p.loser, p.tie) for p in group.preferences]
         lengths = [len(response) for response in group.responses]

@@ -139,7 +139,7 @@ def build_reward(recipe: Recipe, settings: RolloutObjective, head: nn.Module) ->
     if reward.trains == "judge" and own is not None and of_head is not None and own.text != of_head.text:
         raise RecipeError(
             f"objective.reward.prompt is '{own.name}', and model.head asks by '{of_head.name}'; the judge would be "
-            "used with another prompt than it is trained with. Set one of them alone: model.head.prompt"
+            "used with another prompt than it is trained with. Set only model.head.prompt"
         )
     return reward
 

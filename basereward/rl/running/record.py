@@ -127,7 +127,7 @@ class RolloutRecord(RunRecord):
         step = int(trainer.state.global_step)
         metrics = self._measured(trainer, "val")
         name = monitored(self.recipe, metrics)
-        # The first validation, before any step, counts too: a training that only loses keeps its start.
+        # The validation before the first step counts too: if training only makes the policy worse, the start is kept.
         is_best = trainer.best is None or metrics[name] > trainer.best
         if is_best:
             trainer.best = metrics[name]

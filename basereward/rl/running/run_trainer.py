@@ -57,7 +57,7 @@ USELESS = {
         "examples (model.start), or lower the learning rate"
     ),
     "unscored": (
-        "no rollout has a finite reward. Look at the reward (objective.reward), and at what the policy writes"
+        "no rollout has a finite reward. Check the reward (objective.reward), and the texts that the policy writes"
     ),
 }
 """Why no rollout of a generation can be learned from, by the name of the sign."""
@@ -305,7 +305,7 @@ class RunTrainer(JudgeTrainer):
         self.saved_at = last.step
 
     def create_model_card(self, *arguments: Any, **options: Any) -> None:
-        """Nothing: the saved model has a card of its own."""
+        """Writes nothing: the saved model has a model card of its own."""
 
 
 class StepCallback(TrainerCallback):

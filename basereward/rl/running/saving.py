@@ -43,7 +43,7 @@ def save_judge(policy: Policy, folder: Path, *, recipe: Recipe, head: nn.Module,
     weight, embedding = chat.get_output_embeddings().weight, chat.get_input_embeddings().weight
     transformer = getattr(chat, chat.base_model_prefix)
     backbone = Backbone(transformer, origin=BackboneIdentity(str(chat.config._name_or_path)))
-    # So that its weights are saved whole: they are in no other checkpoint.
+    # Saves all weights, because no other checkpoint has them.
     backbone.merged = True
     language = LanguageHead() if weight is embedding else LanguageHead(weight.detach())
     save_model(RewardModel(backbone, head, language=language), folder, recipe=recipe, encoder=encoder)
@@ -66,7 +66,7 @@ def save_policy(policy: Policy, folder: Path, *, card: str) -> None:
             policy.model.save_pretrained(partial)
             policy.processor.save_pretrained(partial)
         (partial / POLICY_CARD).write_text(card, encoding="utf-8")
-        # mkdtemp and safetensors give rights to the owner alone.
+        # mkdtemp and safetensors create files that only the owner can read.
         partial.chmod(0o755)
         for file in partial.rglob("*.safetensors"):
             apply_umask(file)

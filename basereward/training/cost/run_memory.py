@@ -22,7 +22,7 @@ from basereward.training.cost.largest_pass import SAMPLED, SEARCHED, largest_pas
 USABLE = 0.9
 """Share of a device's memory that is used by count; the rest is left to kernels, the allocator and the estimate."""
 MOST_DEVICES = 16
-"""GPUs of the largest machines."""
+"""The most GPUs that one machine has."""
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """The memory that a container may use, for both versions of control groups."""
 

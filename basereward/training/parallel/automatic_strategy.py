@@ -1,4 +1,4 @@
-"""Decides what `trainer.strategy=auto` stands for: a whole model on every device, or a divided one where it must be."""
+"""Chooses the strategy for `trainer.strategy=auto`: DDP, or FSDP2 if a whole model does not fit on a device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def with_strategy(recipe: Recipe, model: RewardModel, data: PreferenceData) -> Recipe:
-    """Return a recipe with the strategy that its run has here; on all processes that of the first one.
+    """Return a recipe with the strategy for this machine. All processes take the choice of the first one.
 
     Args:
         recipe: of the run.

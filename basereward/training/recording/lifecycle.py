@@ -1,4 +1,4 @@
-"""The life of a run from its begin to its end: its lock, its state when it ends, and how it is continued."""
+"""The life of a run from start to end: its lock, its final state, and the command that continues it."""
 
 from __future__ import annotations
 

@@ -147,12 +147,12 @@ def _drawings(contenders: Sequence[Contender]) -> Iterator[Drawing]:
     for place, contender in enumerate(contenders):
         figure = reward_distribution(contender)
         if figure is not None:
-            title = f"{contender.name}: rewards of right and wrong answers, with 80 % of them"
+            title = f"{contender.name}: rewards of right and wrong answers; bands from the 10th to the 90th percentile"
             yield Drawing(f"rewards_{place}", title, figure, line_text(figure))
 
 
 def over_optimisation(contenders: Sequence[Contender]) -> Figure | None:
-    """Draw the way of each recipe through reward and true accuracy of the rollouts, with a dot at its end.
+    """Draw reward against true accuracy of the rollouts during training, a line for each recipe with a dot at its end.
 
     Returns:
         The figure; None if no run recorded both.

@@ -26,13 +26,13 @@ class RolloutObjective(Objective):
         reward: what a rollout earns: a node, whose names are the files of `basereward/rl/rewards`. Null: `verdict`,
             which trains a judge; the others train a policy.
         rollouts_per_prompt: texts that are written for each prompt. TRL needs at least 2.
-        updates: optimizer steps that use the rollouts of one generation. With 2, half of them each.
+        updates: optimizer steps for each generation of rollouts. With 2, each step uses half of the rollouts.
         max_tokens: of a rollout; a longer one is truncated.
         temperature: of sampling.
         top_p: sampling draws from the smallest set of tokens that together have this probability.
-        beta: weight of the penalty for leaving the model that the training starts from; 0: none.
-        clip: how far the ratio of probabilities under the new and the old policy may leave 1.
-        keep_reference: log the divergence from the start also where `beta` is 0. It needs a second copy of the model.
+        beta: weight of the KL penalty against the model that the training starts from; 0: none.
+        clip: how far the ratio of probabilities under the new and the old policy may differ from 1.
+        keep_reference: log the KL divergence from the start even if `beta` is 0. It needs a second copy of the model.
         held_out: most rows of a held-out split that are answered in a validation, evenly spread; null: all.
 
     >>> RolloutObjective(PreferenceLoss(), max_tokens=64).rollouts_per_prompt
@@ -40,9 +40,9 @@ class RolloutObjective(Objective):
     """
 
     name: ClassVar[str] = ""
-    """Of the objective in messages and metrics."""
+    """Name of the objective in messages and metrics."""
     kl: ClassVar[Literal["reward", "loss"]] = "reward"
-    """Where the penalty is: in the reward of each token, or in the loss."""
+    """Where the KL penalty is added: to the reward of each token, or to the loss."""
 
     def __init__(
         self,

@@ -13,8 +13,8 @@ class StableReinforce(RolloutObjective):
 
     Args:
         loss: not used.
-        filter: `paper` drops advantages beyond 3 standard deviations; `code` does what was released with the paper,
-            which drops wrong answers once most are right; `off` drops none.
+        filter: `paper` drops advantages beyond 3 standard deviations; `code` is the filter of the released code, which
+            drops wrong answers once most are right; `off` drops none.
         ratio_bounds: smallest and largest ratio of the pre-clip; null: no pre-clip.
         baseline: `batch` as in the paper: returns of tokens are standardised over all tokens; `group`: rewards are
             standardised over the rollouts of their prompt.
