@@ -228,10 +228,10 @@ def _start(ray: Any, cpus: int | None) -> None:
 
 
 def _restore_auth_mode(before: str | None) -> None:
-    """Undo what Ray has set for a cluster that it has started here: requests to this process need a token from then on.
+    """Restore the mode of authentication that Ray has changed: a local cluster makes this process require tokens.
 
-    A cluster that is joined later and has no token could not ask this process what it still uses. It would take the
-    actors of Ray Data for unused, and end them before they begin.
+    A cluster without tokens that this process joins later could not ask it which actors it still uses. It would take
+    the actors of Ray Data for unused, and end them before they begin.
     """
     if os.environ.get(AUTH_MODE) == before:
         return
@@ -240,7 +240,7 @@ def _restore_auth_mode(before: str | None) -> None:
     else:
         os.environ[AUTH_MODE] = before
     raylet: Any = importlib.import_module("ray._raylet")
-    # Mode and token are kept beside the variable. Ray itself has them read again in this way; it is no public one.
+    # Ray caches the mode and the token. It resets the cache with these calls itself; they are not public API.
     with contextlib.suppress(AttributeError):
         raylet.Config.initialize("")
         raylet.AuthenticationTokenLoader.instance().reset_cache()

@@ -24,7 +24,7 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 """128 + SIGTERM."""
 TRUST = "--trust"
-"""Argument of a worker whose parent lets foreign code run."""
+"""Argument of a worker whose parent was started with `--trust`."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Work: TypeAlias = Callable[[str, str, str | None], dict[str, Any]]
@@ -39,8 +39,8 @@ def serve(load: Callable[[], Work], *, pid: str, trust: str = "") -> int:
 
     Args:
         load: imports what the work needs, and returns the work. It takes seconds, in which the parent may die.
-        pid: process number of the parent. The parent passes it, because after its death `getppid` gives another one.
-        trust: `TRUST` when the parent lets foreign code run.
+        pid: PID of the parent. The parent passes it, because `getppid` gives another one after the parent's death.
+        trust: `TRUST` when the parent allows code from outside the package (`--trust`).
 
     Returns:
         The exit code.
@@ -71,7 +71,7 @@ def serve(load: Callable[[], Work], *, pid: str, trust: str = "") -> int:
 
 def _run(work: Work, line: dict[str, Any], interrupts: Interrupts) -> int:
     """Run a task in this process. Returns the exit code of a process that was stopped, else 0."""
-    # A forked process shows nothing before it says so.
+    # A forked process reports no progress until `reporting` allows it.
     with reporting() if line["fork"] else contextlib.nullcontext():
         try:
             if termination.requested:
@@ -111,11 +111,11 @@ def _wait(child: int) -> int:
 
 @contextlib.contextmanager
 def _forwarding(child: int) -> Iterator[None]:
-    """In the block, SIGINT and SIGTERM go to a child; this process only notes that there was one."""
+    """In the block, SIGINT and SIGTERM are forwarded to a child; this process only notes that a signal came."""
     handlers = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
 
     def forward(number: int, frame: Any) -> None:
-        # Ctrl-C on a terminal goes to the child too, for which a second one changes nothing.
+        # Ctrl-C on a terminal also reaches the child directly; a second signal changes nothing there.
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
         handler = handlers[signal.Signals(number)]
@@ -139,7 +139,7 @@ def _forwarding(child: int) -> Iterator[None]:
 def _end_as(code: int) -> int:
     """End this process by the signal that has ended its child; else return the exit code."""
     if code < 0:
-        # SIGKILL has no handler.
+        # SIGKILL has no handler that could be reset.
         with contextlib.suppress(OSError):
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)

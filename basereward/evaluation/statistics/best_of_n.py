@@ -168,7 +168,7 @@ def _chosen_right(prompt: ScoredResponses, n: int) -> float:
     number = len(prompt.scores)
     total = math.comb(number, n)
     share, below = 0.0, 0
-    # From the lowest score up: a subset has this best score if a response in it has the score and none has a higher one.
+    # From the lowest score up: a subset has this best score if one of its responses has it and none has a higher one.
     for score in sorted(set(prompt.scores)):
         own = [right for value, right in zip(prompt.scores, prompt.right, strict=True) if value == score]
         up_to = below + len(own)

@@ -35,7 +35,7 @@ from basereward.training.data_summary import preview_rejections_file
 from basereward.training.objectives.rollouts.contracts import RolloutObjective
 
 SAMPLED = 32
-"""Groups of the mixture that are encoded."""
+"""Groups of the mixture that are encoded as a sample."""
 
 
 def costs(
@@ -71,9 +71,9 @@ def rollout_cost(
 ) -> dict[str, Any]:
     """Estimate the cost of a run of reinforcement learning, whose rollouts all have `objective.max_tokens`.
 
-    For each rollout counted are its generation (a forward pass of its prompt and each of its tokens), the forward
-    passes for its old and reference log-probabilities where they are needed, and the forward and backward pass of the
-    loss. The reward is not counted.
+    The count for each rollout has its generation (a forward pass of its prompt and of each of its tokens), the forward
+    passes for its old and reference log-probabilities if they are needed, and the forward and backward pass of the
+    loss. The work of the reward is not counted.
 
     Args:
         recipe: whose objective learns from rollouts.

@@ -30,13 +30,13 @@ def needed_resources(recipe: Recipe) -> Resources:
 
 
 def with_devices(cells: Sequence[Cell], held: Mapping[str, Memory], launcher: Launcher) -> list[Cell]:
-    """Cells with a number of devices: where the recipe states none, the smallest on which the cell fits by count.
+    """Set the number of devices of cells whose recipe has none: the smallest on which the cell fits by count.
 
-    Nothing else of a recipe changes, nor does its hash.
+    Nothing else in a recipe changes, and its hash stays the same.
 
     Args:
         cells: of a sweep.
-        held: of a cell by its name, the memory of a run of it on one device; a cell without it gets one device.
+        held: name of a cell -> the memory of its run on one device. A cell that is not in it gets one device.
         launcher: that trains them; without `gpu_memory`, each of these cells gets one device.
 
     Raises:
@@ -65,7 +65,7 @@ def with_devices(cells: Sequence[Cell], held: Mapping[str, Memory], launcher: La
 
 
 def describe_plan(cells: Sequence[Cell], held: Mapping[str, Memory], launcher: Launcher) -> Iterator[str]:
-    """Say what the cells of a sweep ask for: a line for all that ask for the same.
+    """Describe the devices of the cells of a sweep, in one line for all cells with the same devices.
 
     Args:
         cells: that are to be trained, from `with_devices`.

@@ -1,6 +1,6 @@
-"""The size of forward passes and the memory of reinforcement learning, whose rollouts nobody has written yet.
+"""Estimates the size of forward passes and the memory of reinforcement learning before any rollout exists.
 
-Every rollout counts as long as `objective.max_tokens` allows, so the numbers are upper bounds.
+Every rollout is assumed to have `objective.max_tokens`, so the numbers are upper bounds.
 """
 
 from __future__ import annotations
@@ -67,8 +67,7 @@ def uses_head(recipe: Recipe) -> bool:
 
 
 def modelled(recipe: Recipe) -> Recipe:
-    """The recipe with a head that writes text, as every policy does; the head of a recipe whose policy uses none is
-    another one.
+    """The recipe with a head that writes text, for the estimate of a policy, which does not use the head of its recipe.
 
     Args:
         recipe: of the run; one whose objective does not learn from rollouts stays as it is.
