@@ -448,7 +448,7 @@ def _member_folder(folder: Path, name: str, *, find: Callable[[str], Path]) -> P
     Raises:
         ModelError: the member is missing.
     """
-    # First inside: a copied ensemble must open without the runs of its members.
+    # The folder of the ensemble comes first, so that a copied ensemble opens without the runs of its members.
     inside = folder / name
     try:
         return inside if inside.is_dir() else find(name)

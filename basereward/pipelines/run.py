@@ -72,7 +72,7 @@ def _unfinished(pipeline: Pipeline) -> list[StageRecipe]:
     for place, stage in enumerate(pipeline.stages):
         row = finished_row(stage, outputs, pipeline=pipeline)
         if row is None:
-            # Stand-ins of finished stages are their outputs.
+            # Later stages are checked on the outputs of finished stages, and not on stand-ins.
             return [_with_outputs(later, outputs) for later in pipeline.stages[place:]]
         outputs[stage.name] = row.outputs
     return []

@@ -131,7 +131,7 @@ def _train(stage: StageRecipe, recipe: Recipe, *, pipeline: Pipeline, parent: st
 
 def _trained(stage: StageRecipe, run: RunFolder, result: Mapping[str, Any], pipeline: Pipeline) -> StageRow:
     outputs = {"run": run.run_id, "model": shown_path(run.model)}
-    # Another copy of the weights, which takes minutes and gigabytes for a large model.
+    # Written only if it is used: this further copy of the weights takes minutes and gigabytes for a large model.
     if is_used(pipeline.stages, stage.name, "checkpoint"):
         outputs["checkpoint"] = str(chat_checkpoint(run.model))
     facts = {"model": result["model"], "skipped": result["skipped"]}

@@ -188,7 +188,7 @@ def _fit_and_test(
 def _description(recipe: Recipe, prepared: PreparedPolicy) -> Iterator[str]:
     """What the run is about to do, in lines for a person."""
     settings, groups = prepared.settings, recipe.batch.groups
-    yield f"start: {recipe.model.start or recipe.model.backbone.path or 'the made backbone'}"
+    yield f"start: {recipe.model.start or recipe.model.backbone.path or 'a new backbone (model.backbone.make)'}"
     for name in prepared.rows.sources:
         counts = [f"{len(of_source[name]):,} {split}" for split, of_source in prepared.rows.lengths.items()]
         yield f"source {name}: {', '.join(counts)}"

@@ -46,7 +46,7 @@ def sample_responses(
     devices = [policy.model.device] if policy.model.device.type == "cuda" else []
     for start in track(starts, "sampling responses", unit="batches"):
         asked = [groups[place] for place in range(start, min(start + batch, len(groups)))]
-        # Seeded by the place, so that a later part of the groups has the responses that it has in a whole pass.
+        # Seeded by position, so that a part of the groups gets the same responses as in a pass over all groups.
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed * 1_000_003 + start)
             texts = _texts(policy, asked, number, max_new_tokens=max_tokens, temperature=temperature, top_p=top_p)

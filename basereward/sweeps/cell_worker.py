@@ -116,8 +116,8 @@ def _await_decision(sha256: str) -> dict[str, Any]:
 
 
 def _load() -> Work:
-    # Imported here and not above: this takes seconds, in which `serve` already watches for the end of the parent. Tasks
-    # import it too, but then the time would count to the first cell, or to each one that is forked.
+    # Imported here and not above: this takes seconds, in which `serve` already watches for the end of the parent. A
+    # task would import it too, but then the time would be added to the first cell, or to every forked cell.
     import basereward.training.fit  # noqa: F401
     from basereward.runs.tracking.mlflow_store import load_store
     from basereward.training.probe_cache import ProbeCache

@@ -27,7 +27,7 @@ from basereward.sweeps.launcher import LostWorkerError
 from basereward.sweeps.worker_loop import EXIT_TERMINATED, TRUST
 
 AMD_GPU = Path("/dev/kfd")
-"""Device of ROCm, which is there on a machine with a GPU of AMD."""
+"""Device file of ROCm, which exists on a machine with an AMD GPU."""
 POLL_S = 0.05
 """Seconds between looks for a result."""
 END_LIMIT_S = 10.0
@@ -126,8 +126,8 @@ class WorkerProcess:
 def can_fork() -> bool:
     """Whether a task may run in a process that is forked from one with imported libraries, on a machine without GPUs.
 
-    Only on Linux: libraries of macOS do not work in a forked process. Nor does the runtime of a GPU, which an import
-    may have started. The caller looks for GPUs of NVIDIA, and this function for those of AMD.
+    Only on Linux, since libraries of macOS do not work in a forked process. The runtime of a GPU, which an import may
+    have started, does not either. The caller checks for NVIDIA GPUs, and this function for AMD GPUs.
     """
     return sys.platform == "linux" and not AMD_GPU.exists()
 

@@ -55,7 +55,7 @@ def audit(recipe: Recipe, *, model: str | None = None, cluster: ClusterOptions |
     curation = build_curation(recipe.data.curation)
     scorer = None
     if model is not None and cluster is not None:
-        # The workers load it; that it exists is found before any row is read.
+        # The workers load the model. A missing model is an error here, before any row is read.
         resolve_model(model)
     elif model is not None:
         with phase("loading the model"):

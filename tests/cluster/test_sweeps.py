@@ -1,4 +1,4 @@
-"""Sweeps on Ray and SLURM: the hashes and the bits of one machine, whatever is killed, and what is refused at once."""
+"""Test sweeps on Ray and SLURM: the hashes and bits of one machine, also after kills, and errors before the start."""
 
 from __future__ import annotations
 

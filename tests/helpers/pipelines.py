@@ -51,7 +51,7 @@ def write_pipeline(folder: Path, url: str, *, pairs: int = 16) -> Path:
 
 
 class Judge:
-    """Agrees with the label of even rows at once, of odd rows at the second attempt, and of every fourth never."""
+    """Agrees with the label of even rows at once, of odd rows at the second attempt, and of every fourth row never."""
 
     def __init__(self) -> None:
         self.asked: Counter[tuple[int, int]] = Counter()

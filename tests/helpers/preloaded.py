@@ -1,4 +1,4 @@
-"""What the server has imported from which processes of tests are forked; see `forked_program`."""
+"""The imports of the server from which the processes of tests are forked; see `forked_program`."""
 
 import alembic.command  # noqa: F401
 

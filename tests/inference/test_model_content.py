@@ -22,8 +22,8 @@ def change_a_weight(file: Path) -> None:
 
 
 def test_backbone_outside_of_the_folder_counts(tmp_path: Path) -> None:
-    """A model of which only the head was trained reads its backbone from elsewhere: another backbone, other scores. The
-    files of the model's own folder do not show that."""
+    """A model with only a trained head reads its backbone from elsewhere. Another backbone changes the hash, although
+    the files of the model's own folder stay the same."""
     model = save_scored_model(tmp_path, head="linear", frozen=True)
     before, files = model_content(model), model_digest(model)
     assert model_content(model) == before
@@ -33,7 +33,7 @@ def test_backbone_outside_of_the_folder_counts(tmp_path: Path) -> None:
 
 
 def test_members_of_an_ensemble_count(tmp_path: Path) -> None:
-    """Also those that the ensemble names and does not hold, with their backbones."""
+    """The hash depends on members outside the folder of the ensemble too, and on their backbones."""
     model = save_scored_model(tmp_path, head="linear", frozen=True)
     ensemble = tmp_path / "ensemble"
     write_ensemble(ensemble, names=[str(model)], digests=[model_digest(model)], rule=Rule())

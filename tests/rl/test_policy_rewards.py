@@ -172,7 +172,7 @@ def test_calibration_makes_wrong_answers_improbable() -> None:
 
 
 def test_calibration_of_a_model_that_prefers_wrong_answers_is_refused() -> None:
-    """A policy would learn to be wrong."""
+    """The policy would learn to write wrong answers, so the calibration is an error."""
     groups = [group(f"{n}?", (f"right {n}", f"wrong {n}"), name=str(n)) for n in range(20)]
     scores = {
         text: float(text.startswith("wrong")) + 0.01 * n for n, one in enumerate(groups) for text in one.responses
@@ -193,7 +193,7 @@ def test_hybrid_is_1_for_an_exact_match_and_else_the_probability(folder: Path, s
 
 
 def test_ensemble_standardises_its_members_first(folder: Path, scorer: Scorer, tmp_path: Path) -> None:
-    """Mean less k deviations, and the worst, of scores less the mean 0.5 and over the deviation 2 of each member."""
+    """The mean minus k deviations, and the worst, of the scores (r - 0.5) / 2 of each member."""
     other = save_scored_model(tmp_path, head="mlp", backbone=folder / "backbone", layers=3)
     names = [str(folder / "model"), str(other)]
     (one,) = pair_groups(1)
@@ -298,7 +298,7 @@ def test_model_without_eyes_is_refused_for_prompts_with_pictures(tmp_path: Path)
 
 
 def test_rows_without_a_reference_answer_are_counted_or_refused(caplog: pytest.LogCaptureFixture) -> None:
-    """A tie has no right answer."""
+    """A row without a preference has no reference answer: it is counted, and an error if there is no other row."""
     no_answer = Group("b", "test", pair_groups(1)[0].prompt, ("4", "5"))
     with caplog.at_level("WARNING", "basereward.rl"):
         table = RuleReward().rows([*pair_groups(2), no_answer])
@@ -311,7 +311,7 @@ def test_rows_without_a_reference_answer_are_counted_or_refused(caplog: pytest.L
 
 
 def test_equal_ids_of_two_sources_are_two_prompts() -> None:
-    """The place of the row tells them apart."""
+    """The column `row` tells prompts with equal ids apart."""
     first, second = pair_groups(2)
     twin = Group(first.id, "other", second.prompt, ("8", "9"), second.preferences, images=second.images)
     rewards, _ = earned(RuleReward(), [first, twin], ["3", "8"])

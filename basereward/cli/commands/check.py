@@ -89,7 +89,7 @@ def start(arguments: argparse.Namespace) -> Iterator[str]:
 
     experiment, faults = find_experiment(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
     if experiment.stages:
-        # Their rows are read with the models: a stage is checked on what the one before hands on.
+        # Rows of stages are read later, with the models, because a stage needs the outputs of earlier stages.
         arguments.loaded, arguments.found = experiment, Findings(faults)
         stages = [(stage.name, stage.node.get("_target_", ""), ", ".join(stage.needs)) for stage in experiment.stages]
         yield from (*format_table(("stage", "does", "needs"), stages), "")

@@ -83,8 +83,8 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suite",
         metavar="NAME",
-        help="all benchmarks of a suite, in one table with macro averages: multimodal, text or all, or a suite that "
-        "benchmarks of your own name",
+        help="all benchmarks of a suite, in one table with macro averages: multimodal, text, all, or a suite of your "
+        "own",
     )
     parser.add_argument(
         "--data", metavar="FILE", help="your own pairs instead of a benchmark: a file, a folder, a pattern or a hub id"

@@ -460,7 +460,7 @@ def stored_plan(file: Path) -> VerificationPlan | None:
         return None
     with file.open(encoding="utf-8", errors="replace") as lines:
         first = lines.readline(100_000)
-    # A kill while the first line was written; nothing was annotated.
+    # The process was killed while it wrote the first line, before any annotation.
     if not first.endswith("\n"):
         return None
     try:

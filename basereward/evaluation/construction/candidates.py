@@ -73,7 +73,7 @@ def read_candidates(
         options: which preferences are candidates.
         overrides: `key=value` for arguments of the source; `SOURCE.key=value` if there are several.
         pictures: gets the images that have no file.
-        outputs: what each file of the selection is called in messages -> its path; none may be an input.
+        outputs: name of each file of the selection in messages -> its path; none may be an input.
         also: further inputs, such as the folders of models.
 
     Raises:

@@ -153,6 +153,6 @@ def _limits(facts: Mapping[str, Any]) -> Iterator[str]:
     yield from ("## Limits", "")
     yield "- The licence is that of the sources; it is not repeated here, and must be added before this is shared."
     yield "- The judges that selected are wrong on all pairs by construction. Models of their families may be too."
-    yield "- Pairs on which a judge is right are not in it, so that accuracies here say nothing about other pairs."
+    yield "- Pairs on which a judge is right are left out, so accuracies here say nothing about such pairs."
     if facts["left_out"]:
         yield f"- {facts['left_out']:,} selected pairs were not verified, and are left out."

@@ -49,7 +49,7 @@ class MR2Bench(Protocol):
         ranks = _ranks(row, number=len(responses))
         best = min(ranks)
         prompt = text(row, "prompt")
-        # A picture that is stored in the row has no name by which rows could be found to share it.
+        # Rows that share a picture are recognised by its path; a picture that is stored in the row has none.
         picture = row["image"] if isinstance(row.get("image"), str) else number
         return Item(
             row=number,

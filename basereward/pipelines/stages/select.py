@@ -17,8 +17,8 @@ from basereward.pipelines.stages.row_files import read_rows
 class Select:
     """Keeps the rows of files whose number in a column is within limits.
 
-    R1-Reward trains by reinforcement on rows of at least two attempts or without a solution, whose attempts are one
-    more than allowed. Output: `rows`. A row that several files have, by its id, is kept once.
+    R1-Reward uses rows that took at least two attempts, and unsolved rows, whose number of attempts is one more than
+    allowed. Output: `rows`. A row whose id is in several files is kept once.
 
     Args:
         rows: a JSON Lines file, or several.

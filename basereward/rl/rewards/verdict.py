@@ -208,7 +208,7 @@ def _with_consistency(
 
 
 def _metrics(texts: Sequence[str], labels: Sequence[Label], parts: Sequence[RewardParts]) -> dict[str, float]:
-    """The means of the parts, and what a judge that looks at the place of answers alone would show."""
+    """The means of the parts, and the metrics that show position bias."""
     consistencies = [part.consistency for part in parts if part.right]
     metrics = {
         "judge/format": mean([part.formatted for part in parts]),

@@ -176,7 +176,7 @@ class RunTrainer(JudgeTrainer):
             batch = super()._generate_and_score_completions(inputs)
             self._check_useful(batch)
         except BaseRewardError:
-            # As they were before the rollouts, which a run that resumes then writes again.
+            # The states from before the rollouts, so that a resumed run writes the same rollouts again.
             _set_random_states(states)
             self.save_now()
             raise

@@ -163,7 +163,7 @@ def visible_gpus() -> list[str]:
 
 
 def smallest_gpu_memory() -> float | None:
-    """GiB of the GPU of this machine that has least; None without GPUs of NVIDIA."""
+    """The memory of the smallest NVIDIA GPU of this machine in GiB; None without one."""
     import pynvml
 
     try:
@@ -182,7 +182,7 @@ class _Place:
         self.is_busy = False
         self._process: WorkerProcess | None = None
         self._environment: dict[str, str] = {}
-        # Whether the process has trained a cell itself: one that was only prepared, or forked, can take any cell.
+        # Whether the process has trained a cell itself. One that only imported, or forked others, can take any cell.
         self._used = False
 
     def start(self, environment: dict[str, str]) -> WorkerProcess:

@@ -112,7 +112,7 @@ class RunRecord:
         self._recorded_rejections = 0
 
     def agree_on_run(self) -> RunFolder:
-        """Take the folder of the first process on all of them, which reserve one each."""
+        """Use the folder of the first process in all processes, each of which has reserved one."""
         self.run = RunFolder(broadcast(self.run.path))
         return self.run
 

@@ -44,7 +44,7 @@ FIGURES = {
     "true": (EXACT_MATCH, "exact match", "True accuracy of the rollouts"),
     "held_out": (HELD_OUT, "exact match", "True accuracy of greedy answers to held-out prompts"),
     "rollout_length": (ROLLOUT_LENGTH, "tokens", "Length of the rollouts"),
-    "kl": (KL, "k1 a token", "Divergence from the start"),
+    "kl": (KL, "KL (k1) per token", "KL divergence from the start"),
 }
 NOTE = (
     "Over-optimisation: the reward still rises while fewer answers are right. A column compares the best validation of "
@@ -90,7 +90,7 @@ def reinforcement(contenders: Sequence[Contender]) -> Section | None:
         return None
     rows = [_row(contender, place) for place, contender in enumerate(contenders)]
     header = ["recipe", "exact match before, %", "best, %", "last, %", "reward at the best", "at the last"]
-    header += ["reward of right", "of wrong", "length, times the first", "KL"]
+    header += ["reward of right", "of wrong", "length, ratio to the first", "KL"]
     body: list[MarkupChild] = [
         *_warnings(contenders),
         table(header, [tag("tbody", *rows)], class_="sortable", sorted_by=2),

@@ -1,1 +1,1 @@
-"""Objectives that learn from rewards of rollouts, texts that the model writes itself; `basereward.rl` uses them."""
+"""Objectives that learn from rewards of rollouts, which are texts that the model generates; used by `basereward.rl`."""
