@@ -1,12 +1,12 @@
-"""The same sweep on every launcher, undisturbed and with processes that are killed: `python -m bench.cluster_sweep`.
+"""Run the same sweep with every launcher, without failures and with killed processes: `python -m bench.cluster_sweep`.
 
     python -m bench.cluster_sweep [--experiment head_depth] [--steps 20] [KEY=VALUE ...]
 
-A line for each: processes of this machine, a Ray cluster of two workers on it, submitit's local executor in place of
-SLURM. In some of them the worker of a cell is killed with SIGKILL after the first checkpoint of a cell, or the
-command itself is, and given again. It prints how many cells are finished, how many runs there are (a cell that goes on
-keeps its run), whether the hashes of the recipes and all bits of the test metrics are those of the first line, and the
-seconds with imports. Two cells run at a time. Times are of a machine that may be busy with other work.
+The launchers are processes of this machine, a local Ray cluster of two workers, and submitit's local executor in place
+of SLURM. In some cases SIGKILL ends the worker of a cell after the cell's first checkpoint, or the command itself,
+which is then run again. Each case prints a line: the number of finished cells, the number of runs (a resumed cell keeps
+its run), whether the hashes of the recipes and all bits of the test metrics are those of the first line, and the
+seconds with imports. Two cells run at a time. Times depend on what else the machine does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measure what reinforcement learning teaches on the tiny profile: a judge, a policy, and which objective collapses.
+"""Measure what a judge and a policy learn by reinforcement on the tiny profile, and how often runs collapse.
 
     python -m bench.rl_learning [--parts judge policy unstable] [--seeds 3] [--unstable-seeds 5] [--work FOLDER]
 
@@ -212,9 +212,9 @@ def encoded(policy: Policy, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 
 
 def judge_part(*, seeds: int) -> list[Line]:
-    """A judge before and after `stable_reinforce`, which has several seeds and one start.
+    """A judge before and after `stable_reinforce`, with several seeds from one start.
 
-    Accuracy is that in both orders of the answers, and consistency that between them.
+    The accuracy is over both orders of the answers; the consistency is the agreement of the verdicts in both orders.
     """
     accuracy, consistency = Line("judge, accuracy"), Line("judge, consistency between orders")
     start, _ = trained(recipe_of("r1_cold_start", seed=0))
@@ -259,7 +259,7 @@ class Ending:
 
     @property
     def collapsed(self) -> bool:
-        """Whether nothing is left of the judge."""
+        """Whether the run stopped or its accuracy is below chance."""
         return self.accuracy is None or self.accuracy < 0.5
 
 

@@ -1,10 +1,10 @@
-"""Time the writing of rollouts: as TRL does, each with its own prompt, and with the prompt read once for all of them.
+"""Time the generation of rollouts: with a copy of the prompt for each, as in TRL, and with the prompt read once.
 
     python -m bench.rollouts [--rounds 3] [--work FOLDER]
 
 TRL repeats the prompt and its image for each of its rollouts. Our generation reads the prompts of a batch in one tree
-row and copies their keys and values to the rollouts. Both begin with images and texts, write the same number of tokens
-with random weights, and take turns.
+row and copies their keys and values to the rollouts. Both start from images and texts, generate the same number of
+tokens with random weights, and are timed in turns.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from bench.timing import quiet_stdout
 
 @dataclass(frozen=True)
 class Load:
-    """What is written.
+    """The size of a measurement.
 
     Attributes:
         name: of the row in the table.
@@ -110,7 +110,7 @@ def seconds(write: Callable[[], torch.Tensor], load: Load) -> float:
         shape = write().shape
     spent = time.perf_counter() - began
     if shape != (load.prompts * load.rollouts, load.tokens):
-        raise SystemExit(f"{load.name}: rollouts of the shape {tuple(shape)}; the two ways would not do the same work")
+        raise SystemExit(f"{load.name}: rollouts have the shape {tuple(shape)}, so the two ways did not do equal work")
     return spent
 
 

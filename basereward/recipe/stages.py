@@ -1,4 +1,4 @@
-"""Reads and checks the key `stages` of an experiment: runs and evaluations that follow each other, as in a pipeline.
+"""Reads and checks the key `stages` of an experiment, which makes it a pipeline of runs and evaluations.
 
 A value `${NAME.OUTPUT}` of a stage is an output of another one, such as the file that it writes or the model that it
 trains. Until that stage has run, the value stays as it is written.
@@ -102,7 +102,7 @@ def _outputs(values: Any) -> tuple[str, ...] | None:
         definition = locate(target, "stages").definition
     except TargetError:
         return None
-    # Read from the source text, as arguments are, so that nothing is imported before all faults are found.
+    # Read from the source text, as arguments are, because nothing is imported before all faults are found.
     for statement in definition.body if isinstance(definition, ast.ClassDef) else ():
         if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "outputs" and statement.value:
             return tuple(ast.literal_eval(statement.value))

@@ -11,7 +11,7 @@ from basereward.recipe.yaml.files import experiments_folders, yaml_files
 from basereward.recipe.yaml.include import Reader
 
 ALL = "all"
-"""The suite of all suites."""
+"""Name of the suite that has all other suites."""
 
 
 @dataclass(frozen=True, slots=True)

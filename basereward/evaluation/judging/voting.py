@@ -1,4 +1,4 @@
-"""What the votes of a judge say together: majorities of several, and the same verdict in both orders."""
+"""Measures of several votes of a judge: the accuracy of majorities, and the consistency between both orders."""
 
 from __future__ import annotations
 

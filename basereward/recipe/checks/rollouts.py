@@ -1,4 +1,4 @@
-"""Keys that an objective which learns from rollouts cannot be combined with, and those that need such an objective."""
+"""Checks of keys that reinforcement learning excludes, and of keys that need it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def learns_from_rollouts(node: Node | None) -> bool:
 
 
 def rollout_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """What reinforcement learning excludes, and the start of one without it.
+    """Keys that reinforcement learning excludes, and `model.start` in a recipe that does not use it.
 
     >>> import dataclasses
     >>> recipe = Recipe(objective={"_target_": "grpo"}, batch=dataclasses.replace(Recipe().batch, tokens=4096))

@@ -1,1 +1,1 @@
-"""What a run of reinforcement learning is made of: rows, trainer, record, held-out answers, saving."""
+"""The parts of a run of reinforcement learning: rows, trainer, record, held-out answers, saving."""

@@ -16,7 +16,7 @@ from basereward.model.cost.sequence_shapes import SequenceShape, group_shapes
 from basereward.model.pooling import Pooling
 
 SAMPLED, SEARCHED = 4, 128
-"""Groups of a source that are encoded, and forward passes that are searched, where a second must be enough."""
+"""Groups of a source that are encoded, and forward passes that are searched, so that a second is enough."""
 PASSES_SEARCHED = 2048
 """Forward passes among which the largest one is searched; a plan may have millions."""
 

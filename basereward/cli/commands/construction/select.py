@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         nargs="+",
         help="name in experiments/sources/ (`basereward ls sources`), or rows: a file, a folder, a pattern or a hub "
-        "id; KEY=VALUE changes an argument of it, SOURCE.KEY=VALUE of one of several",
+        "id; KEY=VALUE changes an argument of the source, SOURCE.KEY=VALUE that of one of several sources",
     )
     # argparse cannot tell sources from changes; `check_arguments` moves the changes here.
     parser.set_defaults(overrides=[])
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_rule_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds which candidates are kept, and what they are compared with."""
+    """Adds the options that decide which candidates are kept, and what they are compared with."""
     parser.add_argument(
         "--wrong",
         metavar="RULE",
@@ -77,18 +77,18 @@ def _add_rule_arguments(parser: argparse.ArgumentParser) -> None:
         "read is never wrong (default: majority)",
     )
     parser.add_argument(
-        "--probe", metavar="JUDGE", help="judge that does not select, to show how hard the pairs are (default: none)"
+        "--probe", metavar="JUDGE", help="further judge, which only shows how hard the pairs are (default: none)"
     )
     parser.add_argument(
         "--control",
         metavar="N",
         type=int,
-        help="size of a random sample of the same sources (default: as many as kept)",
+        help="size of a random sample of the same sources (default: the number of kept pairs)",
     )
 
 
 def _add_candidate_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds which pairs of the sources are judged."""
+    """Adds the options that decide which pairs of the sources are judged."""
     parser.add_argument(
         "--split", metavar="PART", default="train", help=f"part of the sources: {', '.join(SPLITS)} (default: train)"
     )

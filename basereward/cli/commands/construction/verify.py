@@ -15,7 +15,7 @@ MIN_RATERS, MAX_RATERS = 2, 9
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the selection, the page, and what is done instead of serving it.
+    """Adds the selection, the options of the page, and those for other actions than serving it.
 
     >>> parser = argparse.ArgumentParser()
     >>> add_arguments(parser)
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds how pairs are verified, which the first call fixes."""
+    """Adds the options of the verification, whose values the first call fixes."""
     parser.add_argument(
         "--overlap",
         metavar="SHARE",
