@@ -19,7 +19,7 @@ def model_content(folder: Path) -> str:
         folder: a saved model or an ensemble.
 
     Raises:
-        ModelError: it is no saved model, or its backbone or a member is missing.
+        ModelError: it is not a saved model, or its backbone or a member is missing.
 
     >>> model_content(Path("no folder"))
     Traceback (most recent call last):

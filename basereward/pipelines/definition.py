@@ -164,13 +164,13 @@ def _content(path: Path) -> str | None:
         # Hashing a checkpoint of gigabytes takes too long; the names and sizes of its files identify it.
         files = sorted(file for file in path.rglob("*") if file.is_file())
         return json.dumps([(file.relative_to(path).as_posix(), file.stat().st_size) for file in files])
-    # A prompt or another long text is no name of a file.
+    # A prompt or another long text is not the name of a file.
     except (OSError, ValueError):
         return None
 
 
 def shown_path(path: Path) -> str:
-    """A path as a stage hands it on: relative to the working folder if it lies in it, so that a project can be moved.
+    """A path as an output of a stage: relative to the working folder if it lies in it, so that a project can be moved.
 
     Args:
         path: absolute.

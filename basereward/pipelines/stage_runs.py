@@ -230,7 +230,7 @@ def _result(stage: StageRecipe, made: Stage, run: RunFolder) -> dict[str, Any]:
 
 
 def _as_result(done: StageResult, run: RunFolder, *, seconds: float) -> dict[str, Any]:
-    """What a stage has made as JSON, with the hash of every file that it hands on."""
+    """What a stage has made as JSON, with the hash of every file among its outputs."""
     outputs: dict[str, str] = {}
     files: dict[str, str] = {}
     for name, value in done.outputs.items():

@@ -58,7 +58,7 @@ def serve(load: Callable[[], Work], *, pid: str, trust: str = "") -> int:
             child = _fork() if line["fork"] else 0
             if child:
                 code = _wait(child)
-                # What happens after the result is written, when the libraries clean up, is no fault of the task.
+                # What happens after the result is written, when the libraries clean up, is not an error of the task.
                 if not Path(line["result"]).exists():
                     return _end_as(code)
                 continue

@@ -119,7 +119,7 @@ def pair_rows(
     limit: int | None = None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Rows of the preferences of a source that are no ties, as `annotate` draws and orders them.
+    """Rows of the preferences of a source that are not ties, as `annotate` draws and orders them.
 
     Args:
         source: as of `annotate`.
@@ -293,7 +293,7 @@ def _check_answered(answers: Answers, *, agreed: int, target: Path) -> None:
 
 
 def _pairs(groups: Iterable[Group], *, seed: int, limit: int | None) -> tuple[list[Pair], int]:
-    """Draw pairs from the preferences that are no ties.
+    """Draw pairs from the preferences that are not ties.
 
     Half of the pairs, or one more than half, show the winner first, so that a judge that prefers a position is right on
     half of them.

@@ -141,11 +141,11 @@ def parse_annotation(content: Mapping[str, Any], *, items: Mapping[str, Any], ta
 
     >>> parse_annotation({"item": "b"}, items={"a": 0}, tags=TAGS)
     Traceback (most recent call last):
-    basereward.errors.DataError: item "b" is none of this selection
+    basereward.errors.DataError: item "b" is not in this selection
     """
     item = content.get("item")
     if not isinstance(item, str) or item not in items:
-        raise DataError(f"item {_shown(item)} is none of this selection")
+        raise DataError(f"item {_shown(item)} is not in this selection")
     annotator, role = parse_person(content)
     label, ambiguous, given = content.get("label"), content.get("ambiguous"), content.get("tags")
     if label not in LABELS or not isinstance(ambiguous, bool):

@@ -29,7 +29,7 @@ class Candidates:
     Attributes:
         items: in the order of the sources; `row` is the place in this list.
         read: number of preferences and rejected rows of all sources.
-        left_out: reason -> number of preferences or rows that are no candidates.
+        left_out: reason -> number of preferences or rows that are not candidates.
         digest: of all items with the content of their images.
     """
 

@@ -197,7 +197,7 @@ def _parsed(row: Any) -> SelectedRow:
     for image in images:
         # The page of annotators serves these files, so a row must not name any other path.
         if not NAME.fullmatch(image.removeprefix(f"{IMAGES}/")):
-            raise ValueError(f"{image!r} is no image of a selection")
+            raise ValueError(f"{image!r} is not an image of a selection")
     first, second = row["responses"]
     preferred = int(row["preferences"][0][0])
     if preferred not in (0, 1) or not isinstance(first, str) or not isinstance(second, str):

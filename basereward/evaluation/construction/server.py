@@ -169,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         """The JSON object of the body.
 
         Raises:
-            _RefusedRequest: the body is too large, incomplete, or no JSON object.
+            _RefusedRequest: the body is too large, incomplete, or not a JSON object.
         """
         if self.headers.get_content_type() != "application/json":
             raise _RefusedRequest(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "application/json is needed")
@@ -186,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (DataError, UnicodeDecodeError) as error:
             raise _RefusedRequest(HTTPStatus.BAD_REQUEST, str(error)) from error
         if not isinstance(content, dict):
-            raise _RefusedRequest(HTTPStatus.BAD_REQUEST, "the body is no JSON object")
+            raise _RefusedRequest(HTTPStatus.BAD_REQUEST, "the body is not a JSON object")
         return content
 
     def _answer_image(self) -> None:

@@ -34,7 +34,7 @@ TIE = "tie"
 class OmniRewardBench(Protocol):
     """Rows of `prompt`, two responses, a `criteria` and which response is preferred by it: `criteria_preference`.
 
-    The criterion follows the prompt in a paragraph of its own. A response that is no text is named by its file.
+    The criterion follows the prompt in a paragraph of its own. A response that is not text is named by its file.
 
     The variant `with_ties` counts all rows: a labelled tie is right if both responses get the same score, or by the
     verdict "tie". A scorer hardly ever gives two equal scores, so that this is a lower bound for it. `without_ties`
@@ -57,7 +57,7 @@ class OmniRewardBench(Protocol):
         "image": "the image of the prompt, or its path; and `image_path`",
         "video": "the path of the video of the prompt, which is not opened; or `video_path`",
         "audio_path": "the path of the sound of the prompt, which is not opened",
-        "response1_path": "the path of a response that is no text, and the same of `response2`",
+        "response1_path": "the path of a response that is not text, and the same of `response2`",
     }
 
     def __init__(self, *, task: str | None = None) -> None:
@@ -117,7 +117,7 @@ def _path(row: Mapping[str, Any], name: str) -> str | None:
 
 
 def _file_name(row: Mapping[str, Any], name: str) -> str:
-    """What stands for a response that is no text."""
+    """What stands for a response that is not text."""
     path = _path(row, name)
     if path is None:
         raise RowRejected("wrong_type", f"`{name}` is {shown(row[name])}; a path, or `{name}_path`, is needed")

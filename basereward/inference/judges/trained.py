@@ -81,7 +81,7 @@ class TrainedJudge:
         """As `Engine.generate`, one batch after the other.
 
         Raises:
-            ModelError: a request is no comparison, or has another prompt than the judge was trained with.
+            ModelError: a request is not a comparison, or has another prompt than the judge was trained with.
         """
         for batch in several(requests, self.batch_size):
             encoded: list[tuple[Request, EncodedGroup]] = []

@@ -42,7 +42,7 @@ def chat_checkpoint(folder: Path) -> Path:
         A folder with config, weights, tokenizer, chat template and image processor; adapters are merged.
 
     Raises:
-        ModelError: the folder is no saved model, or its head is not generative.
+        ModelError: the folder is not a saved model, or its head is not generative.
         OSError: the folder cannot be written.
     """
     files = sorted(file for pattern in HASHED for file in folder.rglob(pattern))

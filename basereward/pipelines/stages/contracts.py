@@ -77,7 +77,7 @@ def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> str:
         rows: JSON values.
 
     Returns:
-        The path as text, which is how stages hand on files.
+        The path as text, which is how stages pass files to later stages.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "rows.jsonl"

@@ -19,7 +19,7 @@ def read_rows(*files: str | Path) -> Iterator[dict[str, Any]]:
         files: JSON Lines files.
 
     Raises:
-        DataError: a file cannot be read, or a line is no JSON object; the message names it.
+        DataError: a file cannot be read, or a line is not a JSON object; the message names it.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "rows.jsonl"
@@ -44,7 +44,7 @@ def _row(line: str, where: str) -> dict[str, Any]:
     except RowRejected as rejection:
         raise DataError(f"{where}: {rejection.detail}") from rejection
     if not isinstance(row, dict):
-        raise DataError(f"{where}: the line is no JSON object; a row is one")
+        raise DataError(f"{where}: the line is not a JSON object, as every row must be")
     return row
 
 
@@ -58,7 +58,7 @@ def _with_absolute_images(row: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _absolute(image: Any, folder: Path) -> Any:
     if isinstance(image, Mapping) and isinstance(image.get("path"), str) and not image.get("bytes"):
         return {**image, "path": _absolute(image["path"], folder)}
-    # A data URI or an address is no path.
+    # A data URI or an address is not a path.
     if not isinstance(image, str) or ":" in image or os.path.isabs(image):
         return image
     return str((folder / image).absolute())

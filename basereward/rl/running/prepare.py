@@ -124,12 +124,12 @@ def build_reward(recipe: Recipe, settings: RolloutObjective, head: nn.Module) ->
         head: of the recipe.
 
     Raises:
-        RecipeError: the node has a fault, the class is no `RolloutReward`, or its prompt is not that of the head.
+        RecipeError: the node has a fault, the class is not a `RolloutReward`, or its prompt is not that of the head.
     """
     reward = make(_reward_node(recipe, settings), "rewards")
     if not isinstance(reward, RolloutReward):
         raise RecipeError(
-            f"objective.reward: {type(reward).__name__} is no RolloutReward; derive it from "
+            f"objective.reward: {type(reward).__name__} is not a RolloutReward; derive it from "
             "basereward.rl.rewards.contracts.RolloutReward"
         )
     own, of_head = (
@@ -145,7 +145,7 @@ def build_reward(recipe: Recipe, settings: RolloutObjective, head: nn.Module) ->
 
 
 def _reward_node(recipe: Recipe, settings: RolloutObjective) -> Node:
-    """The node of the reward. A judge is asked by the prompt of its head, unless the node has one of its own."""
+    """The node of the reward. A judge gets the prompt of its head, unless the node has one of its own."""
     node: Node = dict(settings.reward or {"_target_": "verdict"})
     if node["_target_"] == "verdict" and node.get("prompt") in (None, "pairwise_thinking"):
         for key in ("prompt", "prompt_file"):

@@ -40,7 +40,7 @@ class Ray:
             working folder too.
 
     Raises:
-        ClusterError: the address is none.
+        ClusterError: the address is not valid.
 
     >>> Ray(address="head:6379").retries
     3
