@@ -149,9 +149,12 @@ def parse_annotation(content: Mapping[str, Any], *, items: Mapping[str, Any], ta
     annotator, role = parse_person(content)
     label, ambiguous, given = content.get("label"), content.get("ambiguous"), content.get("tags")
     if label not in LABELS or not isinstance(ambiguous, bool):
-        raise DataError(f"label {_shown(label)}, ambiguous {_shown(ambiguous)}: right or wrong, and true or false")
+        raise DataError(
+            f"label {_shown(label)}, ambiguous {_shown(ambiguous)}: the label must be right or wrong, and ambiguous "
+            "true or false"
+        )
     if not isinstance(given, list) or any(tag not in tags for tag in given):
-        raise DataError(f"tags {_shown(given)}: a list of {', '.join(tags)}")
+        raise DataError(f"tags {_shown(given)}: a list is needed, of {', '.join(tags)}")
     chosen = tuple(tag for tag in tags if tag in given)
     seconds = _parse_seconds(content.get("seconds"))
     return Annotation(item, annotator, role, str(label), ambiguous=ambiguous, tags=chosen, seconds=seconds)

@@ -95,7 +95,7 @@ class Verification:
         self.rows = {row.id: row for row in rows if row.selected or (plan.control and row.control)}
         self.all_rows = rows
         if not self.rows:
-            raise DataError(f"no pair is selected in '{folder}': the judges are not all wrong on any. Judge more pairs")
+            raise DataError(f"no pair is selected in '{folder}': on none are all judges wrong. Judge more pairs")
         selection = file_sha256(folder / ROWS)
         self.annotations = AnnotationFile(file, items=list(self.rows), plan=plan, selection=selection)
 

@@ -83,8 +83,8 @@ class ResponseTemplate(JudgeTemplate):
         if not answers:
             raise RowRejected(
                 "no_answer",
-                "no response of the group is preferred to another without being worse than a third; head likelihood "
-                "learns preferred responses. Give rows with chosen and rejected responses, or with one response",
+                "the group has no response that is preferred to another and to which none is preferred; the head "
+                "likelihood learns such responses. Give rows with chosen and rejected responses, or with one response",
             )
         return [branch_with_target([encoder.closing], encoder.answer(answer)) for answer in answers]
 

@@ -52,7 +52,7 @@ class Score:
             if margin is not None:
                 scored.append(row | {"scores": values, "margin": margin})
         if not scored:
-            raise DataError(f"none of the {len(rows)} rows of {', '.join(self.files)} has a preference that is not a tie")
+            raise DataError(f"the {len(rows)} rows of {', '.join(self.files)} have no preferences except ties")
         right = sum(row["margin"] > 0 for row in scored)
         counts = {"rows": len(scored), "without_preference": len(rows) - len(scored), "right": right}
         metrics = {f"score/{name}": float(count) for name, count in counts.items()}

@@ -55,7 +55,7 @@ class Sweep:
         result = sweep(self._loaded())
         failed = [row["name"] for row in [*result["cells"], *result["ensembles"]] if row["status"] == "failed"]
         if failed:
-            raise TrainingError(f"of sweep {result['sweep_id']} these cells have failed: {', '.join(failed)}")
+            raise TrainingError(f"cells of sweep {result['sweep_id']} have failed: {', '.join(failed)}")
         metrics: dict[str, float] = {}
         for row in result["cells"]:
             # Names of metrics in MLflow have no `=`.

@@ -65,7 +65,7 @@ def _excluded(recipe: Recipe) -> dict[str, tuple[bool, str]]:
         "probe": (recipe.probe, "and a probe keeps the model frozen. Set it to false"),
         "data.streaming": (data.streaming is not None, "and all prompts are shuffled together. Set it to null"),
         "data.curation": (data.curation != CurationRecipe(), "and curation selects ranked pairs. Leave it out"),
-        "batch.tokens": (batch.tokens is not None, "of unknown length. Set batch.groups_per_forward"),
+        "batch.tokens": (batch.tokens is not None, "and their length is unknown. Set batch.groups_per_forward"),
         "batch.modality": (batch.modality != "mixed", "and a batch may mix both kinds of prompts. Set it to mixed"),
         "model.backbone.quantization": (
             backbone.quantization is not None,

@@ -146,8 +146,8 @@ def needed_devices(recipe: Recipe, held: Memory, *, available: int) -> int:
         if peak <= USABLE * available:
             return number
     raise ModelError(
-        f"about {format_bytes(held.peak)} are needed by count, on up to {MOST_DEVICES} GPUs at least "
-        f"{format_bytes(smallest)} on each, and {format_bytes(int(USABLE * available))} of a GPU of "
+        f"it needs about {format_bytes(held.peak)} by count, and on up to {MOST_DEVICES} GPUs at least "
+        f"{format_bytes(smallest)} on each, but only {format_bytes(int(USABLE * available))} of a GPU of "
         f"{format_bytes(available)} are used. Train adapters (model.lora.rank=64), lower batch.groups_per_forward, set "
         "model.backbone.gradient_checkpointing=true, or state trainer.devices to start it all the same"
     )
