@@ -124,7 +124,7 @@ class ConsistencyJudge:
             self.counts["failed"] += len(waiting)
             if self._silent_calls >= self.patience:
                 raise
-            logger.warning("verdicts of this batch have no consistency, which changes no reward: %s", error)
+            logger.warning("verdicts of this batch have no consistency, so that C is 0 for them: %s", error)
             return []
         return unread
 
