@@ -37,7 +37,7 @@ class Pipeline:
         tracking: where all of them are recorded.
         settings: `profile` and `overrides` of the experiment.
 
-    >>> Pipeline("mine", "", (StageRecipe("hard", {"_target_": "select"}),), TrackingRecipe(), {}).text()[:20]
+    >>> Pipeline("mine", "", (StageRecipe("hard", {"_target_": "select"}),), TrackingRecipe(), {}).text()[:13]
     'hard: select '
     """
 
