@@ -233,7 +233,7 @@ def _open(
     overrides_by_benchmark = assign_overrides(benchmarks, overrides) if benchmarks else {}
     if scores is not None and len(benchmarks) > 1:
         raise DataError(f"--scores holds the outcomes of one benchmark, and {len(benchmarks)} are named; give one")
-    subject = _subject(model, scores, judge, out=out, name=name)
+    subject = open_subject(model, scores, judge, out=out, name=name)
     opened = [load_benchmark(entry, overrides=overrides_by_benchmark[entry]) for entry in benchmarks]
     if data is not None:
         opened.append(open_pairs(data, overrides=overrides))
@@ -241,9 +241,20 @@ def _open(
     return subject, opened
 
 
-def _subject(
+def open_subject(
     model: str | None, scores: str | None, judge: Judge | None, *, out: str | None, name: str | None
 ) -> Subject:
+    """Resolve the subject as `find_subject` does; a trained judge is the model itself, with a folder of its own.
+
+    Args:
+        model, scores, judge, out, name: as of `evaluate`.
+
+    Raises:
+        BaseRewardError: as `find_subject`.
+
+    >>> open_subject("longer", None, None, out=None, name=None).folder
+    PosixPath('evaluations/longer')
+    """
     if judge is None or not judge.trained:
         return find_subject(model, scores, judge, out=out, name=name)
     subject = find_subject(model, scores, None, out=out, name=name)

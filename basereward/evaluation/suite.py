@@ -24,9 +24,10 @@ from basereward.evaluation.run_benchmark import (
     check_readable,
     check_whole,
     check_writable,
+    open_subject,
 )
 from basereward.evaluation.statistics.measures import Z_95
-from basereward.evaluation.subject import FOLDER, Subject, check_names, find_subject
+from basereward.evaluation.subject import FOLDER, Subject, check_names
 from basereward.io.files import write_state
 from basereward.io.limits import read_json_object
 from basereward.io.progress import track
@@ -68,7 +69,7 @@ def evaluate_suite(
     """
     check_several(overrides, name="overrides", of="texts")
     members = suite_members(suite)
-    subject = find_subject(model, None, judge, out=out, name=name)
+    subject = open_subject(model, None, judge, out=out, name=name)
     check_order(order, model=model, judge=judge)
     absent: AbsentBenchmarks = {}
     assigned = assign_overrides([member.benchmark for member in members], list(overrides))
@@ -82,7 +83,9 @@ def evaluate_suite(
         raise DataError(f"no benchmark of the suite '{suite}' can be measured:\n  {reasons}")
     file = _write(subject, table)
     is_partial = any(facts["partial"] is not None for facts in evaluations)
-    _record(subject, {} if is_partial else _whole_averages(table), file)
+    # The averages of a trained judge's scores have the plain names.
+    place = f"{judge.label}/suite" if judge is not None and judge.trained else "suite"
+    _record(subject, {} if is_partial else _whole_averages(table, place), file, place)
     return {**result, "evaluations": evaluations, "suite": {**table, "out": str(file)}}
 
 
@@ -215,19 +218,20 @@ def _write(subject: Subject, table: Mapping[str, Any]) -> Path:
     return file
 
 
-def _whole_averages(table: Mapping[str, Any]) -> dict[str, float]:
+def _whole_averages(table: Mapping[str, Any], place: str) -> dict[str, float]:
     """The averages over complete suites. MLflow would plot averages over different benchmarks in one curve."""
     return {
-        f"eval/suite/{mean['name']}": mean["value"]
+        f"eval/{place}/{mean['name']}": mean["value"]
         for mean in table["averages"]
         if not mean["missing"] and mean["value"] is not None
     }
 
 
-def _record(subject: Subject, values: Mapping[str, float], file: Path) -> None:
+def _record(subject: Subject, values: Mapping[str, float], file: Path, place: str) -> None:
     """Add the averages and the table to the MLflow run of the model."""
     if subject.run is not None:
-        record(subject.run, values, [file], folder=FOLDER, step=file.stat().st_mtime_ns // 10**6)
+        folder = "/".join([FOLDER, *place.split("/")[:-1]])
+        record(subject.run, values, [file], folder=folder, step=file.stat().st_mtime_ns // 10**6)
 
 
 def average(suite: str, members: Sequence[SuiteMember], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

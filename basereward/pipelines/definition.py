@@ -37,7 +37,7 @@ class Pipeline:
         tracking: where all of them are recorded.
         settings: `profile` and `overrides` of the experiment.
 
-    >>> Pipeline("mine", "", (StageRecipe("hard", {"_target_": "select"}),), TrackingRecipe(), {}).text()[:20]
+    >>> Pipeline("mine", "", (StageRecipe("hard", {"_target_": "select"}),), TrackingRecipe(), {}).text()[:13]
     'hard: select '
     """
 
@@ -139,7 +139,7 @@ def stage_key(node: Node, *, uncounted: tuple[str, ...] = ()) -> str:
     """The identity of a stage: its target, its arguments, and the content of the files that they name.
 
     Args:
-        node: with the outputs of the stages before.
+        node: with the outputs of the stages before, and the definitions of what its arguments name.
         uncounted: arguments that do not change what it makes.
 
     >>> stage_key({"_target_": "select", "seed": 0}) == stage_key({"_target_": "select", "seed": 1})
@@ -148,7 +148,8 @@ def stage_key(node: Node, *, uncounted: tuple[str, ...] = ()) -> str:
     counted = {name: value for name, value in node.items() if name not in uncounted}
     parts = [("stage", json.dumps(counted, sort_keys=True))]
     for path, text in texts_of(counted, ()):
-        content = _content(Path(text))
+        # The working folder, which also `Path("")` is, changes with every run.
+        content = None if path == ("_target_",) or Path(text) == Path() else _content(Path(text))
         if content is not None:
             parts.append((".".join(map(str, path)), content))
     return combined_sha256(parts)

@@ -78,7 +78,7 @@ def run_stage(stage: StageRecipe, outputs: Outputs, *, pipeline: Pipeline, paren
         return _train(stage, resolved_recipe(stage.recipe, outputs), pipeline=pipeline, parent=parent)
     node = resolved(stage.node, outputs)
     made: Stage = make(node, "stages")
-    key = stage_key(node, uncounted=made.uncounted)
+    key = _key(node, made)
     with cell_lock(key, wait=True):
         finished = finished_with(key, kind="stage")
         if finished is not None:
@@ -108,8 +108,13 @@ def finished_row(stage: StageRecipe, outputs: Outputs, *, pipeline: Pipeline) ->
         return None if run is None or result is None else _trained(stage, run, result, pipeline)
     node = resolved(stage.node, outputs)
     made: Stage = make(node, "stages")
-    run = finished_with(stage_key(node, uncounted=made.uncounted), kind="stage")
+    run = finished_with(_key(node, made), kind="stage")
     return None if run is None else _finished_stage(stage, run)
+
+
+def _key(node: Node, made: Stage) -> str:
+    """The identity of a stage."""
+    return stage_key({**node, "definitions": made.definitions()}, uncounted=made.uncounted)
 
 
 def _train(stage: StageRecipe, recipe: Recipe, *, pipeline: Pipeline, parent: str) -> StageRow:

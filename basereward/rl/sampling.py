@@ -82,6 +82,9 @@ def _texts(policy: Policy, groups: Sequence[Group], number: int, **options: Any)
     written = generate(
         **encoded,
         do_sample=True,
+        # As of TRL's rollouts. A checkpoint may have other values for chats: with a `top_k` of 1 all texts are one.
+        top_k=0,
+        repetition_penalty=1.0,
         num_return_sequences=number,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from basereward.cli import main
 from basereward.errors import RecipeError
 from basereward.evaluation.benchmark import load_benchmark
+from basereward.evaluation.judging.run_judge import open_judge
+from basereward.evaluation.run_benchmark import evaluate
 from basereward.evaluation.suite import average, average_of_suites, evaluate_suite
 from basereward.recipe.suites import ALL, SuiteMember, suite_members, suite_names
 from tests.helpers.chat_servers import serving
@@ -222,3 +225,15 @@ def test_headline_names_a_variant(file: Path, monkeypatch: pytest.MonkeyPatch) -
     if file.stem in members:
         variants = load_benchmark(file.stem).variants
         assert {variant for variant, _ in members[file.stem].headline} <= set(variants)
+
+
+def test_suite_of_a_trained_judge(here: Path) -> None:
+    """The model itself is asked: its table is in a folder of its own, beside that of its scores."""
+    with serving(lambda body, number: "<answer>1</answer>") as server:
+        judge = replace(open_judge("m", endpoint=server.url, order="both"), trained=True)
+        result = evaluate_suite("longer", "mine", judge=judge)
+        assert len(server.asked) == 2 * (12 + 5)
+        single = evaluate("longer", ["texts"], judge=judge, out="single")
+    assert result["suite"]["out"] == "evaluations/longer/both_1/suite-mine.json"
+    assert result["texts"] == single["texts"]
+    assert (here / "evaluations" / "longer" / "both_1" / "texts" / "evaluation.json").is_file()

@@ -72,3 +72,15 @@ def test_rl_reward_hands_its_models_to_every_reward() -> None:
     assert set(stages["compare"].needs) == {"start", "reward_0", "reward_1", "reward_2"}
     large = load_experiment("rl_reward", profile="qwen2_5_vl_7b", overrides=["data.sources.pairs.path=x"])
     assert [stage.name for stage in large.stages] == ["reward_0", "reward_1", "reward_2", "compare"]
+
+
+def test_the_stage_is_another_one_when_the_experiment_changes(tmp_path: Path) -> None:
+    """Its definition has the recipes of the cells, so that an edited file is not taken for the finished sweep."""
+    file = tmp_path / "mine.yaml"
+    found = []
+    for lr in ("1e-3", "1e-4", "1e-3"):
+        file.write_text(f"include: basereward\noptimizer: {{lr: {lr}}}\ngrid: {{seeds.init: [0, 1]}}\n")
+        found.append(stage.Sweep(experiment=str(file), profile="tiny").definitions())
+    assert None not in (found[0]["cells"], found[1]["cells"])
+    assert found[0] == found[2] != found[1]
+    assert stage.Sweep(experiment=str(tmp_path / "gone.yaml")).definitions() == {"cells": None}

@@ -161,7 +161,8 @@ def _margin(value: object, *, name: str) -> float | None:
 def reference_answers(group: Group) -> tuple[str, ...]:
     """The responses that are right: preferred to another, and none is preferred to them; or the only response.
 
-    A tie with a right response is right too, where nothing else is preferred to it.
+    A tie with a right response is right too, where nothing else is preferred to it; the order of preferences does not
+    matter.
 
     >>> from basereward.data.schema.group import Preference
     >>> reference_answers(Group("a", "sums", (), ("4", "5", "four"), (Preference(0, 1), Preference(2, 1))))
@@ -174,9 +175,20 @@ def reference_answers(group: Group) -> tuple[str, ...]:
     decided = [preference for preference in group.preferences if not preference.tie]
     winners = {preference.winner for preference in decided}
     losers = {preference.loser for preference in decided}
-    best = winners - losers
-    for preference in group.preferences:
-        pair = {preference.winner, preference.loser}
-        if preference.tie and pair & best:
-            best |= pair - losers
-    return tuple(group.responses[place] for place in sorted(best))
+    ties = [{preference.winner, preference.loser} for preference in group.preferences if preference.tie]
+    return tuple(group.responses[place] for place in sorted(_with_ties(winners - losers, ties, losers)))
+
+
+def _with_ties(best: set[int], ties: Sequence[set[int]], losers: set[int]) -> set[int]:
+    """The best responses, and those that tie with one of them and lose to none.
+
+    >>> _with_ties({0}, [{1, 2}, {0, 1}, {0, 3}], losers={3})
+    {0, 1, 2}
+    """
+    best = set(best)
+    # A tie may follow from one that stands after it.
+    for _ in ties:
+        for pair in ties:
+            if pair & best:
+                best |= pair - losers
+    return best

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,8 +12,9 @@ from annotated_types import Ge, Interval
 from basereward.errors import DataError
 from basereward.evaluation.annotation.annotate import annotate, pair_rows
 from basereward.evaluation.annotation.rows import reasoning
-from basereward.pipelines.stages.contracts import PREVIEWED, StageResult, write_rows
+from basereward.pipelines.stages.contracts import PREVIEWED, StageResult, definition, write_rows
 from basereward.pipelines.stages.row_files import read_rows
+from basereward.recipe.fragment import load_source
 
 
 class Annotate:
@@ -73,6 +75,11 @@ class Annotate:
         self.options |= {"temperature": temperature, "retry_temperature": retry_temperature, "max_tokens": max_tokens}
         self.options |= {"prompt": prompt, "prompt_file": prompt_file, "pattern": pattern, "seed": seed}
         self.options |= {"concurrency": concurrency, "timeout_s": timeout_s}
+
+    def definitions(self) -> Mapping[str, Any]:
+        """As `Stage.definitions`: the source, if it is named."""
+        source = self.source
+        return {"source": definition(partial(load_source, source))} if isinstance(source, str) else {}
 
     def preview(self, folder: Path) -> Mapping[str, str]:
         """As `Stage.preview`: the first pairs, with a sentence as reasoning."""

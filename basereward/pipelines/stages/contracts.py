@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from basereward.errors import BaseRewardError
 from basereward.io.files import write_atomic
 
 PREVIEWED = 8
@@ -46,6 +47,11 @@ class Stage(Protocol):
     outputs: ClassVar[tuple[str, ...]]
     uncounted: ClassVar[tuple[str, ...]]
 
+    def definitions(self) -> Mapping[str, Any]:
+        """What the arguments name beside files, as JSON: a source, a benchmark, an experiment. If a definition changes,
+        the stage is another one. It is called before `preview`; see `definition`."""
+        ...
+
     def preview(self, folder: Path) -> Mapping[str, str]:
         """Checks what can be checked in seconds, and makes a small stand-in of each output.
 
@@ -67,6 +73,22 @@ class Stage(Protocol):
             BaseRewardError: it cannot go on; what is done is kept.
         """
         ...
+
+
+def definition(load: Callable[[], Any]) -> Any:
+    """What a function loads, for `Stage.definitions`; None if it cannot, which the check of the stage reports.
+
+    Args:
+        load: raises BaseRewardError if there is no such thing.
+
+    >>> definition(lambda: {"_target_": "digits"})
+    {'_target_': 'digits'}
+    """
+    try:
+        # YAML has dates too, and what is loaded may be a tuple.
+        return json.loads(json.dumps(load(), default=str))
+    except BaseRewardError:
+        return None
 
 
 def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> str:

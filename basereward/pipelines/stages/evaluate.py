@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,7 +17,8 @@ from basereward.evaluation.judging.run_judge import open_trained_judge
 from basereward.evaluation.run_benchmark import assign_overrides, evaluate
 from basereward.io.files import write_atomic
 from basereward.io.limits import read_json_object
-from basereward.pipelines.stages.contracts import PREVIEWED, StageResult, write_rows
+from basereward.pipelines.stages.contracts import PREVIEWED, StageResult, definition, write_rows
+from basereward.recipe.fragment import load_fragment, load_source
 
 MEASURED = "evaluation.json"
 """The last file of an evaluation."""
@@ -77,6 +79,16 @@ class Evaluate:
         self.votes = votes
         self.temperature = temperature
         self.overrides = overrides or []
+
+    def definitions(self) -> Mapping[str, Any]:
+        """As `Stage.definitions`: the benchmarks, and the source if it is named."""
+        source = self.source
+        defined: dict[str, Any] = {}
+        for name in self.benchmarks:
+            defined[f"benchmark {name}"] = definition(partial(load_fragment, name, "benchmarks"))
+        if isinstance(source, str):
+            defined["source"] = definition(partial(load_source, source))
+        return defined
 
     def preview(self, folder: Path) -> Mapping[str, str]:
         """As `Stage.preview`; opens the benchmarks and reads rows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from basereward.data.schema.group import Group
 from basereward.data.sources.jsonl import read_rows as read_groups
@@ -32,6 +32,10 @@ class Score:
     def __init__(self, *, rows: str | list[str], model: str) -> None:
         self.files = [rows] if isinstance(rows, str) else rows
         self.model = model
+
+    def definitions(self) -> Mapping[str, Any]:
+        """As `Stage.definitions`; all arguments are files or values."""
+        return {}
 
     def preview(self, folder: Path) -> Mapping[str, str]:
         """As `Stage.preview`, with margins of 0."""

@@ -50,6 +50,10 @@ class Select:
         self.limit = limit
         self.seed = seed
 
+    def definitions(self) -> Mapping[str, Any]:
+        """As `Stage.definitions`; all arguments are files or values."""
+        return {}
+
     def preview(self, folder: Path) -> Mapping[str, str]:
         """As `Stage.preview`: all rows of the stand-ins, since their numbers mean nothing."""
         rows = [row for row, _ in self._numbered()]

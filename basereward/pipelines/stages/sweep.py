@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from basereward.errors import RecipeError, TrainingError
-from basereward.pipelines.stages.contracts import StageResult
+from basereward.pipelines.stages.contracts import StageResult, definition
 from basereward.recipe import Experiment, load_experiment
+from basereward.sweeps.saved_sweep import sweep_grid
 from basereward.sweeps.sweep import sweep
 from basereward.training.preflight import quick_findings
 
@@ -35,6 +36,14 @@ class Sweep:
         self.profile = profile
         # JSON is YAML, so that texts keep their type.
         self.overrides = [f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+
+    def definitions(self) -> Mapping[str, Any]:
+        """As `Stage.definitions`: the names of the cells and the hashes of their recipes, and the ensembles."""
+        return {"cells": definition(self._defined)}
+
+    def _defined(self) -> list[str]:
+        experiment = self._loaded()
+        return [sweep_grid(experiment), *map(str, experiment.ensembles.items())]
 
     def preview(self, folder: Path) -> Mapping[str, str]:
         """As `Stage.preview`; checks the cells without their models, whose starts may be stand-ins."""

@@ -49,8 +49,8 @@ PATIENCE = 3
 GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "min_p": None}
 USELESS = {
     "truncated": (
-        "every rollout reaches the limit of objective.max_tokens without an end, and none has a verdict or an answer. "
-        "Raise objective.max_tokens, or start from a model that was trained on examples (model.start)"
+        "every rollout reaches the limit of objective.max_tokens without an end. Raise objective.max_tokens, or "
+        "start from a model that was trained on examples (model.start)"
     ),
     "empty": (
         "the policy writes nothing: every rollout ends with its first token. Start from a model that was trained on "
@@ -167,18 +167,24 @@ class RunTrainer(JudgeTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """The base's. If the reward fails, or nothing can be learned for too long, the work so far is saved first.
 
+        On several processes a reward may fail in one of them. The others then wait for its rewards, and cannot take
+        part in a checkpoint: the run ends with its last one.
+
         Raises:
             BaseRewardError: the reward has failed.
             TrainingError: no rollout of `PATIENCE` generations in succession could be used.
         """
         states = _random_states()
+        batch: dict[str, Any] | None = None
         try:
             batch = super()._generate_and_score_completions(inputs)
             self._check_useful(batch)
         except BaseRewardError:
             # The states from before the rollouts, so that a resumed run writes the same rollouts again.
             _set_random_states(states)
-            self.save_now()
+            # That nothing can be learned is found on all processes.
+            if batch is not None or num_ranks() == 1:
+                self.save_now()
             raise
         return batch
 
@@ -236,13 +242,19 @@ class RunTrainer(JudgeTrainer):
 
     @contextmanager
     def _greedy(self) -> Iterator[None]:
-        """Generates the most likely tokens in the block, and leaves the random numbers of the rollouts as they are."""
+        """Generates the most likely tokens in the block, and leaves the random numbers of the rollouts as they are.
+
+        Without dropout, which adapters may have.
+        """
         settings, states = (self.generation_config, self.generation_kwargs), _random_states()
+        was_training = self.model.training
+        self.model.eval()
         self.generation_kwargs = {**settings[1], **GREEDY}
         self.generation_config = type(settings[0])(**self.generation_kwargs, disable_compile=True)
         try:
             yield
         finally:
+            self.model.train(was_training)
             self.generation_config, self.generation_kwargs = settings
             _set_random_states(states)
 

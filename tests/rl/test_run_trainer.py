@@ -1,0 +1,69 @@
+"""Test what a run adds to TRL's trainer, without a training: how held-out rows are answered, and failed rewards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from basereward.errors import ModelError, TrainingError
+from basereward.rl.running import run_trainer
+from basereward.rl.running.run_trainer import RunTrainer
+from basereward.rl.trainer import JudgeTrainer
+
+
+def bare_trainer() -> Any:
+    """A trainer without rows, with a model that has dropout."""
+    trainer: Any = RunTrainer.__new__(RunTrainer)
+    trainer.model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5))
+    trainer.generation_kwargs = {"do_sample": True, "temperature": 1.0}
+    trainer.generation_config = GenerationConfig(**trainer.generation_kwargs)
+    return trainer
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_held_out_rows_are_answered_without_dropout(is_training: bool) -> None:
+    """The model has the mode and the random numbers of before afterwards, also after an error."""
+    trainer = bare_trainer()
+    trainer.model.train(is_training)
+    state = torch.get_rng_state()
+
+    def answer() -> None:
+        with trainer._greedy():
+            assert not trainer.generation_config.do_sample
+            assert not any(module.training for module in trainer.model.modules())
+            torch.rand(1)
+            raise ModelError("the judge is gone")
+
+    with pytest.raises(ModelError):
+        answer()
+    assert {module.training for module in trainer.model.modules()} == {is_training}
+    assert trainer.generation_config.do_sample
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("ranks", "is_useless", "saves"), [(1, False, 1), (2, False, 0), (2, True, 1)])
+def test_no_checkpoint_that_other_processes_do_not_write(
+    ranks: int, is_useless: bool, saves: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reward may fail in one process of several. That rollouts are useless is found in all of them."""
+
+    def generate(self: Any, inputs: Any) -> dict[str, Any]:
+        if is_useless:
+            return {}
+        raise ModelError("the judge is gone")
+
+    def refuse(batch: Any) -> None:
+        raise TrainingError("nothing to learn")
+
+    saved: list[int] = []
+    monkeypatch.setattr(JudgeTrainer, "_generate_and_score_completions", generate)
+    monkeypatch.setattr(run_trainer, "num_ranks", lambda: ranks)
+    trainer = bare_trainer()
+    trainer._check_useful = refuse
+    trainer.save_now = lambda: saved.append(1)
+    with pytest.raises(TrainingError if is_useless else ModelError):
+        trainer._generate_and_score_completions([])
+    assert len(saved) == saves
