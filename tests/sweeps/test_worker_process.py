@@ -116,8 +116,8 @@ def test_stopped_task_can_save(
 
 def test_task_ends_with_its_worker(worker: WorkerProcess, tmp_path: Path) -> None:
     """SIGKILL ends the worker, and soon the process of its task."""
+    process = psutil.Process(run(worker, "pass")["parent"])
     future = begun(worker, tmp_path / "state")
-    (process,) = (child for child in psutil.Process().children() if "tests.helpers.small_worker" in child.cmdline())
     (task,) = process.children()
     os.kill(process.pid, signal.SIGKILL)
     with pytest.raises(LostWorkerError):
