@@ -58,7 +58,7 @@ def test_every_stage_runs_once(served: tuple[str, Judge], capsys: pytest.Capture
     # Of four rows one agrees at once, one at the second attempt, one at once, and one never.
     assert stages["annotate"]["facts"]["by_attempts"] == {"1": 8, "2": 4, "3": 0}
     assert len(judge.asked) == 8 + 4 * 2 + 4 * 3
-    assert stages["hard"]["facts"] == {"read": 16, "kept": 8}
+    assert stages["hard"]["facts"] == {"read": 16, "kept": 8, "repeated": 0}
     orders = stages["evaluate"]["facts"]["results"]["orders"]["pairs-pairs"]
     # A judge of four steps writes no verdict; it is counted apart and no answer is right by it.
     assert orders["unread"] + orders["orders"]["consistent"]["denominator"] >= 16

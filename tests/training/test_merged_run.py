@@ -11,6 +11,7 @@ import torch
 
 from basereward import load_recipe
 from basereward.inference.scorer import Scorer, load_scorer
+from basereward.runs.run_folder import find
 from basereward.training import fit
 from basereward.training.module import RewardModule
 from tests.helpers.support import SMALL
@@ -36,7 +37,7 @@ def test_weights_are_released_before_the_saved_model_is_loaded(monkeypatch: pyte
     overrides = [*SMALL, "model.lora.rank=4", "model.lora.merge=true", "trainer.steps=2"]
     result = fit.train(load_recipe("basereward", overrides=overrides))
     assert held == [0]
-    model = fit.find(result["run_id"]).model
+    model = find(result["run_id"]).model
     assert not (model / "adapter").exists()
     (score,) = load_scorer(model).score("Which is larger, 4 or 7?", ["7"])
     assert torch.isfinite(torch.tensor(score))

@@ -152,9 +152,20 @@ def _published(row: SelectedRow, decision: FinalDecision | None) -> dict[str, An
 
 
 def _without_paths(selection: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of a selection without the texts of its sources, which may be paths of this machine."""
+    """The facts of a selection without paths of this machine: the texts of its sources, and the folders of judges."""
     settings = {key: value for key, value in selection["settings"].items() if key != "sources"}
+    for part in ("judges", "probe"):
+        settings[part] = [{**judge, "judge": _without_folder(judge["judge"])} for judge in settings[part]]
     return {**selection, "settings": settings}
+
+
+def _without_folder(judge: str) -> str:
+    """The name of a judge; of a folder on this machine its last part.
+
+    >>> _without_folder("/models/a"), _without_folder("Qwen/Qwen2.5-VL-7B-Instruct")
+    ('a', 'Qwen/Qwen2.5-VL-7B-Instruct')
+    """
+    return Path(judge).name if Path(judge).is_absolute() or Path(judge).exists() else judge
 
 
 def _tag_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -56,12 +56,13 @@ class Select:
 
     def preview(self, folder: Path) -> Mapping[str, str]:
         """As `Stage.preview`: all rows of the stand-ins, since their numbers mean nothing."""
-        rows = [row for row, _ in self._numbered()]
+        rows = [row for row, _ in self._numbered([])]
         return {"rows": write_rows(folder / "rows.jsonl", rows)}
 
     def run(self, folder: Path) -> StageResult:
         """As `Stage.run`."""
-        numbered = list(self._numbered())
+        repeated: list[str] = []
+        numbered = list(self._numbered(repeated))
         kept = [row for row, number in numbered if self._is_within(number)]
         if not kept:
             numbers = [number for _, number in numbered]
@@ -73,7 +74,7 @@ class Select:
         if self.limit is not None and len(kept) > self.limit:
             places = sorted(random.Random(f"select/{self.seed}").sample(range(len(kept)), self.limit))
             kept = [kept[place] for place in places]
-        counts = {"read": len(numbered), "kept": len(kept)}
+        counts = {"read": len(numbered) + len(repeated), "kept": len(kept), "repeated": len(repeated)}
         metrics = {f"select/{name}": float(count) for name, count in counts.items()}
         return StageResult({"rows": write_rows(folder / "rows.jsonl", kept)}, metrics, counts)
 
@@ -81,8 +82,11 @@ class Select:
         above = self.at_least is None or number >= self.at_least
         return above and (self.at_most is None or number <= self.at_most)
 
-    def _numbered(self) -> Iterator[tuple[dict[str, Any], float]]:
+    def _numbered(self, repeated: list[str]) -> Iterator[tuple[dict[str, Any], float]]:
         """The rows with their numbers.
+
+        Args:
+            repeated: gets the id of every row that is left out because a row before it has the same id.
 
         Raises:
             DataError: a row has no such number.
@@ -92,6 +96,7 @@ class Select:
             name = row.get("id")
             if isinstance(name, str):
                 if name in seen:
+                    repeated.append(name)
                     continue
                 seen.add(name)
             number = row.get(self.column)

@@ -142,17 +142,20 @@ def sums(counts: Sequence[int], wins: Wins) -> list[float | None]:
 
     >>> sums([1, 1, 2], {(0, 1): True, (0, 2): True, (1, 0): False, (1, 2): True, (2, 0): False, (2, 1): False})
     [3.0, 2.0, 0.5]
-    >>> sums([1, 1], {})
-    [None, None]
+    >>> sums([1, 1], {}), sums([2, 1], {}), sums([4], {})
+    ([None, None], [None, None], [1.5])
     """
     rewards: list[float | None] = []
     for first, own in enumerate(counts):
         # The other rollouts with the same text: neither is better.
         known, total = float(own - 1), (own - 1) / 2
+        judged = len(counts) == 1
         for second, count in enumerate(counts):
             if second != first and (first, second) in wins:
+                judged = True
                 known += count
                 total += count * wins[first, second]
-        # Scaled to all other rollouts, so that an unread verdict does not count as a lost comparison.
-        rewards.append(total / known * (sum(counts) - 1) if known else None)
+        # Scaled to all other rollouts, so that an unread verdict does not count as a lost comparison. Equal texts alone
+        # say nothing about a text that no verdict compares with the others.
+        rewards.append(total / known * (sum(counts) - 1) if judged and known else None)
     return rewards
