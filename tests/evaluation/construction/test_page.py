@@ -94,7 +94,14 @@ def test_fifty_pairs_by_keyboard_survive_a_kill(browser: Browser, tmp_path: Path
     keys = {pair: "w" if place % 7 == 3 else "ra1"[: 1 + place % 3] for place, pair in enumerate(order)}
 
     def process(port: str) -> tuple[subprocess.Popen[str], str]:
-        started = subprocess.Popen([*command, port], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started = subprocess.Popen(
+            [*command, port],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell starts its background jobs with SIGINT ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
         assert started.stderr is not None
         line = next(line for line in started.stderr if "http://" in line)
         return started, re.findall(r"http://127\.0\.0\.1:\d+/", line)[0]
