@@ -22,6 +22,7 @@ from basereward.evaluation.subject import FOLDER, Subject, check_names, find_sub
 from basereward.evaluation.write_evaluation import WRITTEN, measured, write_evaluation
 from basereward.io.files import set_aside
 from basereward.io.outputs import check_outputs, check_outside_runs
+from basereward.recipe.fragment import assign_overrides
 
 # In the folder of an evaluation while it is computed.
 JOURNAL = "partial.jsonl"
@@ -260,31 +261,6 @@ def open_subject(
     subject = find_subject(model, scores, None, out=out, name=name)
     # Its scores on the same benchmark are another evaluation.
     return subject if out is not None else replace(subject, folder=subject.folder / judge.label)
-
-
-def assign_overrides(benchmarks: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str]]:
-    """Assign overrides to benchmarks by their prefix, `BENCHMARK.key=value`.
-
-    Raises:
-        DataError: a benchmark is named twice, or an override does not name one of several benchmarks.
-
-    >>> assign_overrides(["rm_bench", "judgebench"], ["rm_bench.data=rows.json"])
-    {'rm_bench': ['data=rows.json'], 'judgebench': []}
-    """
-    if len(set(benchmarks)) < len(benchmarks):
-        raise DataError(f"a benchmark is named twice: {', '.join(benchmarks)}")
-    assigned: dict[str, list[str]] = {benchmark: [] for benchmark in benchmarks}
-    for override in overrides:
-        named = next((benchmark for benchmark in benchmarks if override.startswith(f"{benchmark}.")), None)
-        if named is not None:
-            assigned[named].append(override.removeprefix(f"{named}."))
-        elif len(benchmarks) == 1:
-            assigned[benchmarks[0]].append(override)
-        else:
-            raise DataError(
-                f"'{override}' does not say which of the benchmarks it changes; write {benchmarks[0]}.{override}"
-            )
-    return assigned
 
 
 def check_order(order: AnswerOrder | None, *, model: str | None, judge: Judge | None) -> None:

@@ -19,7 +19,6 @@ from basereward.evaluation.run_benchmark import (
     RETURNED,
     CountedVariants,
     Evaluator,
-    assign_overrides,
     check_order,
     check_readable,
     check_whole,
@@ -31,6 +30,7 @@ from basereward.evaluation.subject import FOLDER, Subject, check_names
 from basereward.io.files import write_state
 from basereward.io.limits import read_json_object
 from basereward.io.progress import track
+from basereward.recipe.fragment import assign_overrides
 from basereward.recipe.suites import ALL, SuiteMember, suite_members
 
 AbsentBenchmarks = dict[str, str]

@@ -17,7 +17,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -30,6 +30,32 @@ HOUR_S = 3600.0
 PARENT_POLL_S = 0.5
 """Seconds between looks for the parent."""
 PROC = Path("/proc")
+
+
+@contextlib.contextmanager
+def changed_environment(variables: Mapping[str, str], *, restored: Iterable[str] = ()) -> Iterator[None]:
+    """A block with other environment variables, which get their values back at its end.
+
+    Args:
+        variables: that are set.
+        restored: names of others that a library may set in the block.
+
+    >>> with changed_environment({"BASEREWARD_EXAMPLE": "1"}):
+    ...     os.environ["BASEREWARD_EXAMPLE"]
+    '1'
+    >>> "BASEREWARD_EXAMPLE" in os.environ
+    False
+    """
+    before = {name: os.environ.get(name) for name in (*variables, *restored)}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def identify_process() -> dict[str, Any]:

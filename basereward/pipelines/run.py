@@ -15,8 +15,8 @@ from basereward.pipelines.definition import Pipeline, resolved_recipe
 from basereward.pipelines.stage_runs import StageRow, finished_row, run_stage
 from basereward.recipe import Experiment
 from basereward.recipe.stages import StageRecipe, resolved
-from basereward.runs.locks import lock_run, unlock_run
-from basereward.runs.run_folder import RunFolder, list_runs, resume_command, runs_root
+from basereward.runs.locks import lock_earlier, lock_run, unlock_run
+from basereward.runs.run_folder import RunFolder, resume_command, runs_root
 from basereward.runs.tracking.mlflow_store import NOTE_TAG
 from basereward.runs.tracking.tracker import Tracker, check_store, deliver_pending
 
@@ -144,13 +144,9 @@ def _describe(pipeline: Pipeline) -> str:
 def _folder(pipeline: Pipeline) -> RunFolder:
     """The folder of the pipeline. An earlier one of the same stages is reused, so that they keep their parent."""
     text = pipeline.text()
-    for run in list_runs(kind="pipeline"):
-        if run.name == pipeline.name and run.recipe_text() == text and lock_run(run):
-            # Another process may have taken it between the listing and the lock; then its state is "running" here.
-            if run.state != "running":
-                run.mark("running")
-                return run
-            unlock_run(run)
+    earlier = lock_earlier(kind="pipeline", name=pipeline.name, text=text)
+    if earlier is not None:
+        return earlier
     folder = RunFolder.create(text, recipe_sha256="", name=pipeline.name, kind="pipeline", settings=pipeline.settings)
     lock_run(folder)
     return folder

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from basereward.errors import RecipeError, sentence
+from basereward.errors import DataError, RecipeError, sentence
 from basereward.io.formats import compression, is_hub_id, is_pattern, known_rows, rows_kind, suffix_advice
 from basereward.io.limits import pipe_fault
 from basereward.recipe.checks.targets import SINGULAR, TargetKind
@@ -146,3 +146,34 @@ def _rows_file(given: str) -> Layer:
         raise RecipeError(f"there is no file '{given}' (a source is a path to a file with rows, or a name in sources)")
     # All rows are training rows: a person who gives a file of rows wants to see or score all of them.
     return Layer({"_target_": "jsonl", "path": given, "val": 0.0, "test": 0.0}, {(): given})
+
+
+def assign_overrides(
+    names: Sequence[str], overrides: Iterable[str], *, kind: str = "benchmark"
+) -> dict[str, list[str]]:
+    """Assign overrides to fragments by their prefix, `NAME.key=value`; a single fragment needs none.
+
+    Args:
+        names: of the fragments.
+        overrides: of all of them.
+        kind: of the fragments, for messages.
+
+    Raises:
+        DataError: a fragment is named twice, or an override does not name one of several.
+
+    >>> assign_overrides(["rm_bench", "judgebench"], ["rm_bench.data=rows.json"])
+    {'rm_bench': ['data=rows.json'], 'judgebench': []}
+    """
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(f"a {kind} is named twice: {', '.join(repeated)}. Give each once")
+    assigned: dict[str, list[str]] = {name: [] for name in names}
+    for override in overrides:
+        named = next((name for name in names if override.startswith(f"{name}.")), None)
+        if named is not None:
+            assigned[named].append(override.removeprefix(f"{named}."))
+        elif len(names) == 1:
+            assigned[names[0]].append(override)
+        else:
+            raise DataError(f"'{override}' does not say which of the {kind}s it changes; write {names[0]}.{override}")
+    return assigned

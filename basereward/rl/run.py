@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from basereward.errors import RecipeError, TrainingError, format_count
 from basereward.io.files import disk_faults, json_text
 from basereward.io.interrupts import termination
 from basereward.io.lease import LostLeaseError
-from basereward.io.processes import this_rank
+from basereward.io.processes import changed_environment, this_rank
 from basereward.io.progress import phase
 from basereward.model.backbone import quiet_transformers
 from basereward.model.policy import Policy, policy_adapters
@@ -145,17 +144,12 @@ def _accelerate() -> Iterator[None]:
     place = this_rank()
     named = {"RANK": place.number, "WORLD_SIZE": place.ranks, "LOCAL_RANK": place.local}
     named["LOCAL_WORLD_SIZE"] = place.local_ranks
-    before = {name: os.environ.get(name) for name in named}
-    if num_ranks() > 1:
-        os.environ.update({name: str(value) for name, value in named.items()})
+    variables = {name: str(value) for name, value in named.items()} if num_ranks() > 1 else {}
     try:
-        yield
+        # accelerate may set them itself.
+        with changed_environment(variables, restored=named):
+            yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
         AcceleratorState._reset_state(reset_partial_state=True)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from basereward.io.files import state_folder
 from basereward.io.lease import LostLeaseError, SharedLease, acquire_shared, shared_holder
-from basereward.runs.run_folder import RunFolder, runs_root
+from basereward.runs.run_folder import RunFolder, RunKind, list_runs, runs_root
 
 TRAINING = ".training"
 """Suffix of the lease of a training."""
@@ -125,3 +125,24 @@ def unlock_run(run: RunFolder) -> None:
     lease = _run_leases.pop(run.path, None)
     if lease is not None:
         lease.release()
+
+
+def lock_earlier(*, kind: RunKind, name: str, text: str) -> RunFolder | None:
+    """The folder of an earlier sweep or pipeline with the same content, so that its runs keep their parent.
+
+    Args:
+        kind: `sweep` or `pipeline`.
+        name: of the experiment.
+        text: as of `RunFolder.recipe_text`.
+
+    Returns:
+        The folder, which this process has locked and marked as running; None if there is none, or it is in use.
+    """
+    for run in list_runs(kind=kind):
+        if run.name == name and run.recipe_text() == text and lock_run(run):
+            # Another process may have taken it between the listing and the lock; then its state is "running" here.
+            if run.state != "running":
+                run.mark("running")
+                return run
+            unlock_run(run)
+    return None

@@ -12,9 +12,9 @@ from basereward.errors import RecipeError
 from basereward.io.processes import remove_leftovers
 from basereward.io.progress import phase
 from basereward.recipe import Cell, Experiment
-from basereward.runs.locks import lock_run, unlock_run
+from basereward.runs.locks import lock_earlier, lock_run, unlock_run
 from basereward.runs.params import AXIS
-from basereward.runs.run_folder import RunFolder, list_runs, resume_command, runs_root
+from basereward.runs.run_folder import RunFolder, resume_command, runs_root
 from basereward.runs.tracking.mlflow_store import NOTE_TAG
 from basereward.runs.tracking.tracker import Tracker, check_store, check_store_of_machines, deliver_pending
 from basereward.sweeps.comparison import compare_cells
@@ -154,13 +154,9 @@ def _sweep_folder(experiment: Experiment) -> RunFolder:
     """The folder of the sweep. An earlier sweep of the same cells is reused, so that its runs keep their parent."""
     name = experiment.name
     grid = sweep_grid(experiment)
-    for run in list_runs(kind="sweep"):
-        if run.name == name and run.recipe_text() == grid and lock_run(run):
-            # Another process may have taken it between the listing and the lock; then its state is "running" here.
-            if run.state != "running":
-                run.mark("running")
-                return run
-            unlock_run(run)
+    earlier = lock_earlier(kind="sweep", name=name, text=grid)
+    if earlier is not None:
+        return earlier
     # Settings of tracking decide on no recipe, and an address may hold a password.
     overrides = [override for override in experiment.overrides if not override.startswith("tracking")]
     settings = {"profile": experiment.profile, "overrides": overrides}

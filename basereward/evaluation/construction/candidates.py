@@ -19,7 +19,7 @@ from basereward.evaluation.item_identity import item_fingerprint
 from basereward.evaluation.items import Item
 from basereward.io.progress import track
 from basereward.recipe import make
-from basereward.recipe.fragment import load_source
+from basereward.recipe.fragment import assign_overrides, load_source
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def read_candidates(
     """
     collected = _Collected(options, pictures)
     names: set[str] = set()
-    for given, changes in _by_source(sources, overrides):
+    for given, changes in assign_overrides(sources, overrides, kind="source").items():
         name, node = load_source(given, overrides=changes)
         if name in names:
             raise DataError(f"two sources are called '{name}'; rename one of the files, or give one source")
@@ -184,24 +184,3 @@ class _Collected:
             combined.update(repr((item_fingerprint(item), self._pictures[place])).encode())
         left_out = dict(sorted(self.left_out.items()))
         return Candidates(items, read, left_out, combined.hexdigest())
-
-
-def _by_source(sources: Sequence[str], overrides: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """The overrides of each source.
-
-    Raises:
-        DataError: a source is given twice, or an override does not say which of several sources it changes.
-    """
-    repeated = sorted({source for source in sources if sources.count(source) > 1})
-    if repeated:
-        raise DataError(f"sources are given twice: {', '.join(repeated)}. Give each once.")
-    changes: dict[str, list[str]] = {source: [] for source in sources}
-    for override in overrides:
-        named = next((source for source in sources if override.startswith(f"{source}.")), None)
-        if named is not None:
-            changes[named].append(override.removeprefix(f"{named}."))
-        elif len(sources) == 1:
-            changes[sources[0]].append(override)
-        else:
-            raise DataError(f"'{override}' does not say which source it changes; write {sources[0]}.{override}")
-    return list(changes.items())

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.schema.group import Group
-from basereward.data.schema.rejections import RowRejected
 from basereward.errors import ModelError
+from basereward.inference.judges.batches import BATCH_SIZE, EncodedRequest, in_batches
 from basereward.inference.judges.chat_model import ChatModel
-from basereward.inference.judges.engine import Answer, Completion, Failed, OnCompletion, Request, several
+from basereward.inference.judges.engine import Answer, Completion, OnCompletion, Request
 from basereward.model.backbone import load_backbone, load_config
 from basereward.model.families.lm_head import load_language_head
 from basereward.model.families.processing import load_encoder
 from basereward.model.generation.generate import SamplingParams, TextGenerator
-
-# Prompts in a batch.
-BATCH_SIZE = 16
 
 
 class LocalEngine:
@@ -56,28 +53,15 @@ class LocalEngine:
         self, requests: Iterable[Request], sampling: SamplingParams, *, on_completion: OnCompletion | None = None
     ) -> Iterator[Answer]:
         """As `Engine.generate`, one batch after the other."""
-        for batch in several(requests, self.batch_size):
-            encoded: list[tuple[Request, EncodedGroup]] = []
-            for request in batch:
-                try:
-                    encoded.append((request, self._encoded(request)))
-                except RowRejected as rejection:
-                    yield Failed(request.id, f"{rejection.reason}: {rejection.detail}", 0, refused=True)
-            for completion in self._completions(encoded, sampling):
-                if on_completion is not None:
-                    on_completion(completion)
-                yield completion
 
-    def _completions(
-        self, encoded: list[tuple[Request, EncodedGroup]], sampling: SamplingParams
-    ) -> Iterator[Completion]:
-        """Generates the texts of one batch."""
-        # Every request of the batch may have been rejected, and a batch of tree rows cannot be empty.
-        if not encoded:
-            return
-        texts = self.chat.generate([group for _, group in encoded], sampling)
-        for (request, _), generated in zip(encoded, texts, strict=True):
-            yield Completion(request.id, generated.text, generated.prompt_tokens, generated.tokens)
+        def complete(encoded: Sequence[EncodedRequest]) -> Iterator[Completion]:
+            texts = self.chat.generate([group for _, group in encoded], sampling)
+            for (request, _), generated in zip(encoded, texts, strict=True):
+                yield Completion(request.id, generated.text, generated.prompt_tokens, generated.tokens)
+
+        return in_batches(
+            requests, self.batch_size, encode=self._encoded, complete=complete, on_completion=on_completion
+        )
 
     def _encoded(self, request: Request) -> EncodedGroup:
         return self.chat.encode(Group(request.id, "judge", request.turns, ("",), images=request.images))

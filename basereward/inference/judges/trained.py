@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from basereward.data.batching.collate import collate
 from basereward.data.encoding.encoder import EncodedGroup
-from basereward.data.schema.rejections import RowRejected
 from basereward.errors import ModelError
-from basereward.inference.judges.engine import Answer, Completion, Failed, OnCompletion, Request, several
+from basereward.inference.judges.batches import BATCH_SIZE, EncodedRequest, in_batches
+from basereward.inference.judges.engine import Answer, Completion, OnCompletion, Request
 from basereward.inference.scorer import load_scorer
 from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.response_generator import ResponseGenerator
 from basereward.model.heads.generative import ComparisonTemplate, Generative
 from basereward.runs.resolve_model import resolve_model
 from basereward.runs.run_folder import runs_root
-
-BATCH_SIZE = 16
-"""Default number of comparisons in a batch."""
 
 
 def is_trained(model: str) -> bool:
@@ -83,17 +80,13 @@ class TrainedJudge:
         Raises:
             ModelError: a request is not a comparison, or has another prompt than the judge was trained with.
         """
-        for batch in several(requests, self.batch_size):
-            encoded: list[tuple[Request, EncodedGroup]] = []
-            for request in batch:
-                try:
-                    encoded.append((request, self._encoded(request)))
-                except RowRejected as rejection:
-                    yield Failed(request.id, f"{rejection.reason}: {rejection.detail}", 0, refused=True)
-            for completion in self._completions(encoded, sampling):
-                if on_completion is not None:
-                    on_completion(completion)
-                yield completion
+        return in_batches(
+            requests,
+            self.batch_size,
+            encode=self._encoded,
+            complete=lambda encoded: self._completions(encoded, sampling),
+            on_completion=on_completion,
+        )
 
     def _encoded(self, request: Request) -> EncodedGroup:
         group = request.comparison
@@ -108,13 +101,8 @@ class TrainedJudge:
         return self._encoder(group)
 
     @torch.inference_mode()
-    def _completions(
-        self, encoded: list[tuple[Request, EncodedGroup]], sampling: SamplingParams
-    ) -> Iterator[Completion]:
+    def _completions(self, encoded: Sequence[EncodedRequest], sampling: SamplingParams) -> Iterator[Completion]:
         """Generate the texts of one batch."""
-        # Every request of the batch may have been rejected, and a batch of tree rows cannot be empty.
-        if not encoded:
-            return
         rows = collate([group for _, group in encoded], layout="tree", pad_id=self._encoder.pad_id)
         with self._scorer.precision():
             texts = self._generator.generate(rows.to(self._scorer.device), sampling)

@@ -19,7 +19,7 @@ from transformers import (
 
 from basereward.data.encoding.encoder import Encoder
 from basereward.errors import ModelError
-from basereward.io.files import apply_umask, cache_folder
+from basereward.io.files import cache_folder
 from basereward.io.hashing import combined_sha256, file_sha256
 from basereward.io.processes import remove_leftovers, temporary_name
 from basereward.model.backbone import quiet_transformers
@@ -27,6 +27,7 @@ from basereward.model.lora import merge_lora, to_floating_point
 from basereward.model.reward_model import RewardModel
 from basereward.model.saving.card import CARD
 from basereward.model.saving.saved_model import load_reward_model
+from basereward.model.saving.whole_folder import open_to_readers
 
 HASHED = ("*.safetensors", CARD)
 """Files of a saved model on which its chat checkpoint depends."""
@@ -88,10 +89,7 @@ def write_chat_checkpoint(model: RewardModel, folder: Path, *, encoder: Encoder)
         encoder.tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]
         if encoder.image_processor is not None:
             encoder.image_processor.save_pretrained(folder)
-    # mkdtemp and safetensors create files that only the owner can read.
-    folder.chmod(0o755)
-    for file in folder.rglob("*.safetensors"):
-        apply_umask(file)
+    open_to_readers(folder)
 
 
 def _chat_model(model: RewardModel) -> PreTrainedModel:

@@ -16,8 +16,6 @@ import fnmatch
 import logging
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,16 +23,15 @@ from typing import Any, Literal
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from basereward.data.encoding.content_hash import hash_differences
 from basereward.data.encoding.encoder import Encoder
-from basereward.errors import CheckpointError, ModelError, RecipeError, sentence
-from basereward.io.files import apply_umask, json_text, write_atomic
+from basereward.errors import ModelError, RecipeError
+from basereward.io.files import json_text, write_atomic
 from basereward.io.limits import check_regular_file
-from basereward.io.outputs import check_replaceable, foreign_files, replace_folder
+from basereward.io.outputs import check_replaceable, foreign_files
 from basereward.model.backbone import Backbone, load_backbone, quiet_transformers
 from basereward.model.families.lm_head import WEIGHT, LanguageHead, load_language_head
 from basereward.model.families.processing import recipe_encoder
@@ -55,6 +52,7 @@ from basereward.model.saving.folder_checks import (
     tensor_shapes,
 )
 from basereward.model.saving.identity import BackboneIdentity, checkpoint_identity, read_identity
+from basereward.model.saving.whole_folder import whole_folder
 from basereward.recipe import make, recipe_from_yaml, recipe_yaml
 from basereward.recipe.schema import Recipe
 
@@ -133,29 +131,9 @@ def save_model(
         raise ModelError(
             f"'{folder}' holds the backbone of the model ({model.backbone.origin.path}); give another folder"
         )
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise CheckpointError(
-            f"the model cannot be saved in '{folder}': {sentence(error)} Give another folder."
-        ) from error
-    try:
-        with quiet_transformers():
-            state = model.state_dict() if weights is None else dict(weights)
-            _write(model, partial, state, recipe=recipe, encoder=encoder, scores=scores or {})
-        # mkdtemp and safetensors give rights to the owner alone; a saved model has those of ordinary files.
-        partial.chmod(0o755)
-        for file in partial.rglob("*.safetensors"):
-            apply_umask(file)
-        replace_folder(partial, folder)
-    # For a full disk the libraries raise errors of their own besides OSError.
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(
-            f"the model cannot be saved in '{folder}': {sentence(error)} Free disk space, and save it again."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with whole_folder(folder, content="model", advice="Free disk space, and save it again.") as partial:
+        state = model.state_dict() if weights is None else dict(weights)
+        _write(model, partial, state, recipe=recipe, encoder=encoder, scores=scores or {})
 
 
 def foreign_model_files(folder: Path) -> list[str]:

@@ -14,11 +14,11 @@ from basereward.errors import DataError
 from basereward.evaluation.annotation.annotate import pair_rows
 from basereward.evaluation.benchmark import load_benchmark, open_pairs
 from basereward.evaluation.judging.run_judge import open_trained_judge
-from basereward.evaluation.run_benchmark import assign_overrides, evaluate
+from basereward.evaluation.run_benchmark import evaluate
 from basereward.io.files import write_atomic
 from basereward.io.limits import read_json_object
 from basereward.pipelines.stages.contracts import PREVIEWED, StageResult, definition, write_rows
-from basereward.recipe.fragment import load_fragment, load_source
+from basereward.recipe.fragment import assign_overrides, load_fragment, load_source
 
 MEASURED = "evaluation.json"
 """The last file of an evaluation."""

@@ -17,7 +17,7 @@ from basereward.inference.judges.open_engine import open_engine
 from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import PAIRWISE, load_prompt
 from basereward.model.generation.verdicts import parse_verdict
-from basereward.rl.rewards.contracts import LogExtra, LogMetric, PolicyReward, ScoredPrompt
+from basereward.rl.rewards.contracts import LogMetric, PolicyReward, ScoredPrompt
 
 logger = logging.getLogger(__name__)
 
@@ -117,16 +117,12 @@ class JudgeSumReward(PolicyReward):
         prompts: Sequence[Any],
         completions: Sequence[Any],
         *,
-        answer: Sequence[Sequence[str]] | None = None,
-        log_extra: LogExtra | None = None,
         log_metric: LogMetric | None = None,
         **columns: Any,
     ) -> list[float | None]:
         """As the base; also logs the share of requests without a verdict."""
         before = Counter(self.counts)
-        rewards = super().__call__(
-            prompts, completions, answer=answer, log_extra=log_extra, log_metric=log_metric, **columns
-        )
+        rewards = super().__call__(prompts, completions, log_metric=log_metric, **columns)
         spent = self.counts - before
         if log_metric is not None and spent["requests"]:
             log_metric("policy/no_verdict", (spent["unread"] + spent["failed"]) / spent["requests"])

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import nn
 
 from basereward.data.encoding.encoder import Encoder
-from basereward.errors import CheckpointError, sentence
-from basereward.io.files import apply_umask
-from basereward.io.outputs import replace_folder
-from basereward.model.backbone import Backbone, quiet_transformers
+from basereward.model.backbone import Backbone
 from basereward.model.families.lm_head import LanguageHead
 from basereward.model.policy import Policy
 from basereward.model.reward_model import RewardModel
 from basereward.model.saving.identity import BackboneIdentity
 from basereward.model.saving.saved_model import save_model
+from basereward.model.saving.whole_folder import whole_folder
 from basereward.recipe.schema import Recipe
 
 POLICY_CARD = "policy.json"
@@ -60,20 +55,7 @@ def save_policy(policy: Policy, folder: Path, *, card: str) -> None:
     Raises:
         CheckpointError: the folder cannot be written, for example because the disk is full.
     """
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        with quiet_transformers():
-            policy.model.save_pretrained(partial)
-            policy.processor.save_pretrained(partial)
+    with whole_folder(folder, content="policy", advice="Free disk space, and resume the run") as partial:
+        policy.model.save_pretrained(partial)
+        policy.processor.save_pretrained(partial)
         (partial / POLICY_CARD).write_text(card, encoding="utf-8")
-        # mkdtemp and safetensors create files that only the owner can read.
-        partial.chmod(0o755)
-        for file in partial.rglob("*.safetensors"):
-            apply_umask(file)
-        replace_folder(partial, folder)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(
-            f"the policy cannot be saved in '{folder}': {sentence(error)} Free disk space, and resume the run"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -28,7 +28,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # of torch
 
 from basereward.errors import BaseRewardError, RankError, RecipeError, explain
 from basereward.io.interrupts import popen_with_interrupts_blocked
-from basereward.io.processes import Rank, own_variables, this_rank
+from basereward.io.processes import Rank, changed_environment, own_variables, this_rank
 from basereward.recipe.checks.parallel import num_devices, num_ranks
 from basereward.recipe.schema import Recipe
 from basereward.training.parallel.collectives import broadcast
@@ -178,7 +178,8 @@ def _started(devices: int, task: Mapping[str, Any], *, worker: str, store: TCPSt
             place = own_variables(Rank("basereward", number, number, devices, devices))
             processes.append(_start(worker, task, os.environ | common | place))
         listener.accept(link, devices, check=lambda: _check_alive(processes))
-        with _environment(common | own_variables(Rank("basereward", 0, 0, devices, devices))):
+        # Lightning changes some of them too.
+        with changed_environment(common | own_variables(Rank("basereward", 0, 0, devices, devices))):
             yield
     except BaseException as error:
         # Those that have connected already would wait for this process.
@@ -225,21 +226,6 @@ def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """A block with other environment variables, among them those that Lightning changes."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager
