@@ -143,10 +143,10 @@ def trained(recipe: Recipe) -> tuple[str, float]:
     return str(result["run_id"]), time.process_time() - began
 
 
-def test_groups(recipe: Recipe) -> list[Group]:
+def groups_of_test(recipe: Recipe) -> list[Group]:
     """The groups of a recipe's test split.
 
-    >>> len(test_groups(recipe_of("policy_start", seed=None)))
+    >>> len(groups_of_test(recipe_of("policy_start", seed=None)))
     250
     """
     groups: list[Group] = []
@@ -159,7 +159,7 @@ def test_groups(recipe: Recipe) -> list[Group]:
 def measure_judge(recipe: Recipe, run: str | Path) -> Measured:
     """Asks the judge of a run about the test split of a recipe, in both orders."""
     prompt = load_prompt(recipe.model.head["prompt"], fields=PAIRWISE)
-    rows = list(JudgeReward(prompt=prompt).held_out_rows(test_groups(recipe)))
+    rows = list(JudgeReward(prompt=prompt).held_out_rows(groups_of_test(recipe)))
     texts = greedy(_policy(run), rows, max_tokens=recipe.model.head["max_tokens"])
     verdicts = [parse_verdict(text) for text in texts]
     right: dict[str, list[bool]] = {}
@@ -174,7 +174,7 @@ def measure_judge(recipe: Recipe, run: str | Path) -> Measured:
 
 def measure_policy(recipe: Recipe, run: str | Path) -> Measured:
     """Asks the policy of a run the questions of a recipe's test split."""
-    rows = list(RuleReward().held_out_rows(test_groups(recipe)))
+    rows = list(RuleReward().held_out_rows(groups_of_test(recipe)))
     assert recipe.objective is not None
     texts = greedy(_policy(run), rows, max_tokens=recipe.objective["max_tokens"])
     return Measured([float(exact_match(text, row["answer"])) for text, row in zip(texts, rows, strict=True)])

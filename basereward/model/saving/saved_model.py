@@ -139,6 +139,7 @@ def save_model(
 def foreign_model_files(folder: Path) -> list[str]:
     """The files in a folder that `save_model` does not write; all files if the folder is not a saved model.
 
+    >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> written = [(folder / name).write_text("{}") for name in ("notes.txt", CARD)]
     >>> foreign_model_files(folder)
@@ -158,6 +159,7 @@ def foreign_model_files(folder: Path) -> list[str]:
 def is_own_card(folder: Path) -> bool:
     """Whether README.md of a folder is a model card that this project wrote; a page of the user is never replaced.
 
+    >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / MODEL_CARD).write_text("# Notes")
     >>> is_own_card(folder)
@@ -467,6 +469,7 @@ def load_exactly(own: Mapping[str, Tensor], path: Path) -> None:
         ModelError: names or shapes differ, and the message lists all differences; or a weight is not finite.
 
     >>> weights = nn.Linear(2, 1).state_dict()
+    >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "head.safetensors"
     >>> save_file({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, file)
     >>> load_exactly(weights, file)
