@@ -19,7 +19,8 @@ from basereward.model.heads.mlp import MLP
 
 if TYPE_CHECKING:
     from basereward.data.batching.tree_batch import TreeBatch
-    from basereward.data.encoding.encoder import BranchTarget, Encoder
+    from basereward.data.encoding.branch_images import response_content
+from basereward.data.encoding.encoder import BranchTarget, Encoder
     from basereward.data.schema.group import Group, Turn
     from basereward.model.generation.response_generator import ResponseGenerator
 
@@ -131,9 +132,9 @@ class CritiqueTemplate(HeadTemplate):
             )
         request = encoder.asked(self.text)
         branches = []
-        for index, response in enumerate(group.responses):
+        for index in range(len(group.responses)):
             # `request` begins with the end of the response's turn, so the branch's own end-of-turn token is cut off.
-            answer = encoder.branch(response)[:-1]
+            answer = encoder.branch(response_content(group, index))[:-1]
             target = encoder.answer(group.critiques[index]) if with_critiques else answer[:0]
             branches.append(branch_with_target([answer, request], target))
         return branches

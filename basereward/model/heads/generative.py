@@ -21,7 +21,8 @@ from basereward.model.heads._judge_head import JudgeHead, JudgeTemplate, branch_
 
 if TYPE_CHECKING:
     from basereward.data.batching.tree_batch import TreeBatch
-    from basereward.data.encoding.encoder import BranchTarget, Encoder
+    from basereward.data.encoding.branch_images import response_content
+from basereward.data.encoding.encoder import BranchTarget, Encoder
     from basereward.data.schema.group import Group
     from basereward.model.generation.response_generator import ResponseGenerator
 
@@ -178,7 +179,7 @@ class ComparisonTemplate(JudgeTemplate):
             )
         # Each text is encoded once, although a response stands in several branches. Pieces are encoded apart, so that a
         # response has the same tokens as answer 1 and as answer 2.
-        answers = [encoder.plain(response) for response in group.responses]
+        answers = [encoder.plain(response_content(group, index)) for index in range(len(group.responses))]
         between = encoder.plain(self.judge_prompt.after("answer_1"))
         ending = encoder.plain(self.judge_prompt.after("answer_2"))
         closing = encoder.closing_before_reasoning if self.thinking else encoder.closing

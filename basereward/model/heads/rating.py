@@ -20,7 +20,8 @@ from basereward.model.heads._judge_head import (
 
 if TYPE_CHECKING:
     from basereward.data.batching.tree_batch import TreeBatch
-    from basereward.data.encoding.encoder import BranchTarget, Encoder
+    from basereward.data.encoding.branch_images import response_content
+from basereward.data.encoding.encoder import BranchTarget, Encoder
     from basereward.data.schema.group import Group
     from basereward.model.generation.response_generator import ResponseGenerator
 
@@ -84,10 +85,10 @@ class RatingTemplate(JudgeTemplate):
             _check_ratings(group)
         ending = torch.cat([encoder.plain(self.judge_prompt.after("answer")), encoder.closing])
         branches = []
-        for index, response in enumerate(group.responses):
+        for index in range(len(group.responses)):
             # Without targets the branch ends where the model's next token is the rating.
             target = encoder.answer(self.target(group.ratings[index])) if with_targets else ending[:0]
-            branches.append(branch_with_target([encoder.plain(response), ending], target))
+            branches.append(branch_with_target([encoder.plain(response_content(group, index)), ending], target))
         return branches
 
     def target(self, rating: float) -> str:
