@@ -443,9 +443,7 @@ class Encoder:
         if images_thw is not None and group.response_images:
             shown = images_of_branches(group, _shown(len(branches), targets))
             for number, indices in enumerate(shown):
-                branches[number] = self._expanded(
-                    branches[number].tolist(), images_thw[list(indices)], name="response"
-                )
+                branches[number] = self._expanded(branches[number].tolist(), images_thw[list(indices)], name="response")
         return tuple(branches), tuple(targets)
 
     def _branch_images(

@@ -206,13 +206,16 @@ class Group:
             response_images=tuple(self.images_of(index) for index in indices) if self.response_images else (),
         )
 
-    def same_response(self, one: int, other: int) -> bool:
-        """Whether two responses have the same text and equal images; files are equal if their paths are.
+    def response_key(self, index: int) -> tuple[str, tuple[PlacedImage, ...]]:
+        """The text of a response with its images; keys are hashable where the images are.
 
-        >>> Group("0", "s", (), ("4", "4")).same_response(0, 1)
+        Files are equal if their paths are.
+
+        >>> group = Group("0", "s", (), ("4", "4"))
+        >>> group.response_key(0) == group.response_key(1)
         True
         """
-        return self.responses[one] == self.responses[other] and self.images_of(one) == self.images_of(other)
+        return self.responses[index], self.images_of(index)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def _check_preferences(group: Group) -> None:
     """Check that no winner equals its loser, and that the preferences form no cycle."""
     decided = [preference for preference in group.preferences if not preference.tie]
     for preference in decided:
-        if group.same_response(preference.winner, preference.loser):
+        if group.response_key(preference.winner) == group.response_key(preference.loser):
             detail = f"responses {preference.winner} and {preference.loser} are the same, but one is preferred"
             raise RowRejected("identical_responses", detail)
     if cycle := _cycle(decided):

@@ -11,6 +11,7 @@ from annotated_types import Ge, Interval
 from torch import Tensor
 
 from basereward.data.batching.branch_edits import append_to_branches
+from basereward.data.encoding.branch_images import response_content
 from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import REQUEST, load_prompt
 from basereward.model.heads._judge_head import HeadTemplate, branch_with_target, check_one_for_each_response
@@ -19,8 +20,7 @@ from basereward.model.heads.mlp import MLP
 
 if TYPE_CHECKING:
     from basereward.data.batching.tree_batch import TreeBatch
-    from basereward.data.encoding.branch_images import response_content
-from basereward.data.encoding.encoder import BranchTarget, Encoder
+    from basereward.data.encoding.encoder import BranchTarget, Encoder
     from basereward.data.schema.group import Group, Turn
     from basereward.model.generation.response_generator import ResponseGenerator
 

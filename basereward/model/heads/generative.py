@@ -12,6 +12,7 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
+from basereward.data.encoding.branch_images import response_content
 from basereward.data.schema.rejections import RowRejected
 from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import PAIRWISE, Prompt, load_prompt
@@ -21,8 +22,7 @@ from basereward.model.heads._judge_head import JudgeHead, JudgeTemplate, branch_
 
 if TYPE_CHECKING:
     from basereward.data.batching.tree_batch import TreeBatch
-    from basereward.data.encoding.branch_images import response_content
-from basereward.data.encoding.encoder import BranchTarget, Encoder
+    from basereward.data.encoding.encoder import BranchTarget, Encoder
     from basereward.data.schema.group import Group
     from basereward.model.generation.response_generator import ResponseGenerator
 

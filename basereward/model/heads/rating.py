@@ -9,6 +9,7 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
+from basereward.data.encoding.branch_images import response_content
 from basereward.data.schema.rejections import RowRejected
 from basereward.model.generation.prompts import POINTWISE, Prompt, load_prompt
 from basereward.model.heads._judge_head import (
@@ -20,8 +21,7 @@ from basereward.model.heads._judge_head import (
 
 if TYPE_CHECKING:
     from basereward.data.batching.tree_batch import TreeBatch
-    from basereward.data.encoding.branch_images import response_content
-from basereward.data.encoding.encoder import BranchTarget, Encoder
+    from basereward.data.encoding.encoder import BranchTarget, Encoder
     from basereward.data.schema.group import Group
     from basereward.model.generation.response_generator import ResponseGenerator
 

@@ -165,4 +165,3 @@ def response_images(placed: Sequence[tuple[PlacedImage, ...]]) -> tuple[tuple[Pl
     ()
     """
     return tuple(placed) if any(placed) else ()
-
