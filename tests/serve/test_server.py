@@ -100,7 +100,7 @@ def test_images_in_responses(served: ServedModel, scorer: Scorer) -> None:
     pooled = served.post("/classify", {"messages": [*question, message], "use_activation": False})
     (alone,) = scorer.score(question, [message])
     assert pooled.json()["data"][0]["probs"] == pytest.approx([alone], abs=1e-5)
-    assert served.post("/score", {**body, "response_images": [[image_uri(red)] * 40, [], [], []]}).status_code == 422
+    assert served.post("/score", {**body, "response_images": [[image_uri(red)] * 64, [], [], []]}).status_code == 422
 
 
 def test_images_of_openai_messages_and_of_paths(served: ServedModel, scorer: Scorer) -> None:
