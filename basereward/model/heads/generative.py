@@ -12,6 +12,7 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
+from basereward.data.encoding.branch_images import response_content
 from basereward.data.schema.rejections import RowRejected
 from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import PAIRWISE, Prompt, load_prompt
@@ -179,7 +180,7 @@ class ComparisonTemplate(JudgeTemplate):
             )
         # Each text is encoded once, although a response stands in several branches. Pieces are encoded apart, so that a
         # response has the same tokens as answer 1 and as answer 2.
-        answers = [encoder.plain(response) for response in group.responses]
+        answers = [encoder.plain(response_content(group, index)) for index in range(len(group.responses))]
         between = encoder.plain(self.judge_prompt.after("answer_1"))
         ending = encoder.plain(self.judge_prompt.after("answer_2"))
         closing = encoder.closing_before_reasoning if self.thinking else encoder.closing
