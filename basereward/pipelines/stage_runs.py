@@ -114,7 +114,7 @@ def finished_row(stage: StageRecipe, outputs: Outputs, *, pipeline: Pipeline) ->
 
 def _key(node: Node, made: Stage) -> str:
     """The identity of a stage."""
-    return stage_key({**node, "definitions": made.definitions()}, uncounted=made.uncounted)
+    return stage_key({**node, "definitions": made.definitions()}, uncounted=made.uncounted, inputs=made.inputs())
 
 
 def _train(stage: StageRecipe, recipe: Recipe, *, pipeline: Pipeline, parent: str) -> StageRow:
