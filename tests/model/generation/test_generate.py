@@ -50,12 +50,13 @@ def reference_texts(path: Path, encoder: Encoder, groups: list[Group], *, vision
     texts = []
     for item in groups:
         encoded = encoder(item)
-        for branch in encoded.branches:
+        for index, branch in enumerate(encoded.branches):
             ids = torch.cat([encoded.prefix, branch])[None]
             image_inputs: dict[str, Any] = {}
-            if item.images:
+            images = [*item.images, *(placed_image.image for placed_image in item.images_of(index))]
+            if images:
                 processor = AutoImageProcessor.from_pretrained(path, backend="pil")
-                image_inputs = dict(processor(images=list(item.images), return_tensors="pt"))
+                image_inputs = dict(processor(images=images, return_tensors="pt"))
                 image_inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
             stop_tokens = {"eos_token_id": encoder.end_of_turn, "pad_token_id": encoder.pad_id}
             mask = torch.ones_like(ids)
