@@ -15,7 +15,8 @@ from basereward.errors import RunError
 from basereward.io.files import write_state
 from basereward.io.hashing import combined_sha256, file_sha256, folder_sha256
 from basereward.io.limits import MIB, read_json_object
-from basereward.recipe import Experiment, Recipe, recipe_from_yaml, recipe_sha256, recipe_yaml
+from basereward.pipelines.stages.contracts import Stage
+from basereward.recipe import Experiment, Recipe, make, recipe_from_yaml, recipe_sha256, recipe_yaml
 from basereward.recipe.schema import Node, TrackingRecipe
 from basereward.recipe.stages import Outputs, StageRecipe, resolved
 from basereward.recipe.text import build_recipe
@@ -114,6 +115,28 @@ def resolved_recipe(recipe: Recipe, outputs: Outputs) -> Recipe:
     'of a.jsonl'
     """
     return build_recipe(resolved(asdict(recipe), outputs))
+
+
+def made_stage(stage: StageRecipe, outputs: Outputs, *, tracking: TrackingRecipe | None = None) -> Stage:
+    """The object of a stage that is not one training. A stage whose own models are trained gets their whole recipe.
+
+    Args:
+        stage: of the pipeline.
+        outputs: of the stages that it uses.
+        tracking: where its trainings are recorded; None: as its recipe says.
+
+    Raises:
+        RecipeError: an argument is wrong.
+
+    >>> made_stage(StageRecipe("hard", {"_target_": "select", "rows": "a.jsonl", "limit": 3}), {}).limit
+    3
+    """
+    node = resolved(stage.node, outputs)
+    if stage.recipe is not None:
+        recipe = resolved_recipe(stage.recipe, outputs)
+        node["recipe"] = asdict(recipe if tracking is None else dataclasses.replace(recipe, tracking=tracking))
+    made: Stage = make(node, "stages")
+    return made
 
 
 def is_used(stages: Iterable[StageRecipe], stage: str, output: str) -> bool:
