@@ -32,7 +32,7 @@ def file_sha256(path: Path | str) -> str:
     status = real.stat()
     if status.st_size < CACHED_FROM:
         return hashlib.sha256(real.read_bytes()).hexdigest()
-    identity = [str(real), status.st_size, status.st_mtime_ns, status.st_ino]
+    identity: list[str | int] = [str(real), status.st_size, status.st_mtime_ns, status.st_ino]
     known = _cached(real, identity)
     if known is not None:
         return known

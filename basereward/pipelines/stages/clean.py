@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -15,6 +15,7 @@ from basereward.errors import DataError, RecipeError, unknown
 from basereward.pipelines.cleaning.fold_files import HELD_OUT, ROWS, FoldFiles
 from basereward.pipelines.cleaning.rounds import Cleaning, settings_of
 from basereward.pipelines.stages.contracts import PREVIEWED, StageResult, write_rows
+from basereward.pipelines.stages.inputs import source_files
 from basereward.recipe import Recipe, make, recipe_sha256
 from basereward.recipe.text import build_recipe
 
@@ -75,6 +76,13 @@ class Clean:
     def definitions(self) -> Mapping[str, Any]:
         """As `Stage.definitions`: what the recipe of the models is."""
         return {"recipe": recipe_sha256(self.recipe)}
+
+    def inputs(self) -> Sequence[Path]:
+        """As `Stage.inputs`: those of the sources that are cleaned."""
+        found: list[Path] = []
+        for name in self.sources:
+            found += source_files(self.recipe.data.sources[name])
+        return found
 
     def preview(self, folder: Path) -> Mapping[str, str]:
         """As `Stage.preview`: the first rows of each source, as they are."""
