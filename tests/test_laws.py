@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ from tests.helpers.support import (
     mixed_groups,
     only,
     pair_rows,
+    placed,
     write_rows,
 )
 
@@ -115,13 +117,17 @@ def test_law_1_tree_equals_plain(family: str, lora: bool, checkpointing: bool, t
 
 
 @pytest.mark.parametrize("images", [0, 1, 2])
+@pytest.mark.parametrize("drawn", [False, True], ids=["text", "drawn"])
 @pytest.mark.parametrize("family", VISION)
-def test_law_2_hidden_states_equal_transformers(family: str, images: int, tmp_path: Path) -> None:
-    """Hidden states of the plain layout equal those of transformers' own model on the whole conversation."""
+def test_law_2_hidden_states_equal_transformers(family: str, drawn: bool, images: int, tmp_path: Path) -> None:
+    """Hidden states of the plain layout equal those of transformers' own model on the whole conversation, also with
+    pictures in the responses."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     path = checkpoint(family, tmp_path / family)
     sample = group(images=images)
+    if drawn:
+        sample = replace(sample, response_images=(placed((6, 3), (13, 4)), placed((0, 5)), ()))
     _, plain = batches(path, [sample])
     with torch.no_grad():
         actual = load_backbone(path).eval().hidden_states(plain)
@@ -130,11 +136,16 @@ def test_law_2_hidden_states_equal_transformers(family: str, images: int, tmp_pa
     processor = AutoImageProcessor.from_pretrained(path, backend="pil")
     model = AutoModel.from_pretrained(path, attn_implementation="eager").eval()
     tiles = {"crop_to_patches": True} if family == "internvl" else {}  # the default of its processor of images and text
-    features = dict(processor(images=list(sample.images), return_tensors="pt", **tiles)) if images else {}
-    token, image_texts = _written_images(family, features)
-    for row, response in enumerate(sample.responses):
-        content: list[dict[str, str]] = [{"type": "image"}] * images + [{"type": "text", "text": "Which digit?"}]
-        turns = [{"role": "user", "content": content}, {"role": "assistant", "content": response}]
+    for row in range(len(sample.responses)):
+        shown = [*sample.images, *(item.image for item in sample.images_of(row))]
+        features = dict(processor(images=shown, return_tensors="pt", **tiles)) if shown else {}
+        token, image_texts = _written_images(family, features)
+        content: list[dict[str, str | None]] = [{"type": "image"}] * images + [{"type": "text", "text": "Which digit?"}]
+        answer = [
+            {"type": "image"} if part.is_image else {"type": "text", "text": part.text}
+            for part in sample.response_parts(row)
+        ]
+        turns = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
         text = tokenizer.apply_chat_template(turns, tokenize=False)
         pieces = text.split(token)
         text = "".join(piece + image for piece, image in zip(pieces, [*image_texts, ""], strict=True))
@@ -180,7 +191,7 @@ def test_law_3_score_depends_on_its_response_alone(family: str, layout: Any, tmp
     assert_close(scores(*encoded), torch.cat(separate_scores))
     assert_close(scores(*reversed(encoded)), torch.cat(separate_scores[::-1]))
     for sample, expected in zip(groups, separate_scores, strict=True):
-        reversed_group = Group(sample.id, sample.source, sample.prompt, sample.responses[::-1], (), sample.images)
+        reversed_group = sample.select(range(len(sample.responses))[::-1])
         assert_close(scores(encoder(reversed_group)).flip(0), expected)
 
 

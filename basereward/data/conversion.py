@@ -70,7 +70,7 @@ def convert(data: Data, out: str | os.PathLike[str], *, overrides: Iterable[str]
     target = _target(out)
     source, node = _open_source(data, overrides)
     listed_in = target.with_name(f"{target.stem}.lost.jsonl")
-    writer = _Writer(target.parent, target.with_name(f"{target.stem}.images"))
+    writer = RowWriter(target.parent, target.with_name(f"{target.stem}.images"))
     groups = list(_groups(source))
     rejected = list(_rejected(source))
     if not groups:
@@ -143,13 +143,17 @@ def _rejected(source: Source) -> Iterator[RejectedRow]:
 
 
 @dataclass
-class _Writer:
+class RowWriter:
     """Makes rows of groups, and writes their images.
 
     Attributes:
         folder: the folder of the rows, from which paths start.
-        images: the folder of the images that are written.
+        images: the folder of the images that are written; its parent exists.
         names: the names of the images written so far.
+
+    >>> writer = RowWriter(Path("rows"), Path("rows/images"))
+    >>> writer.row(Group("a", "s", (), ("4", "5"), (Preference(1, 0),)))["ranking"]
+    [1, 0]
     """
 
     folder: Path
@@ -179,8 +183,9 @@ class _Writer:
         """Return the path of an image, which is written if it is no file yet."""
         if isinstance(image, str | Path):
             path = Path(image).absolute()
-            folder = self.folder.absolute()
-            return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+            images = self.images.absolute()
+            below = path.is_relative_to(self.folder.absolute()) or Path(os.path.normpath(path)).is_relative_to(images)
+            return os.path.relpath(path, self.folder.absolute()) if below else str(path)
         content = read_image(image)
         if isinstance(content, PIL.Image.Image):
             buffer = io.BytesIO()
@@ -192,7 +197,7 @@ class _Writer:
             with atomic_file(self.images / name) as file:
                 file.write(content)
             self.names.add(name)
-        return f"{self.images.name}/{name}"
+        return os.path.relpath(self.images / name, self.folder)
 
 
 # The first bytes of image files -> their suffix.

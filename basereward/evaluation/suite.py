@@ -11,6 +11,8 @@ from typing import Any
 
 from basereward.errors import DataError, check_several, sentence
 from basereward.evaluation.benchmark import Benchmark, load_benchmark
+from basereward.evaluation.evaluation_folder import read_evaluation
+from basereward.evaluation.items import JudgedItem, Outcome
 from basereward.evaluation.judging.judge import Judge
 from basereward.evaluation.outcome import AnswerOrder
 from basereward.evaluation.recording import record
@@ -145,7 +147,7 @@ def _measure(
     evaluations: list[dict[str, Any]] = []
     for benchmark in opened:
         try:
-            result[benchmark.name], facts = _finished(evaluator, benchmark) or evaluator.evaluate(benchmark)
+            result[benchmark.name], facts = _counted_again(evaluator, benchmark) or evaluator.evaluate(benchmark)
         except DataError as error:
             # What is scored already stays in the journal.
             absent[benchmark.name] = str(error)
@@ -155,18 +157,39 @@ def _measure(
     return result, evaluations
 
 
-def _finished(evaluator: Evaluator, benchmark: Benchmark) -> tuple[CountedVariants, dict[str, Any]] | None:
-    """The measures and facts of an evaluation of an earlier call; None if there is none of the same model and items."""
+def _counted_again(evaluator: Evaluator, benchmark: Benchmark) -> tuple[CountedVariants, dict[str, Any]] | None:
+    """The measures and facts of an evaluation of an earlier call; None if there is none of the same model and items.
+
+    Only its outcomes are used: the code that counts them may have changed since.
+    """
+    stored = _finished(evaluator, benchmark)
+    if stored is None:
+        return None
+    folder = evaluator.subject.folder / benchmark.name
+    outcomes: dict[int, Outcome] = {}
+    for row in read_evaluation(folder).rows:
+        outcomes[row.row] = Outcome(scores=row.scores, votes=row.votes)
+    variants = evaluator.count(benchmark, [JudgedItem(item, outcomes[item.row]) for item in benchmark.items])
+    if json.loads(json.dumps(variants)) == stored["variants"]:
+        # Written and recorded by the earlier call.
+        returned = {key: stored[key] for key in RETURNED if key in stored}
+        return stored["variants"], {"benchmark": benchmark.name, "out": str(folder), **returned}
+    evaluator.cost = stored.get("cost", {})
+    return evaluator.evaluate(benchmark, known=outcomes)
+
+
+def _finished(evaluator: Evaluator, benchmark: Benchmark) -> dict[str, Any] | None:
+    """The content of `evaluation.json` of an earlier call; None if there is none of the same model and items."""
     subject, judge = evaluator.subject, evaluator.judge
     # The outcomes of a rule are computed as quickly as they are read.
     if not subject.is_model and judge is None:
         return None
-    folder = subject.folder / benchmark.name
     try:
-        stored = read_json_object(folder / "evaluation.json")
+        stored = read_json_object(subject.folder / benchmark.name / "evaluation.json")
     except DataError:
         return None
     wanted = {
+        "version": benchmark.version,
         "digest": benchmark.digest,
         "model_fingerprint": subject.fingerprint or None,
         "order": evaluator.order,
@@ -174,10 +197,7 @@ def _finished(evaluator: Evaluator, benchmark: Benchmark) -> tuple[CountedVarian
         "items": len(benchmark.items),
         "scored": len(benchmark.items),
     }
-    if any(stored.get(key) != value for key, value in wanted.items()):
-        return None
-    returned = {key: stored[key] for key in RETURNED if key in stored}
-    return stored["variants"], {"benchmark": benchmark.name, "out": str(folder), **returned}
+    return stored if all(stored.get(key) == value for key, value in wanted.items()) else None
 
 
 def _table(

@@ -22,6 +22,8 @@ GroupResult: TypeAlias = list[float] | DataError
 ChatPrompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 """A text, or messages `{"role", "content"}`. The content is a text, or a list of parts in the form of transformers
 (`{"type": "image", "image": ...}`) or of OpenAI (`{"type": "image_url", "image_url": {"url": ...}}`)."""
+ChatResponse: TypeAlias = str | Mapping[str, Any]
+"""A text, or a message of the assistant, in the forms of `ChatPrompt`."""
 
 
 class ScoresGroups(ABC):
@@ -42,25 +44,35 @@ class ScoresGroups(ABC):
         """As `score_or_reject`, but scores may be NaN or infinite; yields the results of several groups at a time."""
 
     def score(
-        self, prompt: ChatPrompt, responses: Sequence[str], *, images: Sequence[ImageReference] = ()
+        self,
+        prompt: ChatPrompt,
+        responses: Sequence[ChatResponse],
+        *,
+        images: Sequence[ImageReference] = (),
+        response_images: Sequence[Sequence[ImageReference]] = (),
     ) -> list[float]:
         """One score for each response to a prompt; higher is better. `score_rows` takes many prompts.
 
         Args:
             prompt: a text, or messages as for chat templates or in the form of OpenAI; see `ChatPrompt`.
-            responses: at least one response to the prompt.
+            responses: at least one response to the prompt: a text, or a message of the assistant, which may have image
+                parts. A response that is only an image is an empty text with an image in `response_images`.
             images: paths, bytes, data URIs, PIL images, NumPy arrays `(H, W, 3)` uint8, or tensors `(3, H, W)` that are
                 uint8 or from 0 to 1, in the order of their places in the prompt. Addresses are not downloaded.
+            response_images: for each response a list of its images, as in `images`. `<image>` in the text of a response
+                with images is the place of one; without places they stand before the text.
 
         Returns:
             K scores, in the order of `responses`.
 
         Raises:
-            DataError: `responses` or `images` is not a list, the prompt is malformed, an image cannot be opened, prompt
-                and response are too long, or the chat template rejects them. Nothing is truncated or skipped.
+            DataError: `responses` or a list of images is not a list, the prompt is malformed, an image cannot be
+                opened, prompt and response are too long, or the chat template rejects them. Nothing is truncated or
+                skipped.
             ModelError: a score is NaN or infinite.
         """
-        return next(iter(self.score_groups([prompt_group(prompt, responses, images=images, where="score()")])))
+        group = prompt_group(prompt, responses, images=images, response_images=response_images, where="score()")
+        return next(iter(self.score_groups([group])))
 
     def score_rows(
         self,
@@ -74,8 +86,9 @@ class ScoresGroups(ABC):
 
         Args:
             rows: an iterable of dicts, a `pandas.DataFrame`, a `datasets.Dataset`, or a path, pattern or hub id as
-                `basereward score` takes it. A row has `prompt`, `responses` and, if the prompt has images, `images`; or
-                it is in one of the formats that are recognised by their columns, such as `chosen` and `rejected`.
+                `basereward score` takes it. A row has `prompt`, `responses` and, if there are images, `images` of the
+                prompt and `response_images`; or it is in one of the formats that are recognised by their columns, such
+                as `chosen` and `rejected`.
             columns: our column name -> the name in the rows; a name -> None leaves that column unread.
             images_root: the folder that relative image paths start from; None: that of the file, or the working folder.
             tokens: as in `score_groups`.
@@ -168,12 +181,17 @@ def _is_empty(rows: object) -> bool:
 
 
 def prompt_group(
-    prompt: ChatPrompt, responses: Sequence[str], *, images: Sequence[ImageReference] = (), where: str
+    prompt: ChatPrompt,
+    responses: Sequence[ChatResponse],
+    *,
+    images: Sequence[ImageReference] = (),
+    response_images: Sequence[Sequence[ImageReference]] = (),
+    where: str,
 ) -> Group:
     """A prompt with its responses as a group, from the arguments of `ScoresGroups.score`.
 
     Args:
-        prompt, responses, images: as in `ScoresGroups.score`.
+        prompt, responses, images, response_images: as in `ScoresGroups.score`.
         where: what was called, for messages.
 
     Raises:
@@ -185,12 +203,14 @@ def prompt_group(
     """
     check_several(responses, name="responses", of="texts")
     check_several(images, name="images", of="images")
+    check_several(response_images, name="response_images", of="lists of images")
     if getattr(images, "ndim", None) == IMAGE_DIMENSIONS:
         raise DataError("images is one array; a list of images is needed: images=[array]")
     row = {
         "prompt": prompt if isinstance(prompt, str | Mapping) else list(prompt),
         "responses": list(responses),
         "images": list(images) or None,
+        "response_images": [list(own) if isinstance(own, tuple) else own for own in response_images] or None,
     }
     return RowFormat(for_training=False).group(row, source="score", row_id="0", where=where)
 

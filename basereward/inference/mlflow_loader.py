@@ -30,7 +30,8 @@ class MlflowScorer:
 
         Args:
             model_input: a pandas DataFrame, or a list of mappings, with `prompt` (a text, or messages), `responses`
-                (texts) and, if the prompt has images, `images` (each as base64 or as a data URI).
+                (texts) and, if there are images, `images` of the prompt and `response_images`, a list for each response
+                (each image as base64 or as a data URI).
             params: not used.
 
         Returns:
@@ -46,7 +47,12 @@ class MlflowScorer:
         for index, row in enumerate(rows):
             images = _images(row.get("images"))
             try:
-                plain = {"prompt": _plain(row["prompt"]), "responses": _plain(row["responses"]), "images": images}
+                plain = {
+                    "prompt": _plain(row["prompt"]),
+                    "responses": _plain(row["responses"]),
+                    "images": images,
+                    "response_images": _response_images(row.get("response_images")),
+                }
                 groups.append(row_format.group(plain, source="predict", row_id=str(index), where=f"row {index}"))
             except RowRejected as rejection:
                 raise DataError(f"row {index} cannot be scored: {rejection.reason}: {rejection.detail}") from rejection
@@ -65,6 +71,17 @@ def _images(values: Any) -> list[Any] | None:
         return None
     images = [image if not isinstance(image, str) or DATA_URI.match(image) else {"bytes": image} for image in values]
     return images or None
+
+
+def _response_images(values: Any) -> list[list[Any]] | None:
+    """The images of the responses of a row; None for an empty cell.
+
+    >>> _response_images(None), _response_images([["iVBORw0K"], []])
+    (None, [[{'bytes': 'iVBORw0K'}], []])
+    """
+    if not hasattr(values, "__len__"):
+        return None
+    return [_images(own) or [] for own in values] or None
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,8 @@ from basereward.data.batching.collate import collate
 from basereward.data.batching.packing import RowSize, pack_in_order
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.encoder import EncodedGroup, Encoder
+from basereward.data.schema.group import Group, Part, Turn
+from basereward.data.schema.image_references import ImageReference
 from basereward.data.schema.rows import RowFormat
 from basereward.data.schema.text import check_texts
 from basereward.errors import check_several
@@ -82,9 +84,18 @@ class PromptScorer:
     def __init__(self, scorer: PassRunner, group: EncodedGroup) -> None:
         self._scorer = scorer
         # The cache replaces the pixels, which would be encoded again at every call.
-        self._group = replace(group, pixels=None, images_thw=None)
+        self._group = replace(
+            group,
+            pixels=None,
+            images_thw=None,
+            cached_features=(),
+            visual_tokens=None,
+            branch_images=(),
+            num_response_images=0,
+        )
         self._cache = Cache(layer_class_to_replicate=_Prefix)
-        self._fill_cache(group)
+        # Images of the group's own responses are left out.
+        self._fill_cache(replace(group, branch_images=()))
 
     @torch.inference_mode()
     def _fill_cache(self, group: EncodedGroup) -> None:
@@ -104,33 +115,67 @@ class PromptScorer:
                 size += layer.keys.nbytes + layer.values.nbytes
         return size
 
-    def score(self, responses: Sequence[str]) -> list[float]:
+    def score(
+        self, responses: Sequence[str], *, response_images: Sequence[Sequence[ImageReference]] = ()
+    ) -> list[float]:
         """One score for each response, equal to `Scorer.score` up to about 1e-6 in float32.
+
+        Args:
+            responses, response_images: as in `Scorer.score`.
 
         Raises:
             DataError: `responses` is not a list or is empty, a response is not a text or has half of a surrogate pair,
-                or it is too long with the prompt.
+                it is too long with the prompt, or an image cannot be opened.
             ModelError: a score is NaN or infinite.
         """
         check_several(responses, name="responses", of="texts")
+        check_several(response_images, name="response_images", of="lists of images")
         # The checks of rows need a prompt; the real one is encoded already.
-        row = {"prompt": "?", "responses": list(responses)}
-        checked = RowFormat(for_training=False).group(row, source="score", row_id="0", where="score()")
+        row = {"prompt": "?", "responses": list(responses), "response_images": list(response_images) or None}
+        return self.score_group(RowFormat(for_training=False).group(row, source="score", row_id="0", where="score()"))
+
+    def score_group(self, group: Group) -> list[float]:
+        """As `score`, for the responses of a group, whose own prompt is not read."""
         encoder = self._scorer.encoder
-        check_texts(checked.responses)
-        branches = [encoder.branch(response) for response in checked.responses]
-        encoder.check_length(len(self._group.prefix) + max(map(len, branches)))
+        check_texts(group.responses)
+        encoded = self._encoded(group)
+        encoder.check_length(encoded.longest)
         scores: list[float] = []
-        passes = pack_in_order(branches, budget=MAX_BRANCH_TOKENS, size_of=lambda branch: RowSize(len(branch)))
+        branches = range(len(encoded.branches))
+        passes = pack_in_order(
+            branches, budget=MAX_BRANCH_TOKENS, size_of=lambda number: RowSize(len(encoded.branches[number]))
+        )
         for branches_of_pass in passes:
-            scores += self._score(branches_of_pass)
+            scores += self._score(encoded, branches_of_pass)
         self._scorer.check_finite(scores, name=self._group.id)
         return scores
 
+    def _encoded(self, group: Group) -> EncodedGroup:
+        """The prompt of this scorer with the responses of a group."""
+        encoder = self._scorer.encoder
+        if not group.response_images:
+            return replace(self._group, branches=tuple(encoder.branch(response) for response in group.responses))
+        # With a prompt that has no images, so that all images are those of the responses.
+        own = encoder(replace(group, prompt=(Turn("user", (Part("?"),)),), images=()))
+        return replace(
+            self._group,
+            branches=own.branches,
+            branch_images=own.branch_images,
+            pixels=own.pixels,
+            images_thw=own.images_thw,
+            cached_features=own.cached_features,
+            num_response_images=own.num_response_images,
+        )
+
     @torch.inference_mode()
-    def _score(self, branches: Sequence[Tensor]) -> list[float]:
-        """Scores the responses of one forward pass."""
-        group = replace(self._group, branches=tuple(branches), preferences=())
+    def _score(self, encoded: EncodedGroup, branches: Sequence[int]) -> list[float]:
+        """Scores the responses of one forward pass, by the indices of their branches."""
+        group = replace(
+            encoded,
+            branches=tuple(encoded.branches[number] for number in branches),
+            branch_images=tuple(encoded.branch_images[number] for number in branches) if encoded.branch_images else (),
+            preferences=(),
+        )
         tree = collate([group], layout="tree", pad_id=self._scorer.encoder.pad_id)
         prefix = len(group.prefix)
         batch = _columns(tree, slice(prefix, None), trees=tree.rows.trees)
@@ -140,7 +185,7 @@ class PromptScorer:
 
 
 def _columns(batch: TreeBatch, kept: slice, *, trees: list[tuple[int, ...]]) -> TreeBatch:
-    """Some columns of a batch with one tree row."""
+    """Some columns of a batch with one tree row, which hold all its images."""
     rows = replace(
         batch.rows,
         input_ids=batch.rows.input_ids[:, kept],
@@ -150,4 +195,6 @@ def _columns(batch: TreeBatch, kept: slice, *, trees: list[tuple[int, ...]]) -> 
         branch=batch.rows.branch[:, kept],
         ends=batch.rows.ends - torch.tensor([0, kept.start]),
     )
-    return replace(batch, rows=rows)
+    tokens = batch.images.tokens
+    images = batch.images if tokens is None else replace(batch.images, tokens=tokens - kept.start)
+    return replace(batch, rows=rows, images=images)

@@ -17,11 +17,12 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from basereward.data.schema.group import Group
+from basereward.data.schema.group import Group, PlacedImage
+from basereward.data.schema.responses.read_responses import response_images
 from basereward.errors import BaseRewardError, ModelError
 from basereward.inference.group_scores import ScoresEncodedGroups
 from basereward.inference.judges.chat_model import ChatModel
@@ -35,6 +36,9 @@ MAX_GROUPS = 256
 """Groups that are encoded together; it bounds the memory of a batch."""
 BATCHES_AHEAD = 2
 """Encoded batches that may wait for the model."""
+
+ResponseKey: TypeAlias = tuple[str, tuple[PlacedImage, ...]]
+"""A response with its images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +83,11 @@ class _Merged:
 
     def answer(self, scores: Sequence[float]) -> None:
         """Gives every request the scores of its own responses, or an error if one of them is not finite."""
-        by_response = dict(zip(self.group.responses, scores, strict=True))
+        by_response = dict(zip(_response_keys(self.group), scores, strict=True))
         for request in self.requests:
             # A judge may score equal responses of a request differently, so they are told apart where they can be.
             alone = request.group is self.group
-            own = list(scores) if alone else [by_response[response] for response in request.group.responses]
+            own = list(scores) if alone else [by_response[key] for key in _response_keys(request.group)]
             if all(map(math.isfinite, own)):
                 request.future.set_result(own)
             else:
@@ -114,9 +118,21 @@ def _merge(requests: Iterable[ScoreRequest]) -> list[_Merged]:
         by_key.setdefault(request.key, []).append(request)
     merged: list[_Merged] = []
     for key, of_prompt in by_key.items():
-        responses = dict.fromkeys(response for request in of_prompt for response in request.group.responses)
-        merged.append(_Merged(key, of_prompt, replace(of_prompt[0].group, responses=tuple(responses))))
+        responses: dict[ResponseKey, None] = {}
+        for request in of_prompt:
+            responses.update(dict.fromkeys(_response_keys(request.group)))
+        group = replace(
+            of_prompt[0].group,
+            responses=tuple(text for text, _ in responses),
+            response_images=response_images([images for _, images in responses]),
+        )
+        merged.append(_Merged(key, of_prompt, group))
     return merged
+
+
+def _response_keys(group: Group) -> list[ResponseKey]:
+    """The keys of the responses of a group, in their order."""
+    return [group.response_key(index) for index in range(len(group.responses))]
 
 
 class Batcher:
@@ -267,7 +283,7 @@ class Batcher:
 
     def _score_kept(self, item: _Merged, prompt: PromptScorer) -> None:
         try:
-            scores = prompt.score(item.group.responses)
+            scores = prompt.score_group(item.group)
         except Exception as error:  # noqa: BLE001
             if len(item.requests) > 1:
                 for alone in item.apart():

@@ -91,7 +91,7 @@ ROWS: dict[str, tuple[str, object]] = {
     "an answer equal to its rival": ("identical_responses", row_with(chosen="a four")),
     "an image mark in one response": ("image_mark_in_response", row_with(rejected="<image> a four")),
     "a vision token in one response": ("image_mark_in_response", row_with(chosen="<|image_pad|> a seven")),
-    "a picture in a response": ("image_in_response", row_with(chosen=[says("assistant", [{"type": "image"}])])),
+    "a place of a picture in a response": ("image_count", row_with(chosen=[says("assistant", [{"type": "image"}])])),
     "a call of a tool in an answer": (
         "unknown_key",
         row_with(chosen=[{**says("assistant", "a seven"), "tool_calls": [{"name": "look"}]}]),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from basereward.data.encoding.encoder import EncodedGroup
-from basereward.data.schema.group import IMAGE, Group, Part, Preference, Turn, rank_preferences
+from basereward.data.schema.group import IMAGE, Group, Part, PlacedImage, Preference, Turn, rank_preferences
 from basereward.data.sources.digits import draw
 from basereward.model.tiny_models._byte_level import byte_level_tokenizer
 from basereward.model.tiny_models._checkpoint import TinySizes, text_settings, write_checkpoint
@@ -137,7 +138,8 @@ def encoded_group(
 
 
 def mixed_groups(*, vision: bool) -> list[Group]:
-    """Return groups with no, one and several images, one, two and four responses, several turns, and a system turn."""
+    """Return groups with no, one and several images, one, two and four responses, several turns, a system turn, and
+    images in responses."""
     earlier_turns = (
         Turn("system", (Part("Judge digits."),)),
         Turn("user", (Part("Hello."),)),
@@ -154,7 +156,24 @@ def mixed_groups(*, vision: bool) -> list[Group]:
         *text,
         group(images=1, name="picture"),
         group("Which of the two?", ("left", "the right one"), images=2, name="two"),
+        *drawn_groups(),
     ]
+
+
+def drawn_groups() -> list[Group]:
+    """Return groups with pictures in responses: each response a picture, and texts with none, one and two pictures to a
+    prompt with a picture. One picture stands in the prompt and in a response."""
+    drawn = group("Draw a five.", ("", ""), name="drawn")
+    edited = group("Edit it.", ("First, then  after.", "Never.", "So:"), images=1, name="edited")
+    return [
+        replace(drawn, response_images=(placed((0, 3)), placed((0, 4)))),
+        replace(edited, response_images=(placed((7, 0), (12, 5)), (), placed((3, 6)))),
+    ]
+
+
+def placed(*pictures: tuple[int, int]) -> tuple[PlacedImage, ...]:
+    """Return pictures in a response: for each its offset in the text and its index."""
+    return tuple(PlacedImage(offset, picture(index)) for offset, index in pictures)
 
 
 def only(path: Path) -> list[str]:

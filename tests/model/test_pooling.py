@@ -52,13 +52,16 @@ def reference_states(model: Any, groups: list[EncodedGroup], name: str) -> Tenso
     """Return pooled states `(B, D)` from one call of transformers' own model per response."""
     pooled = []
     for encoded in groups:
-        for branch in encoded.branches:
+        for number, branch in enumerate(encoded.branches):
             ids = torch.cat([encoded.prefix, branch])[None]
             options: dict[str, Any] = {}
-            if encoded.pixels is not None:
-                token_types = (ids == model.config.image_token_id).int()
-                options = {"pixel_values": encoded.pixels.values, "image_grid_thw": encoded.images_thw}
-                options["mm_token_type_ids"] = token_types
+            own = encoded.branch_images[number].images if encoded.branch_images else ()
+            indices = [*encoded.prefix_images, *own]
+            if encoded.pixels is not None and encoded.images_thw is not None and indices:
+                patches = encoded.pixels.values.split(encoded.images_thw.prod(-1).tolist())
+                options = {"pixel_values": torch.cat([patches[index] for index in indices])}
+                options["image_grid_thw"] = encoded.images_thw[indices]
+                options["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
             hidden = model(input_ids=ids, **options).last_hidden_state[0]
             pooled.append(reduce_states(name, hidden[len(encoded.prefix) :]))
     return torch.stack(pooled)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from basereward.data.batching.tree_batch import TreeBatch, row_segments
+from basereward.data.images.image_dedup import BatchImages
 
 
 def append_to_branches(batch: TreeBatch, texts: Sequence[Tensor]) -> TreeBatch:
@@ -22,9 +23,12 @@ def append_to_branches(batch: TreeBatch, texts: Sequence[Tensor]) -> TreeBatch:
     ids, positions, group, branch = [], [], [], []
     trees: list[list[int]] = [[] for _ in batch.rows.trees]
     ends = []
+    starts, shifts = [], []  # the first column of each segment, and by how many columns it moves
     next_texts = iter(texts)
     length = 0  # of the new row so far
     for segment in row_segments(batch.rows.trees):
+        starts.append(segment.columns.start)
+        shifts.append(length - segment.columns.start)
         # Nothing is appended to a prefix.
         added = next(next_texts).to(device) if segment.branch else batch.rows.input_ids[0, :0]
         old_ids, old_positions = (
@@ -49,7 +53,21 @@ def append_to_branches(batch: TreeBatch, texts: Sequence[Tensor]) -> TreeBatch:
         trees=[tuple(sizes) for sizes in trees],
         ends=torch.tensor(ends, device=device),
     )
-    return replace(batch, rows=rows)
+    return replace(batch, rows=rows, images=_moved_images(batch.images, starts, shifts))
+
+
+def _moved_images(images: BatchImages, starts: Sequence[int], shifts: Sequence[int]) -> BatchImages:
+    """The images after segments have moved.
+
+    Args:
+        images: of a batch in the tree layout.
+        starts: the first column of each segment.
+        shifts: by how many columns each segment has moved.
+    """
+    if images.tokens is None:
+        return images
+    segments = torch.searchsorted(torch.tensor(starts, device=images.tokens.device), images.tokens, right=True) - 1
+    return replace(images, tokens=images.tokens + torch.tensor(shifts, device=images.tokens.device)[segments])
 
 
 def remove_targets(batch: TreeBatch) -> TreeBatch:
@@ -57,7 +75,8 @@ def remove_targets(batch: TreeBatch) -> TreeBatch:
     kept = torch.ones_like(batch.rows.input_ids[0], dtype=torch.bool)
     kept[batch.targets.positions[:, 1]] = False
     # The number of kept tokens before each column.
-    kept_before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)]).tolist()
+    columns_before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
+    kept_before = columns_before.tolist()
     trees: list[list[int]] = [[] for _ in batch.rows.trees]
     ends = []
     for segment in row_segments(batch.rows.trees):
@@ -75,4 +94,7 @@ def remove_targets(batch: TreeBatch) -> TreeBatch:
         ends=torch.tensor(ends, device=kept.device),
     )
     targets = replace(batch.targets, positions=batch.targets.positions[:0], weights=batch.targets.weights[:0])
-    return replace(batch, rows=rows, targets=targets)
+    images = batch.images
+    if images.tokens is not None:
+        images = replace(images, tokens=columns_before[images.tokens])
+    return replace(batch, rows=rows, targets=targets, images=images)

@@ -20,7 +20,7 @@ from basereward.data.batching.tree_batch import (
     row_segments,
 )
 from basereward.data.encoding.encoder import EncodedGroup
-from basereward.data.images.image_dedup import deduplicate_images
+from basereward.data.images.image_dedup import deduplicate_images, placed_images
 from basereward.data.schema.group import Preference
 
 
@@ -44,8 +44,7 @@ def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> T
         pad_id: the token id of the padding.
     """
     rows = _token_rows(groups, layout, pad_id=pad_id)
-    # A plain row repeats the prefix, and with it the images, for every branch.
-    copies = [len(group.branches) if layout == "plain" else 1 for group in groups]
+    placed = [placed_images(group, layout) for group in groups]
     responses = [len(group.response_lengths) for group in groups]
     lengths: list[int] = []
     for group in groups:
@@ -57,29 +56,44 @@ def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> T
         sources=[group.source for group in groups],
         responses=responses,
         lengths=torch.tensor(lengths),
-        images=replace(deduplicate_images(groups, copies), tokens=_visual_tokens(groups, rows)),
+        images=replace(deduplicate_images(groups, placed), tokens=_visual_tokens(groups, rows)),
         targets=_language_targets(groups, rows.ends),
     )
 
 
 def _visual_tokens(groups: Sequence[EncodedGroup], rows: TokenRows) -> Tensor | None:
-    """The tokens of images among the flattened tokens of the rows, `(V,)`, in the order of the rows; None if none."""
+    """The tokens of images among the flattened tokens of the rows, `(V,)`, in the order of `placed_images`."""
     length = rows.input_ids.shape[1]
+    starts = _tree_starts(rows.trees) if rows.layout == "tree" else _plain_starts(groups, length)
     tokens: list[Tensor] = []
-    start = 0  # of the group's first prefix
-    for group in groups:
-        # In a tree row the prefixes follow each other; in the plain layout every branch has a row with the prefix.
-        starts, step = ([start], len(group.prefix)) if rows.layout == "tree" else _row_starts(start, group, length)
-        if group.visual_tokens is not None:
-            tokens += [group.visual_tokens + first for first in starts]
-        start += step
+    for group, starts_of_group in zip(groups, starts, strict=True):
+        for segment, start in starts_of_group:
+            if segment == 0 and group.visual_tokens is not None:
+                tokens.append(group.visual_tokens + start)
+            elif segment and group.branch_images:
+                tokens.append(group.branch_images[segment - 1].tokens + start)
     return torch.cat(tokens) if tokens else None
 
 
-def _row_starts(start: int, group: EncodedGroup, length: int) -> tuple[list[int], int]:
-    """The first token of each plain row of a group, and the number of tokens of its rows."""
-    number = len(group.branches)
-    return [start + index * length for index in range(number)], number * length
+def _tree_starts(trees: Sequence[tuple[int, ...]]) -> list[list[tuple[int, int]]]:
+    """For each group its segments, 0 for the prefix and k >= 1 for the k-th branch, each with its first token."""
+    starts: list[list[tuple[int, int]]] = [[] for _ in trees]
+    for segment in row_segments(trees):
+        starts[segment.group].append((segment.branch, segment.columns.start))
+    return starts
+
+
+def _plain_starts(groups: Sequence[EncodedGroup], length: int) -> list[list[tuple[int, int]]]:
+    """As `_tree_starts`, for rows of `length` tokens, each of which has the prefix and one branch."""
+    starts: list[list[tuple[int, int]]] = []
+    row = 0
+    for group in groups:
+        of_group: list[tuple[int, int]] = []
+        for number in range(1, len(group.branches) + 1):
+            of_group += [(0, row * length), (number, row * length + len(group.prefix))]
+            row += 1
+        starts.append(of_group)
+    return starts
 
 
 def _token_rows(groups: Sequence[EncodedGroup], layout: Layout, *, pad_id: int) -> TokenRows:
@@ -151,14 +165,13 @@ def _rows(group: EncodedGroup, index: int, layout: Layout) -> Iterator[_Row]:
     prefix = len(group.prefix)
     # With images, the next position is not the number of tokens: an image advances it by its longer side.
     start = int(group.positions.max()) + 1
-    bundles = [[branch] for branch in group.branches] if layout == "plain" else [list(group.branches)]
+    numbers = range(len(group.branches))
+    bundles = [[number] for number in numbers] if layout == "plain" else [list(numbers)]
     for bundle in bundles:
-        lengths = [len(branch) for branch in bundle]
+        lengths = [len(group.branches[number]) for number in bundle]
         ends = (torch.tensor(lengths).cumsum(0) + prefix - 1).tolist()
-        # Text has the same position on all three axes, so the branch positions are expanded to (3, T) where needed.
-        branch_positions = torch.cat([torch.arange(start, start + length) for length in lengths])
-        branch_positions = branch_positions.expand(*group.positions.shape[:-1], -1)
-        ids = torch.cat([group.prefix, *bundle])
+        branch_positions = torch.cat([_branch_positions(group, number) for number in bundle], dim=-1) + start
+        ids = torch.cat([group.prefix, *(group.branches[number] for number in bundle)])
         yield _Row(
             ids=ids,
             positions=torch.cat([group.positions, branch_positions], dim=-1),
@@ -166,6 +179,14 @@ def _rows(group: EncodedGroup, index: int, layout: Layout) -> Iterator[_Row]:
             branch=torch.arange(len(bundle) + 1).repeat_interleave(torch.tensor([prefix, *lengths])),
             ends=ends,
         )
+
+
+def _branch_positions(group: EncodedGroup, number: int) -> Tensor:
+    """The positions of a branch's tokens, counted from its start; `(3, L)` or `(L,)`."""
+    if group.branch_images:
+        return group.branch_images[number].positions
+    # Text has the same position on all three axes, so its positions are expanded to (3, L) where needed.
+    return torch.arange(len(group.branches[number])).expand(*group.positions.shape[:-1], -1)
 
 
 def _joined(rows: Sequence[_Row], trees: Sequence[tuple[int, ...]]) -> _Row:

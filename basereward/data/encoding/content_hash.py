@@ -47,8 +47,9 @@ def encoded_content(group: Group) -> bytes:
     turns = role_texts(group.prompt)
     # Rows from the web contain lone surrogates, which strict UTF-8 refuses.
     digest = hashlib.blake2b(repr((turns, group.responses)).encode("utf-8", "surrogatepass"), digest_size=32)
-    for image in group.images:
+    for image in group.all_images:
         digest.update(hashlib.blake2b(image_content(image)).digest())
+    _add_places(digest, group)
     return digest.digest()
 
 
@@ -90,9 +91,28 @@ def group_content(group: Group) -> bytes:
     annotations = (group.critiques, [(r.first, r.second, r.text) for r in group.reasonings], group.ratings)
     text = repr((turns, group.responses, preferences, annotations))
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
-    for image in group.images:
+    for image in group.all_images:
         digest.update(_image_file_content(image))
+    _add_places(digest, group)
     return digest.digest()
+
+
+def _add_places(digest: hashlib.blake2b, group: Group) -> None:
+    """Add the places of the images of responses; nothing without any, so that hashes of earlier versions stay valid."""
+    if group.response_images:
+        digest.update(repr(response_places(group)).encode())
+
+
+def response_places(group: Group) -> list[list[int]]:
+    """The offsets of the images in every response.
+
+    >>> response_places(Group("a", "s", (), ("4",)))
+    [[]]
+    """
+    places: list[list[int]] = []
+    for index in range(len(group.responses)):
+        places.append([placed.offset for placed in group.images_of(index)])
+    return places
 
 
 def rows_hash(groups: Sequence[Group], rows: range, parts: Sequence[tuple[str, str]]) -> str:

@@ -2,7 +2,8 @@
 
 The prompt and the responses are encoded separately. The prefix is the prompt in the backbone's own chat template and
 ends with the generation prompt. A branch is one response as the template writes it (see `encoding.answers`) and ends
-with the end-of-turn token. Control tokens inside of texts are encoded as text.
+with the end-of-turn token. Control tokens inside of texts are encoded as text. An image of a response stands in its
+branch as the template writes it in a turn; the vision tower reads it together with those of the prompt.
 
 Shapes: P tokens of a prefix, L tokens of a branch, K responses, n images, N image patches.
 """
@@ -20,6 +21,12 @@ import torch
 from torch import Tensor
 
 from basereward.data.encoding.answers import AnswerFormat, find_answer_format, mark_text
+from basereward.data.encoding.branch_images import (
+    BranchImages,
+    images_of_branches,
+    images_of_responses,
+    response_content,
+)
 from basereward.data.encoding.chat import SENTINEL, Tokenizer, end_of_turn
 from basereward.data.encoding.control_tokens import ControlTokens, Marks
 from basereward.data.encoding.rendering import REJECTED, ChatTemplate, explained
@@ -105,6 +112,8 @@ class EncodedGroup:
         lengths: tokens of each of the K responses without the end-of-turn token; empty: one less than its branch.
         branch_targets: the target of each branch for a generative head; empty for scalar heads.
         visual_tokens: `(V,)` int64, the places in the prefix of the tokens that images take; None without images.
+        branch_images: the images in each branch; empty if no branch has any.
+        num_response_images: how many of the n images, the last ones, are of responses; the others are of the prompt.
 
     >>> prefix, branches = torch.tensor([5, 6]), (torch.tensor([7, 2]), torch.tensor([8, 9, 2]))
     >>> group = EncodedGroup("a", "s", prefix, torch.arange(2), branches, (Preference(0, 1),))
@@ -124,6 +133,13 @@ class EncodedGroup:
     lengths: tuple[int, ...] = ()
     branch_targets: tuple[BranchTarget, ...] = ()
     visual_tokens: Tensor | None = None
+    branch_images: tuple[BranchImages, ...] = ()
+    num_response_images: int = 0
+
+    @property
+    def prefix_images(self) -> range:
+        """The indices of the images of the prompt among the n images."""
+        return range(0 if self.images_thw is None else len(self.images_thw) - self.num_response_images)
 
     @property
     def longest(self) -> int:
@@ -277,26 +293,29 @@ class Encoder:
         """
         check_text(group)
         self._check_images(group)
-        images = self.images(group.images) if group.images else None
+        images = self.images(group.all_images) if group.has_images else None
         images_thw = images.thw if images else None
-        prefix = self._prefix(group, images_thw)
-        branches, branch_targets = self._branches(group, with_targets=with_targets)
+        prefix_thw = images_thw[: len(group.images)] if images_thw is not None and group.images else None
+        prefix = self._prefix(group, prefix_thw)
+        branches, branch_targets = self._branches(group, images_thw, with_targets=with_targets)
         encoded = EncodedGroup(
             id=group.id,
             source=group.source,
             prefix=prefix,
-            positions=self.positions(prefix, images_thw),
+            positions=self.positions(prefix, prefix_thw),
             branches=branches,
             preferences=group.preferences,
             pixels=images.pixels if images else None,
             images_thw=images_thw,
             cached_features=images.cached_features if images else (),
             # The branches of a generative head also contain its request and its target.
-            lengths=self._lengths(group)
+            lengths=self._lengths(group, images_thw)
             if branch_targets
             else tuple(len(branch) - len(self.turn_end) for branch in branches),
             branch_targets=branch_targets,
-            visual_tokens=self._visual_tokens(prefix) if images else None,
+            visual_tokens=self._visual_tokens(prefix) if group.images else None,
+            branch_images=self._branch_images(group, branches, branch_targets, images_thw),
+            num_response_images=len(group.all_images) - len(group.images),
         )
         self.check_length(encoded.longest)
         return encoded
@@ -309,11 +328,11 @@ class Encoder:
         """
         check_text(group)
         self._check_images(group)
-        patches = self.images.measure(group.images)
+        patches = self.images.measure(group.all_images)
         # Only the product of a grid counts for the length, so one axis stands for all three.
         grids = torch.tensor([[1, 1, n] for n in patches]) if patches else None
-        prefix = len(self._prefix(group, grids))
-        branches = tuple(len(branch) for branch in self._branches(group, with_targets=with_targets)[0])
+        prefix = len(self._prefix(group, None if grids is None else grids[: len(group.images)]))
+        branches = tuple(len(branch) for branch in self._branches(group, grids, with_targets=with_targets)[0])
         self.check_length(prefix + max(branches))
         return Size(prefix, branches, len(patches))
 
@@ -347,7 +366,7 @@ class Encoder:
 
     def _check_images(self, group: Group) -> None:
         # A text-only backbone would answer about an image that it does not see.
-        if group.images and self.image_processor is None:
+        if group.has_images and self.image_processor is None:
             raise EncodingError("image_without_vision", "the row has an image, but the backbone is text-only")
 
     def opening(self, group: Group) -> EncodedGroup:
@@ -393,8 +412,8 @@ class Encoder:
             rendered = self._answer.without_cut(rendered)
         return self._expanded(self.control.encode(rendered, marks), images_thw)
 
-    def _expanded(self, prompt: list[int], images_thw: Tensor | None) -> Tensor:
-        """Repeat the one token of each image to its number of visual tokens; `(P,)`."""
+    def _expanded(self, prompt: list[int], images_thw: Tensor | None, *, name: str = "prompt") -> Tensor:
+        """Repeat the one token of each image to its number of visual tokens; `(P,)`, of a prompt or a branch."""
         ids = torch.tensor(prompt, dtype=torch.int64)
         if self.image_token_id is None:
             return ids
@@ -403,7 +422,7 @@ class Encoder:
         # Unequal if the chat template drops or repeats images. Image features would be assigned to the
         # wrong tokens, or transformers would fail in the middle of training.
         if int(places.sum()) != len(sizes):
-            detail = f"{int(places.sum())} image tokens in the rendered prompt, {len(sizes)} images"
+            detail = f"{int(places.sum())} image tokens in the rendered {name}, {len(sizes)} images"
             raise EncodingError("image_token_in_text", detail)
         repeats = torch.ones_like(ids)
         repeats[places] = torch.tensor(sizes, dtype=torch.int64)
@@ -411,14 +430,49 @@ class Encoder:
             ids, repeats = marked(ids, repeats, places, self.image_marks)
         return ids.repeat_interleave(repeats)
 
-    def _branches(self, group: Group, *, with_targets: bool) -> tuple[tuple[Tensor, ...], tuple[BranchTarget, ...]]:
+    def _branches(
+        self, group: Group, images_thw: Tensor | None, *, with_targets: bool
+    ) -> tuple[tuple[Tensor, ...], tuple[BranchTarget, ...]]:
+        """Tokens and targets of the branches; `images_thw` are the grids of all images of the group."""
         if self.branch_template is None:
-            return tuple(self.branch(response) for response in group.responses), ()
-        branches = self.branch_template(self, group, with_targets=with_targets)
-        return tuple(tokens for tokens, _ in branches), tuple(target for _, target in branches)
+            branches = [self.branch(response_content(group, index)) for index in range(len(group.responses))]
+            targets: list[BranchTarget] = []
+        else:
+            pairs = self.branch_template(self, group, with_targets=with_targets)
+            branches, targets = [tokens for tokens, _ in pairs], [target for _, target in pairs]
+        if images_thw is not None and group.response_images:
+            shown = images_of_branches(group, _shown(len(branches), targets))
+            for number, indices in enumerate(shown):
+                branches[number] = self._expanded(branches[number].tolist(), images_thw[list(indices)], name="response")
+        return tuple(branches), tuple(targets)
 
-    def _lengths(self, group: Group) -> tuple[int, ...]:
-        return tuple(len(self.plain(response)) for response in group.responses)
+    def _branch_images(
+        self,
+        group: Group,
+        branches: Sequence[Tensor],
+        targets: Sequence[BranchTarget],
+        images_thw: Tensor | None,
+    ) -> tuple[BranchImages, ...]:
+        """The images of each branch with their places; none if no response has an image."""
+        if images_thw is None or not group.response_images:
+            return ()
+        found: list[BranchImages] = []
+        of_branches = images_of_branches(group, _shown(len(branches), targets))
+        for branch, indices in zip(branches, of_branches, strict=True):
+            # A family numbers the tokens of a text and of an image from the largest position before them, so that the
+            # positions of a branch alone are those after any prompt, apart from where they start.
+            positions = self.positions(branch, images_thw[list(indices)] if indices else None)
+            found.append(BranchImages(indices, self._visual_tokens(branch), positions))
+        return tuple(found)
+
+    def _lengths(self, group: Group, images_thw: Tensor | None) -> tuple[int, ...]:
+        lengths: list[int] = []
+        for index, indices in enumerate(images_of_responses(group)):
+            tokens = self.plain(response_content(group, index))
+            if images_thw is not None and indices:
+                tokens = self._expanded(tokens.tolist(), images_thw[list(indices)])
+            lengths.append(len(tokens))
+        return tuple(lengths)
 
     def _rendered(self, turns: Sequence[Turn]) -> tuple[str, Marks | None]:
         """Render turns with the generation prompt.
@@ -513,18 +567,44 @@ class Encoder:
         """Encode a part of the chat template, `(n,)`."""
         return torch.tensor(self.control.encode(text), dtype=torch.int64)
 
-    def plain(self, text: str) -> Tensor:
+    @cached_property
+    def image_text(self) -> str:
+        """What the chat template writes for an image between two texts of a user's turn, with one image token.
+
+        Templates that number images or move them before the text cannot show an image inside of a response.
+
+        Raises:
+            EncodingError: `template_rejects` (the template writes nothing there, or not one image token).
+        """
+        ends = Part(SENTINEL), Part(f"{SENTINEL}-end")
+        rendered = self.template.render([Turn("user", (ends[0], Part(None), ends[1]))])
+        text = rendered.partition(ends[0].text or "")[2].rpartition(ends[1].text or "")[0]
+        if self.image_token_id is None or self.control.encode(text).count(self.image_token_id) != 1:
+            detail = f"the chat template writes {text[:80]!r} for an image between two texts; one image token is needed"
+            raise EncodingError(REJECTED, f"{detail} for images in responses")
+        return text
+
+    def plain(self, text: str | Sequence[Part]) -> Tensor:
         """Encode a text without any template, `(n,)`.
+
+        Args:
+            text: a text; or texts and places of images, each of which becomes one image token with its marks.
 
         Raises:
             EncodingError: `too_long` (the text has more characters than can fit).
         """
+        if not isinstance(text, str):
+            marked_text, marks = self._marked(text)
+            return torch.tensor(self.control.encode(marked_text, marks), dtype=torch.int64)
         self._check_characters(text)
         # Control tokens inside of a text must neither end the turn nor stand for an image, so they are encoded as text.
         return torch.tensor(self.control.encode_text(text), dtype=torch.int64)
 
-    def branch(self, response: str) -> Tensor:
+    def branch(self, response: str | Sequence[Part]) -> Tensor:
         """Encode a response as the chat template writes it after the prefix, with its end-of-turn token; `(L,)`.
+
+        Args:
+            response: a text; or texts and places of images, each of which becomes one image token with its marks.
 
         Raises:
             RowRejected: `too_long`, or `template_rejects`.
@@ -540,16 +620,24 @@ class Encoder:
         """
         return torch.cat([self._written(text, self._last_answer, plain=True), torch.tensor([self.end_of_turn])])
 
-    def _written(self, text: str, form: AnswerFormat, *, plain: bool) -> Tensor:
+    def _marked(self, response: str | Sequence[Part]) -> tuple[str, Marks | None]:
+        """A response as one text, with images as the template writes them, and marks around its control tokens."""
+        if isinstance(response, str):
+            self._check_characters(response)
+            return mark_text(self.control, response)
+        self._check_characters("".join(part.text or "" for part in response))
+        (turn,), marks = self.control.mark([Turn("assistant", tuple(response))])
+        return "".join(self.image_text if part.text is None else part.text for part in turn.parts), marks
+
+    def _written(self, text: str | Sequence[Part], form: AnswerFormat, *, plain: bool) -> Tensor:
         """Encode a text as the template writes it, `(n,)`.
 
         Args:
-            text: the text.
+            text: the text, or texts and places of images.
             form: how the template writes an answer.
             plain: whether to leave out what the template writes before an answer.
         """
-        self._check_characters(text)
-        marked_text, marks = mark_text(self.control, text)
+        marked_text, marks = self._marked(text)
         written = form.text(marked_text)
         context = form.context
         if plain and form.lead and written.startswith(form.lead):
@@ -564,3 +652,10 @@ class Encoder:
             return torch.tensor(ids[len(context_ids) :], dtype=torch.int64)
         # A token extends over the border between the context and the answer, so the answer is encoded alone.
         return torch.tensor(self.control.encode(written, marks), dtype=torch.int64)
+
+
+def _shown(branches: int, targets: Sequence[BranchTarget]) -> list[tuple[int, ...]]:
+    """For each branch the indices of the responses that it shows, in their order."""
+    if not targets:
+        return [(branch,) for branch in range(branches)]
+    return [target.compared_responses or (branch,) for branch, target in enumerate(targets)]

@@ -20,7 +20,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from basereward.cluster.shards import FEW_ROWS, ShardedRows
 from basereward.data import loading
-from basereward.data.encoding.content_hash import combined_content, group_content, image_content, rows_hash
+from basereward.data.encoding.content_hash import (
+    combined_content,
+    group_content,
+    image_content,
+    response_places,
+    rows_hash,
+)
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.schema.group import Group, RejectedRow, Split, role_texts
 from basereward.data.schema.rejections import RowRejected
@@ -220,7 +226,9 @@ def _content(groups: Iterable[Group]) -> str:
         # Added only if there are any, so that caches of groups without annotations from earlier versions stay valid.
         if annotations := (*group.critiques, *group.reasonings, *group.ratings):
             digest.update(repr(annotations).encode("utf-8", "surrogatepass"))
-        for image in group.images:
+        if group.response_images:
+            digest.update(repr(response_places(group)).encode())
+        for image in group.all_images:
             digest.update(image_content(image))
     return digest.hexdigest()
 

@@ -24,10 +24,11 @@ from basereward.data.schema.columns import (
 from basereward.data.schema.group import Group
 from basereward.data.schema.messages import is_empty
 from basereward.data.schema.rejections import RowRejected, located
+from basereward.data.schema.responses.read_responses import IMAGE_COLUMNS
 from basereward.data.schema.rows import RowFormat
 
 # If `columns` maps one of these, the row is read by that mapping alone.
-MAIN_COLUMNS = frozenset({"prompt", "chosen", "rejected", "responses", "ranking", "preferences"})
+MAIN_COLUMNS = frozenset({"prompt", "chosen", "rejected", "responses", "ranking", "preferences", *IMAGE_COLUMNS})
 # Columns that a row of any format may have, and that mean the same in all of them.
 COMMON = ("id", "system", "images", "image", "margin", *ANNOTATIONS, *sorted(ALIAS_NAMES))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,10 +32,10 @@ class BatchImages:
             on them is computed.
         keys: for each of the n images, the key to store its features under; empty without a feature store.
         features: features of images that need not be encoded; None if there are none.
-        places: for each of the m image places, in the order of the rows, the index of its image: 0 to n - 1 are the
-            images to encode, n and above those in `features`.
-        tokens: `(V,)` int64, the tokens of these m places among the flattened `(R * T)` of the rows; None if there are
-            none. Found on the host, since a search on a GPU would wait for it.
+        places: for each of the m image places, group by group, the index of its image: 0 to n - 1 are the images to
+            encode, n and above those in `features`.
+        tokens: `(V,)` int64, the tokens of these m places among the flattened `(R * T)` of the rows, in the order of
+            `places`; None if there are none. Found on the host, since a search on a GPU would wait for it.
 
     >>> BatchImages().places
     ()
@@ -57,23 +58,28 @@ class BatchImages:
         )
 
 
-def deduplicate_images(groups: Sequence[EncodedGroup], copies: Sequence[int]) -> BatchImages:
+def deduplicate_images(groups: Sequence[EncodedGroup], placed: Sequence[Sequence[int]]) -> BatchImages:
     """Collect the distinct images of groups.
 
     Args:
         groups: the groups.
-        copies: how often the images of each group occur in the rows, one copy after the other.
+        placed: for each group the indices of its images, as often as they stand in the rows; see `placed_images`.
 
     >>> text, grid = torch.tensor([1, 2]), torch.tensor([[1, 1, 2]])
     >>> group = EncodedGroup("a", "s", text, text, (text,), (), pixels=Pixels(torch.ones(2, 6)), images_thw=grid)
-    >>> images = deduplicate_images([group, group], [1, 2])
+    >>> images = deduplicate_images([group, group], [[0], [0, 0]])
     >>> images.grids, images.places
     (((1, 1, 2),), (0, 0, 0))
     """
     table = _Table()
     order: list[tuple[bool, int]] = []
-    for group, number in zip(groups, copies, strict=True):
-        order += [table.place(image) for image in _images(group)] * number
+    for group, indices in zip(groups, placed, strict=True):
+        images = list(_images(group))
+        known: dict[int, tuple[bool, int]] = {}
+        for index in indices:
+            if index not in known:
+                known[index] = table.place(images[index])
+            order.append(known[index])
     n = len(table.pixels)
     return BatchImages(
         pixels=Pixels.joined(table.pixels) if table.pixels else None,
@@ -82,6 +88,27 @@ def deduplicate_images(groups: Sequence[EncodedGroup], copies: Sequence[int]) ->
         features=Features.joined(table.features) if table.features else None,
         places=tuple(index if encode else n + index for encode, index in order),
     )
+
+
+def placed_images(group: EncodedGroup, layout: Literal["tree", "plain"]) -> list[int]:
+    """The indices of a group's images as often as they stand in its rows: those of the prompt before those of branches.
+
+    Args:
+        group: the group.
+        layout: a plain row repeats the prompt for every branch.
+
+    >>> text, grid = torch.tensor([1, 2]), torch.tensor([[1, 1, 2]])
+    >>> placed_images(EncodedGroup("a", "s", text, text, (text, text), (), images_thw=grid), "plain")
+    [0, 0]
+    """
+    prefix = list(group.prefix_images)
+    placed = prefix if layout == "tree" else []
+    for number in range(len(group.branches)):
+        if layout == "plain":
+            placed = placed + prefix
+        if group.branch_images:
+            placed = [*placed, *group.branch_images[number].images]
+    return placed
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,22 @@ IMAGE = Part(None)
 
 
 @dataclass(frozen=True, slots=True)
+class PlacedImage:
+    """An image in a response.
+
+    Attributes:
+        offset: the number of characters of the response's text before it.
+        image: the image.
+
+    >>> PlacedImage(0, "drawn.png").offset
+    0
+    """
+
+    offset: int
+    image: Image = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One turn of a prompt.
 
@@ -112,12 +128,13 @@ class Group:
         id: the id of the row.
         source: the name of the source.
         prompt: the turns before the responses.
-        responses: the K responses.
+        responses: the texts of the K responses; empty for a response that is an image alone.
         preferences: the preferences among the responses.
-        images: the images; the n-th one belongs to the n-th image part of `prompt`.
+        images: the images of the prompt; the n-th one belongs to the n-th image part of `prompt`.
         critiques: a target of generative heads: K texts, or none.
         reasonings: a target of generative heads: texts about two responses each.
         ratings: K numbers, or none; higher is better. Heads that learn ratings need the range 0 to 1.
+        response_images: the images of each of the K responses, by ascending offset; empty if no response has one.
 
     >>> group = Group("0", "sums", (Turn("user", (Part("2 + 2?"),)),), ("4", "5"), (Preference(0, 1),))
     >>> group.responses[group.preferences[0].winner]
@@ -134,6 +151,71 @@ class Group:
     critiques: tuple[str, ...] = ()
     reasonings: tuple[Reasoning, ...] = ()
     ratings: tuple[float, ...] = ()
+    response_images: tuple[tuple[PlacedImage, ...], ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        # A copy with other responses must not keep the images of these.
+        assert len(self.response_images) in (0, len(self.responses)), "images of a response are missing"
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the prompt or a response has an image."""
+        return bool(self.images or self.response_images)
+
+    @property
+    def all_images(self) -> tuple[Image, ...]:
+        """The images of the prompt, then those of each response.
+
+        >>> Group("0", "s", (), ("",), images=("a.png",), response_images=((PlacedImage(0, "b.png"),),)).all_images
+        ('a.png', 'b.png')
+        """
+        images = list(self.images)
+        for placed in self.response_images:
+            images += [item.image for item in placed]
+        return tuple(images)
+
+    def images_of(self, index: int) -> tuple[PlacedImage, ...]:
+        """The images of a response, by its index."""
+        return self.response_images[index] if self.response_images else ()
+
+    def response_parts(self, index: int) -> tuple[Part, ...]:
+        """A response as texts and the places of its images, by its index.
+
+        >>> placed = ((PlacedImage(6, "drawn.png"),),)
+        >>> [part.text for part in Group("0", "s", (), ("Here: done.",), response_images=placed).response_parts(0)]
+        ['Here: ', None, 'done.']
+        """
+        text = self.responses[index]
+        parts: list[Part] = []
+        start = 0
+        for placed in self.images_of(index):
+            parts += [Part(text[start : placed.offset]), IMAGE]
+            start = placed.offset
+        parts.append(Part(text[start:]))
+        return tuple(part for part in parts if part.text != "")
+
+    def select(self, indices: Sequence[int]) -> Group:
+        """The group with some of its responses and their images, without preferences and annotations.
+
+        >>> Group("0", "s", (), ("4", "5"), (Preference(0, 1),)).select([1]).responses
+        ('5',)
+        """
+        return Group(
+            *(self.id, self.source, self.prompt, tuple(self.responses[index] for index in indices)),
+            images=self.images,
+            response_images=tuple(self.images_of(index) for index in indices) if self.response_images else (),
+        )
+
+    def response_key(self, index: int) -> tuple[str, tuple[PlacedImage, ...]]:
+        """The text of a response with its images; keys are hashable where the images are.
+
+        Files are equal if their paths are.
+
+        >>> group = Group("0", "s", (), ("4", "4"))
+        >>> group.response_key(0) == group.response_key(1)
+        True
+        """
+        return self.responses[index], self.images_of(index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +247,7 @@ def image_files(groups: Iterable[Group]) -> Iterator[Path]:
     [PosixPath('a.png')]
     """
     for group in groups:
-        for image in group.images:
+        for image in group.all_images:
             if isinstance(image, str | Path):
                 yield Path(image)
 

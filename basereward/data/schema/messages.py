@@ -135,18 +135,18 @@ class MessageReader:
             raise RowRejected("wrong_type", f"`{column}` is {shown(value)}; a string or a list of messages is needed")
         return [self._message(message, column=column, place=place) for place, message in enumerate(value)]
 
-    def response(self, value: object, *, column: str) -> tuple[list[Message], str]:
+    def response(self, value: object, *, column: str) -> tuple[list[Message], Message]:
         """Read a response: a string, a message, or a list of messages that ends with the response.
 
         Returns:
-            The messages before the response, and the text of the response.
+            The messages before the response, and the response.
 
         Raises:
-            RowRejected: the value is none of these, or the response contains an image.
+            RowRejected: the value is none of these.
         """
         value = self._decoded(value, column=column)
         if isinstance(value, str):
-            return [], value
+            return [], Message("assistant", (value,))
         if value is None:
             raise RowRejected("null_response", f"`{column}` is null; a response must be a text")
         if _is_content(value):
@@ -161,9 +161,7 @@ class MessageReader:
                 "bad_turns",
                 f"`{column}` ends with a turn of the {last.role}; its last turn must be the response of the assistant",
             )
-        if last.image_parts:
-            raise RowRejected("image_in_response", f"`{column}`: the response contains an image; responses are text")
-        return before, last.text
+        return before, last
 
     def _decoded(self, value: object, *, column: str) -> object:
         """Convert one message, or the JSON text of messages, to a list; any other value is returned as it is."""

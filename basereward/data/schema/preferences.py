@@ -28,7 +28,7 @@ def read_preferences(
     >>> read_preferences({}, num_responses=2, ratings=(1.0, 4.0))
     (Preference(winner=1, loser=0, weight=1.0, margin=None, tie=False),)
     """
-    if "chosen" in cells:
+    if "chosen" in cells or "chosen_images" in cells:
         return _chosen_over_rejected(cells)
     _check_general_form(cells)
     if "ranking" in cells:

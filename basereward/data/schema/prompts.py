@@ -144,7 +144,7 @@ def with_system(messages: list[Message], system: object) -> list[Message]:
 
 
 def place_images(
-    messages: Sequence[Message], images: Sequence[Any] | None, *, mark: str | None
+    messages: Sequence[Message], images: Sequence[Any] | None, *, mark: str | None, subject: str = "the prompt"
 ) -> tuple[tuple[Turn, ...], list[Any]]:
     """Convert messages to turns in which every image has a place.
 
@@ -157,6 +157,7 @@ def place_images(
         messages: the messages of the prompt.
         images: the image column of the row; None if it has none.
         mark: the text that stands for an image; None: no text does.
+        subject: what the messages are, for error messages.
 
     Returns:
         The turns, and the references of the images in the order of their places.
@@ -170,7 +171,7 @@ def place_images(
     ([None, 'What is this?'], ['cat.png'])
     """
     image_parts = _image_parts(messages)
-    references = _references(image_parts, images)
+    references = _references(image_parts, images, subject=subject)
     # Content in parts has image parts for its images, so a mark in a text part is literal text.
     mark_in_parts = None if image_parts or images is None else mark
     if not image_parts:
@@ -180,7 +181,7 @@ def place_images(
     if references and not num_places:
         turns = _with_leading_images(turns, count=len(references))
     elif num_places != len(references):
-        raise _wrong_count(num_places, len(references), mark=None if image_parts else mark)
+        raise _wrong_count(num_places, len(references), mark=None if image_parts else mark, subject=subject)
     _check_not_empty(turns)
     return tuple(turns), references
 
@@ -190,7 +191,7 @@ def _image_parts(messages: Sequence[Message]) -> list[ImagePart]:
     return list(itertools.chain.from_iterable(message.image_parts for message in messages))
 
 
-def _references(image_parts: Sequence[ImagePart], images: Sequence[Any] | None) -> list[Any]:
+def _references(image_parts: Sequence[ImagePart], images: Sequence[Any] | None, *, subject: str) -> list[Any]:
     """Return the image references of a row, which are in its image parts or in its image column.
 
     Raises:
@@ -198,7 +199,7 @@ def _references(image_parts: Sequence[ImagePart], images: Sequence[Any] | None) 
     """
     inline = [part.image for part in image_parts if part.image is not None]
     if inline and images:
-        detail = "images are both in the parts of the prompt and in `images`; give them in one of the two"
+        detail = f"images are both in the parts of {subject} and in a column of images; give them in one of the two"
         raise RowRejected("conflicting_columns", detail)
     return list(inline or images or [])
 
@@ -210,10 +211,10 @@ def _with_leading_images(turns: Sequence[Turn], *, count: int) -> list[Turn]:
     return [*turns[:first], with_images, *turns[first + 1 :]]
 
 
-def _wrong_count(num_places: int, num_images: int, *, mark: str | None) -> RowRejected:
+def _wrong_count(num_places: int, num_images: int, *, mark: str | None, subject: str) -> RowRejected:
     """Make the rejection of a row with more or fewer places than images."""
     detail = (
-        f"the prompt has {format_count(num_places, 'image place')}, and the row has {format_count(num_images, 'image')}"
+        f"{subject} has {format_count(num_places, 'image place')}, and the row has {format_count(num_images, 'image')}"
     )
     # In a row without any images, the marks are probably meant literally.
     return RowRejected("image_count", detail + ("" if num_images or mark is None else _literal_mark_hint(mark)))

@@ -10,6 +10,11 @@ and `rejected` are message lists that begin with it. `instruction` with an optio
 is the first turn of the prompt, `history` its earlier turns. An image is a path, `{"path": ..., "bytes": ...}`, or a
 data URI in base64.
 
+Responses may have images, in parts of their messages or in columns of their own:
+
+    {"prompt": "Draw a cat.", "chosen_images": ["a.png"], "rejected_images": ["b.png"]}
+    {"prompt": ..., "responses": ["A cat: <image>", "None."], "response_images": [["a.png"], []], "ranking": [0, 1]}
+
 Both forms may have targets for generative heads: `critiques` (one text per response) or `chosen_critique` and
 `rejected_critique`; `ratings` from 0 to 1, or `chosen_rating` and `rejected_rating`; `reasonings`, a list of [first,
 second, text] in which the text calls the responses with these indices 1 and 2, or `reasoning`, a text about the first
@@ -40,25 +45,31 @@ from basereward.data.schema.columns import (
 from basereward.data.schema.group import Group, Preference
 from basereward.data.schema.image_references import find_image, image_list
 from basereward.data.schema.messages import PLACE, Message, MessageReader, is_empty, shown
-from basereward.data.schema.missing_columns import columns_found, missing_response, no_prompt
+from basereward.data.schema.missing_columns import columns_found, no_prompt
 from basereward.data.schema.preferences import check_ratings, read_preferences
 from basereward.data.schema.prompts import join_prompt, place_images, with_history, with_input, with_system
 from basereward.data.schema.rejections import ColumnRejected, RowRejected, located
+from basereward.data.schema.responses.read_responses import (
+    IMAGE_COLUMNS,
+    placed_response,
+    response_cells,
+    response_images,
+)
 from basereward.data.schema.text import is_rendered
 from basereward.errors import DataError, unknown
 
 COLUMNS = (
     "id", "prompt", "chosen", "rejected", "responses", "ranking", "preferences", "margin", "margins", "images", "image",
-    "system", "history", "input", *ANNOTATIONS,
+    "response_images", "chosen_images", "rejected_images", "system", "history", "input", *ANNOTATIONS,
 )  # fmt: skip
 # In files in which all cells are text, such as CSV, lists are JSON text and numbers are digits.
 # Other columns that begin with a bracket are text: a prompt may be `[1, 2] + [3] = ?`.
 LISTS = (
     "responses", "ranking", "preferences", "margins", "ratings", "critiques", "reasonings", "history", "images",
-    "image",
+    "image", *IMAGE_COLUMNS,
 )  # fmt: skip
 NUMBERS = ("margin", "chosen_rating", "rejected_rating")
-EMPTY_TEXT_IS_NULL = ("images", "image", "system", "history", "input")
+EMPTY_TEXT_IS_NULL = ("images", "image", *IMAGE_COLUMNS, "system", "history", "input")
 
 
 class RowFormat:
@@ -169,16 +180,23 @@ class RowFormat:
         """Convert a row without adding its location to a rejection."""
         cells = self._cells(row, names_in_data)
         reader = MessageReader(mark=self.image_mark, json_text=self.of_table)
-        names, values = self._responses(cells, row=row)
-        read = [reader.response(value, column=name) for name, value in zip(names, values, strict=True)]
-        before, responses = zip(*read, strict=True)
+        given = response_cells(cells, row=row, columns=self.columns)
+        read = [reader.response(response.value, column=response.name) for response in given]
+        before, last = zip(*read, strict=True)
+        placed = [
+            placed_response(message.parts, response, mark=self.image_mark, store=self.images, typed=message.typed)
+            for message, response in zip(last, given, strict=True)
+        ]
+        responses = tuple(text for text, _ in placed)
+        names = [response.name for response in given]
         # The Alpaca columns come second: they are the prompt only if no other column has one.
         self._take_instruction(row, cells, names_in_data, has_prompt=bool(before[0]))
         unread = self._unread(row, cells, names_in_data)
         messages = self._prompt(cells, before, reader=reader, row=row)
         check_prompt_columns(unread, prompt="\n".join(message.text for message in messages))
         images = _image_cells(cells, no_column=not self._has_image_column(row))
-        check_media(unread, has_images=bool(images) or any(message.image_parts for message in messages))
+        has_images = bool(images) or any(message.image_parts for message in messages) or any(own for _, own in placed)
+        check_media(unread, has_images=has_images)
         turns, references = place_images(messages, images, mark=self.image_mark)
         self.report.skipped.update(dict.fromkeys(sorted(reader.unread)))
         for column in sorted(reader.literal):
@@ -192,6 +210,7 @@ class RowFormat:
             responses=responses,
             preferences=self._preferences(cells, responses, annotations["ratings"], row=row),
             images=tuple(find_image(image, place=i, images=self.images) for i, image in enumerate(references)),
+            response_images=response_images([own for _, own in placed]),
             **annotations,
         )
 
@@ -319,28 +338,9 @@ class RowFormat:
             detail = "no preference: give `ranking`, `preferences` or `ratings`"
             raise RowRejected("no_preference", f"{detail}. {columns_found(row)}")
         check_ratings(preferences, ratings)
-        if not {"chosen", "ranking", "preferences"}.intersection(cells):
+        if not {"chosen", "chosen_images", "ranking", "preferences"}.intersection(cells):
             self.report.notes["responses are ranked by their ratings"] = None
         return preferences
-
-    def _responses(self, cells: Mapping[str, Any], *, row: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
-        """Return the names of the responses for messages, and their cells; in pairs, the chosen one is first."""
-        pair = [name for name in ("chosen", "rejected") if name in cells]
-        if "responses" in cells:
-            if pair:
-                raise RowRejected(
-                    "conflicting_columns", f"the row has both `responses` and `{pair[0]}`; one form is needed"
-                )
-            return _numbered_responses(cells["responses"])
-        if len(pair) == 2:
-            return pair, [cells[name] for name in pair]
-        if pair:
-            missing = ["rejected" if pair == ["chosen"] else "chosen"]
-        elif "responses" in self.columns:
-            missing = ["responses"]
-        else:
-            missing = ["chosen", "rejected"]
-        raise missing_response(missing, row=row, columns=self.columns)
 
 
 def _is_present_alias(name: str, value: object) -> bool:
@@ -349,13 +349,6 @@ def _is_present_alias(name: str, value: object) -> bool:
         # Elsewhere it may be the name of the file that the row comes from.
         return media_of(name, value) == "image"
     return not is_empty(value)
-
-
-def _numbered_responses(responses: object) -> tuple[list[str], list[Any]]:
-    """Return the names of the responses of the general form for messages, and their cells."""
-    if not isinstance(responses, list) or not responses:
-        raise RowRejected("wrong_type", f"`responses` is {shown(responses)}; a list of at least one response is needed")
-    return [f"responses[{i}]" for i in range(len(responses))], responses
 
 
 def _parsed_list(text: str) -> Any:

@@ -28,13 +28,13 @@ def check_usable(group: Group) -> None:
 
 
 def _check_responses(group: Group) -> None:
-    """Check that all responses have visible text, and no mark of an image."""
-    blank = [str(i) for i, response in enumerate(group.responses) if is_blank(response)]
+    """Check that all responses have an image or visible text, and no mark of an image."""
+    blank = [str(i) for i, text in enumerate(group.responses) if is_blank(text) and not group.images_of(i)]
     if blank:
         detail = f"response {', '.join(blank)} of {len(group.responses)} is blank"
         raise RowRejected("empty_response", detail)
-    if not group.images:
-        # In a prompt without images, a response may be about such a mark, as in a question about chat templates.
+    if not group.has_images:
+        # In a row without images, a response may be about such a mark, as in a question about chat templates.
         return
     for i, response in enumerate(group.responses):
         mark = next((mark for mark in IMAGE_MARKS if mark in response), None)
@@ -46,8 +46,8 @@ def _check_preferences(group: Group) -> None:
     """Check that no winner equals its loser, and that the preferences form no cycle."""
     decided = [preference for preference in group.preferences if not preference.tie]
     for preference in decided:
-        if group.responses[preference.winner] == group.responses[preference.loser]:
-            detail = f"responses {preference.winner} and {preference.loser} are the same text, but one is preferred"
+        if group.response_key(preference.winner) == group.response_key(preference.loser):
+            detail = f"responses {preference.winner} and {preference.loser} are the same, but one is preferred"
             raise RowRejected("identical_responses", detail)
     if cycle := _cycle(decided):
         detail = f"the preferences form a cycle, best first: {' > '.join(map(str, cycle))}"

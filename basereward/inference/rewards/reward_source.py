@@ -8,8 +8,7 @@ import io
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 import PIL.Image
 
 from basereward.data.images.open_images import open_image, read_image
-from basereward.data.schema.group import Group
+from basereward.data.schema.group import Group, Part
 from basereward.data.schema.rows import RowFormat
 from basereward.errors import DataError, RunError
 from basereward.inference.group_scores import GroupResult
@@ -106,8 +105,7 @@ class RewardSource(ABC):
         """
         rewards: list[list[float]] = []
         for group, result in zip(groups, self._results(groups), strict=True):
-            by_response = self._rewards_of_group(group, result)
-            rewards.append([by_response[response] for response in group.responses])
+            rewards.append(self._rewards_of_group(group, result))
         return rewards
 
     def check(self, group: Group) -> None:
@@ -117,34 +115,28 @@ class RewardSource(ABC):
             DataError: the model cannot score such a group.
             RunError: the server does not answer.
         """
-        alone = Group(group.id, group.source, group.prompt, group.responses[:1], images=group.images)
-        (result,) = self._results([alone])
+        (result,) = self._results([group.select([0])])
         if isinstance(result, DataError):
             raise result
 
-    def _rewards_of_group(self, group: Group, result: GroupResult) -> dict[str, float]:
-        """The reward of each response of a group.
-
-        Args:
-            group: with distinct responses.
-            result: of the group.
+    def _rewards_of_group(self, group: Group, result: GroupResult) -> list[float]:
+        """The reward of each response of a group, from the result of the group.
 
         Raises:
             DataError: the model cannot score a response, and `unscorable` is None.
         """
         if not isinstance(result, DataError):
-            on_scale = scaled(result, self._scale, statistics=self.statistics, clip=self._clip)
-            return dict(zip(group.responses, on_scale, strict=True))
+            return list(scaled(result, self._scale, statistics=self.statistics, clip=self._clip))
         if self._unscorable is None:
             raise result
         if len(group.responses) == 1:
             logger.warning("a response gets the reward %g: %s", self._unscorable, result)
-            return {group.responses[0]: self._unscorable}
+            return [self._unscorable]
         # Each response alone, so that one which cannot be scored does not spoil the others.
-        alone = [replace(group, responses=(response,)) for response in group.responses]
-        rewards: dict[str, float] = {}
+        alone = [group.select([index]) for index in range(len(group.responses))]
+        rewards: list[float] = []
         for single, single_result in zip(alone, self._results(alone), strict=True):
-            rewards |= self._rewards_of_group(single, single_result)
+            rewards += self._rewards_of_group(single, single_result)
         return rewards
 
 
@@ -262,12 +254,19 @@ def _image_key(image: Any) -> Any:
 
 def _body(group: Group) -> dict[str, Any]:
     """The body of `POST /score` for a group."""
-    messages: list[dict[str, Any]] = []
-    for turn in group.prompt:
-        parts = [{"type": "image"} if part.text is None else {"type": "text", "text": part.text} for part in turn.parts]
-        messages.append({"role": turn.role, "content": parts})
-    images = [_data_uri(image) for image in group.images]
-    return {"prompt": messages, "responses": list(group.responses), "images": images}
+    messages = [{"role": turn.role, "content": _parts(turn.parts)} for turn in group.prompt]
+    body = {"prompt": messages, "responses": list(group.responses), "images": list(map(_data_uri, group.images))}
+    if not group.response_images:
+        return body
+    responses = [group.response_parts(index) for index in range(len(group.responses))]
+    body["responses"] = [{"role": "assistant", "content": _parts(parts)} for parts in responses]
+    body["response_images"] = [[_data_uri(item.image) for item in placed] for placed in group.response_images]
+    return body
+
+
+def _parts(parts: Iterable[Part]) -> list[dict[str, str]]:
+    """The content of a message; images are in a list of their own."""
+    return [{"type": "image"} if part.text is None else {"type": "text", "text": part.text} for part in parts]
 
 
 def _data_uri(image: Any) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from basereward.data.batching.tree_batch import Layout, TreeBatch
 from basereward.data.encoding.encoder import EncodedGroup
-from basereward.data.images.image_dedup import deduplicate_images
+from basereward.data.images.image_dedup import deduplicate_images, placed_images
 from basereward.data.images.vision_features import Grid
 from basereward.model.pooling import LAST, Pooling
 
@@ -85,7 +85,7 @@ def group_shapes(group: EncodedGroup, *, layout: Layout) -> list[SequenceShape]:
     nothing.
     """
     branches = tuple(len(branch) for branch in group.branches)
-    images = deduplicate_images([group], [1]).grids
+    images = deduplicate_images([group], [placed_images(group, "tree")]).grids
     bundles = [branches] if layout == "tree" else [(branch,) for branch in branches]
     written = sum(target.num_target_tokens for target in group.branch_targets)
     return [

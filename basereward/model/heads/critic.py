@@ -11,6 +11,7 @@ from annotated_types import Ge, Interval
 from torch import Tensor
 
 from basereward.data.batching.branch_edits import append_to_branches
+from basereward.data.encoding.branch_images import response_content
 from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import REQUEST, load_prompt
 from basereward.model.heads._judge_head import HeadTemplate, branch_with_target, check_one_for_each_response
@@ -36,7 +37,8 @@ class Critic(MLP):
         layers, activation, width, dropout: of the layers that give the score; see `MLP`.
         language_weight: factor of the cross-entropy over critiques, added to the loss over scores.
         max_tokens: limit of a generated critique; a longer one is truncated, and the score is read at its end.
-        temperature: of sampling; 0 takes the most likely token. Above 0, scores depend on the batch.
+        temperature: of sampling; 0 takes the most likely token. The draws depend on the tokens of
+            the response alone.
         samples: critiques for each response; the score is the mean over them. Training generates one.
         critiques: where training reads the scores that it ranks: at the end of critiques `given` in the data; of the
             model's `own`, generated anew at every step and not learned as language; or of `both`, each with half of
@@ -131,9 +133,9 @@ class CritiqueTemplate(HeadTemplate):
             )
         request = encoder.asked(self.text)
         branches = []
-        for index, response in enumerate(group.responses):
+        for index in range(len(group.responses)):
             # `request` begins with the end of the response's turn, so the branch's own end-of-turn token is cut off.
-            answer = encoder.branch(response)[:-1]
+            answer = encoder.branch(response_content(group, index))[:-1]
             target = encoder.answer(group.critiques[index]) if with_critiques else answer[:0]
             branches.append(branch_with_target([answer, request], target))
         return branches

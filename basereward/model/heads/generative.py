@@ -12,6 +12,7 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
+from basereward.data.encoding.branch_images import response_content
 from basereward.data.schema.rejections import RowRejected
 from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import PAIRWISE, Prompt, load_prompt
@@ -61,7 +62,8 @@ class Generative(JudgeHead):
         order: the orders in which a pair is shown, in training and in scoring: `both`, as `given`, or one at `random`.
             Completion reasoning is always shown in its own order, because its words refer to answer 1 and answer 2.
         votes: verdicts for a pair in one order, with thinking; more than 1 need a temperature above 0.
-        temperature: of sampling; 0 takes the most likely token. Above 0, scores depend on the batch.
+        temperature: of sampling; 0 takes the most likely token. The draws depend on the tokens of
+            the comparison alone.
         top_p: sampling draws from the smallest set of tokens that together have this probability.
         max_tokens: limit of a text with reasoning; a longer text is truncated and has no verdict.
         pairs: at most this many preferences of a group are learned, spread evenly over them; with thinking, of those
@@ -178,7 +180,7 @@ class ComparisonTemplate(JudgeTemplate):
             )
         # Each text is encoded once, although a response stands in several branches. Pieces are encoded apart, so that a
         # response has the same tokens as answer 1 and as answer 2.
-        answers = [encoder.plain(response) for response in group.responses]
+        answers = [encoder.plain(response_content(group, index)) for index in range(len(group.responses))]
         between = encoder.plain(self.judge_prompt.after("answer_1"))
         ending = encoder.plain(self.judge_prompt.after("answer_2"))
         closing = encoder.closing_before_reasoning if self.thinking else encoder.closing

@@ -79,6 +79,12 @@ class ResponseTemplate(JudgeTemplate):
         return (*before, Turn(last.role, (*last.parts, Part(SENTINEL))))
 
     def __call__(self, encoder: Encoder, group: Group, *, with_targets: bool) -> Sequence[tuple[Tensor, BranchTarget]]:
+        if group.response_images:
+            raise RowRejected(
+                "image_in_response",
+                "a response has an image; the head likelihood scores a response by the probability of its text. Take "
+                "another head",
+            )
         answers = reference_answers(group) if with_targets else group.responses
         if not answers:
             raise RowRejected(

@@ -9,6 +9,7 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
+from basereward.data.encoding.branch_images import response_content
 from basereward.data.schema.rejections import RowRejected
 from basereward.model.generation.prompts import POINTWISE, Prompt, load_prompt
 from basereward.model.heads._judge_head import (
@@ -84,10 +85,10 @@ class RatingTemplate(JudgeTemplate):
             _check_ratings(group)
         ending = torch.cat([encoder.plain(self.judge_prompt.after("answer")), encoder.closing])
         branches = []
-        for index, response in enumerate(group.responses):
+        for index in range(len(group.responses)):
             # Without targets the branch ends where the model's next token is the rating.
             target = encoder.answer(self.target(group.ratings[index])) if with_targets else ending[:0]
-            branches.append(branch_with_target([encoder.plain(response), ending], target))
+            branches.append(branch_with_target([encoder.plain(response_content(group, index)), ending], target))
         return branches
 
     def target(self, rating: float) -> str:

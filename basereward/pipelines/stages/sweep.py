@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +40,10 @@ class Sweep:
     def definitions(self) -> Mapping[str, Any]:
         """As `Stage.definitions`: the names of the cells and the hashes of their recipes, and the ensembles."""
         return {"cells": definition(self._defined)}
+
+    def inputs(self) -> Sequence[Path]:
+        """As `Stage.inputs`; the runs of the cells notice other files themselves."""
+        return []
 
     def _defined(self) -> list[str]:
         experiment = self._loaded()

@@ -23,7 +23,7 @@ from trl import GRPOConfig
 from trl.data_utils import prepare_multimodal_messages
 
 from basereward.data.lazy_table import LazyTable
-from basereward.errors import BaseRewardError, TrainingError
+from basereward.errors import BaseRewardError, NothingToLearnError
 from basereward.io.interrupts import Terminated
 from basereward.model.families.parts import part_of
 from basereward.model.policy import Policy
@@ -185,7 +185,7 @@ class RunTrainer(JudgeTrainer):
 
         Raises:
             BaseRewardError: the reward has failed.
-            TrainingError: no rollout of `PATIENCE` generations in succession could be used.
+            NothingToLearnError: no rollout of `PATIENCE` generations in succession could be used.
         """
         states = _random_states()
         batch: dict[str, Any] | None = None
@@ -204,7 +204,7 @@ class RunTrainer(JudgeTrainer):
     def _check_useful(self, batch: Mapping[str, Any]) -> None:
         """
         Raises:
-            TrainingError: no rollout of `PATIENCE` generations in succession could be used.
+            NothingToLearnError: no rollout of `PATIENCE` generations in succession could be used.
         """
         if not self.model.training:
             return
@@ -219,7 +219,7 @@ class RunTrainer(JudgeTrainer):
             if self._useless[name] and is_first():
                 logger.warning("step %d: %s", self.state.global_step + 1, USELESS[name])
             if self._useless[name] >= PATIENCE:
-                raise TrainingError(f"in {PATIENCE} generations in succession {USELESS[name]}")
+                raise NothingToLearnError(f"in {PATIENCE} generations in succession {USELESS[name]}")
 
     def _last_metric(self, name: str) -> float | None:
         values = self._metrics["train"].get(name)

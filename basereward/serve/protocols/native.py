@@ -23,6 +23,7 @@ class ScoreBody(BaseModel):
     prompt: str | list[dict[str, Any]] = Field(description="a text, or messages as for chat templates")
     responses: list[str | dict[str, Any] | list[dict[str, Any]]] = Field(description="responses to the prompt")
     images: list[str] = Field(default=[], description="data URIs, base64, allowed paths or allowed addresses")
+    response_images: list[list[str]] = Field(default=[], description="for each response its images, as in `images`")
     scale: Scale = Field(default="raw", description="of the scores")
     clip: float | None = Field(default=None, gt=0, description="largest absolute value of a score")
 
@@ -48,7 +49,7 @@ def router(service: ScoringService) -> APIRouter:
     async def score(http: HTTPRequest) -> ScoreAnswer:
         """One score for each response to a prompt; higher is better."""
         body = await service.read(http, ScoreBody)
-        scores = await service.score(http, body.prompt, body.responses, body.images)
+        scores = await service.score(http, body.prompt, body.responses, body.images, body.response_images)
         statistics = service.pool.info.get("scores", {})
         return ScoreAnswer(
             scores=scaled(scores, body.scale, statistics=statistics, clip=body.clip),

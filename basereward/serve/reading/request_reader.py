@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import PIL.Image
 
 from basereward.data.images.image_store import ImageError, ImageStore
 from basereward.data.images.open_images import FORMATS, read_image
-from basereward.data.schema.group import Group, Image
+from basereward.data.schema.group import Group, Image, PlacedImage
 from basereward.data.schema.rows import RowFormat
 from basereward.errors import DataError
 from basereward.io.http.addresses import public_addresses
@@ -71,13 +72,20 @@ class RequestReader:
         self._settings = settings
         self._images = _ServedImages(settings.images)
 
-    def group(self, prompt: str | Sequence[Any], responses: Sequence[Any], images: Sequence[Any] = ()) -> Group:
+    def group(
+        self,
+        prompt: str | Sequence[Any],
+        responses: Sequence[Any],
+        images: Sequence[Any] = (),
+        response_images: Sequence[Sequence[Any]] = (),
+    ) -> Group:
         """Reads one request. It may download images, so it belongs into a thread of its own.
 
         Args:
             prompt: a text, or messages as for chat templates or in the form of OpenAI.
             responses: texts, or messages of the assistant.
             images: data URIs, base64, paths or addresses, in the order of their places in the prompt.
+            response_images: for each response a list of its images, in the forms of `images`.
 
         Raises:
             DataError: something is malformed, too large, or not allowed.
@@ -85,18 +93,26 @@ class RequestReader:
         self._check_size(prompt, responses)
         row = {
             "prompt": self._with_downloads(prompt),
-            "responses": list(responses),
+            "responses": [self._with_downloads(response) for response in responses],
             "images": [self._downloaded(image) for image in images] or None,
+            "response_images": [[self._downloaded(image) for image in own] for own in response_images] or None,
         }
         # The server states where images are, so `<image>` in a prompt without images is a word.
         # The id of `ScoresGroups.score`: a judge that shows pairs in random order draws the order from it.
         group = RowFormat(images=self._images, for_training=False).group(
             row, source="serve", row_id="0", where="request"
         )
-        if len(group.images) > self._settings.max_images:
-            raise DataError(f"{len(group.images)} images; at most {self._settings.max_images} are allowed")
-        contents = tuple(self._content(image) for image in group.images)
-        return Group(group.id, group.source, group.prompt, group.responses, images=contents)
+        number = len(group.all_images)
+        if number > self._settings.max_images:
+            raise DataError(f"{number} images; at most {self._settings.max_images} are allowed")
+        in_responses: list[tuple[PlacedImage, ...]] = []
+        for placed in group.response_images:
+            in_responses.append(tuple(replace(item, image=self._content(item.image)) for item in placed))
+        return Group(
+            *(group.id, group.source, group.prompt, group.responses),
+            images=tuple(self._content(image) for image in group.images),
+            response_images=tuple(in_responses),
+        )
 
     def conversation(self, messages: Sequence[Any]) -> Group:
         """Reads the messages of a chat request, as a group with one empty response.
@@ -139,9 +155,12 @@ class RequestReader:
             raise DataError(f"an image has {pixels:,} pixels; at most {self._settings.max_image_pixels:,} are allowed")
         return content
 
-    def _with_downloads(self, prompt: str | Sequence[Any]) -> Any:
-        """The prompt, with the content of every image that is an address in a part of a message."""
-        if isinstance(prompt, str):
+    def _with_downloads(self, prompt: Any) -> Any:
+        """A prompt or response, with the content of every image that is an address in a part of a message."""
+        if isinstance(prompt, Mapping):
+            (message,) = self._with_downloads([prompt])
+            return message
+        if not isinstance(prompt, list | tuple):
             return prompt
         messages: list[Any] = []
         for message in prompt:

@@ -75,9 +75,9 @@ def test_every_group_is_measured_or_rejected(encoder: Encoder, workers: int, mon
     usable = mixed_groups(vision=True)
     groups = [*usable[:2], BAD[0], BAD[1], *usable[2:]]
     lengths, rejected = measure(Listed(groups), "train", encoder=encoder, workers=workers)
-    assert lengths.index.tolist() == [0, 1, 4, 5, 6]
+    assert lengths.index.tolist() == [0, 1, 4, 5, 6, 7, 8]
     assert lengths.tokens.tolist() == [encoder.measure(sample_group).tokens for sample_group in usable]
-    assert lengths.images.tolist() == [0, 0, 0, 1, 2]
+    assert lengths.images.tolist() == [0, 0, 0, 1, 2, 2, 4]
     assert [(row.id, row.reason) for row in rejected] == [
         ("0", "malformed_json"),
         ("blank", "empty_response"),
@@ -154,5 +154,5 @@ def test_unwritable_cache_is_logged(encoder: Encoder, tmp_path: Path, caplog: py
     with caplog.at_level(logging.WARNING):
         measured = measure(Listed(mixed_groups(vision=True)), "train", encoder=encoder, cache=tmp_path / "file")[0]
     assert isinstance(measured, Lengths)
-    assert len(measured) == 5
+    assert len(measured) == 7
     assert "cannot be cached" in caplog.text

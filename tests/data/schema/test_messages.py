@@ -103,7 +103,6 @@ def test_images_of_a_message_stay_in_it(content: object, image_cell: Any, parts:
         ({"prompt": [make_message("user", "P", images=["x.png"]), make_message("assistant", "A"),
                      make_message("user", "<image>?")]},
          "image_count"),
-        ({"prompt": "Q", "chosen": [make_message("assistant", "a", images=["x.png"])]}, "image_in_response"),
         ({"prompt": [make_message("user", "Q", image_url="x.png")]}, "unknown_key"),
         ({"prompt": [make_message("user", "Q", videos=["x.mp4"])]}, "unknown_key"),
     ],

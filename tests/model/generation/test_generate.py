@@ -50,12 +50,13 @@ def reference_texts(path: Path, encoder: Encoder, groups: list[Group], *, vision
     texts = []
     for item in groups:
         encoded = encoder(item)
-        for branch in encoded.branches:
+        for index, branch in enumerate(encoded.branches):
             ids = torch.cat([encoded.prefix, branch])[None]
             image_inputs: dict[str, Any] = {}
-            if item.images:
+            images = [*item.images, *(placed_image.image for placed_image in item.images_of(index))]
+            if images:
                 processor = AutoImageProcessor.from_pretrained(path, backend="pil")
-                image_inputs = dict(processor(images=list(item.images), return_tensors="pt"))
+                image_inputs = dict(processor(images=images, return_tensors="pt"))
                 image_inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
             stop_tokens = {"eos_token_id": encoder.end_of_turn, "pad_token_id": encoder.pad_id}
             mask = torch.ones_like(ids)
@@ -115,6 +116,23 @@ def test_seed_sets_the_sampled_texts(tmp_path: Path) -> None:
     first = sample(1)
     assert torch.equal(torch.get_rng_state(), state_before)
     assert sample(1) == first != sample(2)
+
+
+def test_samples_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+    """Three samples after each branch are the same in a batch of three groups, alone, and in another order."""
+    path = checkpoint("qwen2_5_vl", tmp_path / "model")
+    encoder = load_encoder(path)
+    generator = text_generator(path, encoder)
+    groups = mixed_groups(vision=True)[:3]
+    sampling = SamplingParams(max_tokens=5, temperature=1.0, samples=3)
+
+    def sample(items: list[Group]) -> list[list[list[int]]]:
+        return [[text.tolist() for text in samples] for samples in generator(tree_batch(encoder, items), sampling)]
+
+    alone = [sample([item]) for item in groups]
+    assert sample(groups) == alone[0] + alone[1] + alone[2]
+    assert sample(groups[::-1]) == alone[2] + alone[1] + alone[0]
+    assert all(len({tuple(text) for text in samples}) > 1 for samples in alone[0])
 
 
 def test_completions_are_decoded_with_special_tokens(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The responses of a row: their cells, their texts and their images."""
