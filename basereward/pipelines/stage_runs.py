@@ -28,6 +28,10 @@ OUTPUTS = "outputs"
 """The folder of a stage's files in its run."""
 
 
+CHECKPOINT = "chat_checkpoint"
+"""The folder of the chat checkpoint in the run of a stage that trains a judge."""
+
+
 @dataclass(frozen=True)
 class StageRow:
     """A stage that is finished.
@@ -142,7 +146,8 @@ def _trained(stage: StageRecipe, run: RunFolder, result: Mapping[str, Any], pipe
     outputs = {"run": run.run_id, "model": shown_path(run.model)}
     # Written only if it is used: this further copy of the weights takes minutes and gigabytes for a large model.
     if is_used(pipeline.stages, stage.name, "checkpoint"):
-        outputs["checkpoint"] = str(chat_checkpoint(run.model))
+        # In the run and not in the cache, which may be emptied: recipes of later stages name this path.
+        outputs["checkpoint"] = shown_path(chat_checkpoint(run.model, target=run.path / CHECKPOINT))
     facts = {"model": result["model"], "skipped": result["skipped"]}
     metrics = {name: float(value) for name, value in result["metrics"].items()}
     return StageRow(stage.name, "train", run.run_id, "skipped", run.seconds or 0.0, outputs, metrics, facts)
