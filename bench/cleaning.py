@@ -2,9 +2,10 @@
 
     python -m bench.cleaning [--noise 0.2 0.0] [--seeds 3] [--folds 2] [--flip 0 | --no-flip] [--work FOLDER]
 
-Trains the recipe of `experiments/beyond.yaml` on the profile `tiny`, on its sources with a share of the labels of train
-and val turned round and 30 % copies, by the source `noisy`, whose truth is known. Accuracies are on test rows with
-right labels. Intervals are paired, over test prompts: the seeds share them.
+Runs the stage `clean` of `experiments/beyond.yaml` on the profile `tiny`: pictures of digits, of which the source
+`noisy` makes a share of the labels of train and val wrong, and copies 30 %. Accuracies are on test rows with right
+labels, of models that are trained by the recipe of the stage. Intervals are paired, over test prompts: the seeds share
+them.
 """
 
 from __future__ import annotations
@@ -33,16 +34,18 @@ from basereward.data.curation.label_errors import Decided, precision_and_recall
 from basereward.data.sources.noisy import Noisy
 from basereward.inference.load_model import load
 from basereward.metrics.interval import Interval
+from basereward.model.saving.chat_checkpoint import chat_checkpoint
 from basereward.pipelines.cleaning.fold_files import file_source
+from basereward.pipelines.definition import resolved_recipe
 from basereward.pipelines.stages.clean import Clean
-from basereward.recipe import load_experiment, make
+from basereward.recipe import load_experiment, make, recipe_sha256
 from basereward.recipe.schema import Recipe
+from basereward.recipe.stages import Outputs, StageRecipe
 from basereward.rl.train import train
-from basereward.runs.run_folder import find
+from basereward.runs.run_folder import find, finished_with
 from bench.timing import quiet_stdout
 
-EXPERIMENT, STAGE = "beyond", "clean"
-COPIED = 0.3
+EXPERIMENT = "beyond"
 DRAWS = 2000
 Values = NDArray[np.float64]
 
@@ -117,17 +120,31 @@ def _percent(of_seeds: Sequence[Sequence[float]]) -> str:
     return ", ".join(f"{100 * float(np.mean(values)):.1f}" for values in of_seeds)
 
 
-def recipe_and_options(*, noise: float, seed: int) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe of the models of the experiment's stage, with wrong labels, and the arguments of the stage."""
-    seeds = (f"seeds.data={seed}", f"seeds.init={seed}", f"model.backbone.make.seed={seed}")
-    experiment = load_experiment(EXPERIMENT, profile="tiny", overrides=[*seeds, "tracking.system_metrics=null"])
-    stage = next(one for one in experiment.stages if one.name == STAGE)
+def stages(seed: int) -> dict[str, StageRecipe]:
+    """The stages of the experiment on the profile `tiny`, by name, with a seed for data and weights.
+
+    >>> list(stages(0))[:2]
+    ['start', 'clean']
+    """
+    overrides = (f"seeds.data={seed}", f"seeds.init={seed}", "tracking.system_metrics=null")
+    return {stage.name: stage for stage in load_experiment(EXPERIMENT, profile="tiny", overrides=overrides).stages}
+
+
+def started() -> Outputs:
+    """Train what the models start from, once; give it as an output of its stage."""
+    recipe = stages(0)["start"].recipe
+    assert recipe is not None
+    return {"start": {"checkpoint": str(chat_checkpoint(trained(recipe)))}}
+
+
+def recipe_and_options(start: Outputs, *, noise: float, seed: int) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe of the models of the stage `clean`, with a share of wrong labels, and the arguments of the stage."""
+    stage = stages(seed)["clean"]
     assert stage.recipe is not None
-    noisy: dict[str, Any] = {}
-    for name, node in stage.recipe.data.sources.items():
-        noisy[name] = {"_target_": "noisy", "source": node, "flipped": noise, "copied": COPIED, "seed": seed}
-    options = {name: value for name, value in stage.node.items() if name not in ("_target_", "recipe")}
-    return with_sources(stage.recipe, noisy), options
+    recipe = resolved_recipe(stage.recipe, start)
+    noisy = {name: {**node, "flipped": noise, "seed": seed} for name, node in recipe.data.sources.items()}
+    options = {name: value for name, value in stage.node.items() if name != "_target_"}
+    return with_sources(recipe, noisy), options
 
 
 def with_sources(recipe: Recipe, sources: Mapping[str, Any]) -> Recipe:
@@ -135,10 +152,15 @@ def with_sources(recipe: Recipe, sources: Mapping[str, Any]) -> Recipe:
     return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, sources=dict(sources)))
 
 
+def trained(recipe: Recipe) -> Path:
+    """Train a recipe, or take the run that has; give the folder of the model."""
+    finished = finished_with(recipe_sha256(recipe))
+    return finished.model if finished is not None else find(str(train(recipe)["run_id"])).model
+
+
 def trained_outcomes(recipe: Recipe, tests: Recipe) -> list[float]:
     """Train a recipe; give the share of right preferences for each test group of another one."""
-    result = train(recipe)
-    return outcomes(str(find(str(result["run_id"])).model), tests)
+    return outcomes(str(trained(recipe)), tests)
 
 
 def outcomes(model: str, tests: Recipe) -> list[float]:
@@ -176,14 +198,12 @@ class Found:
         return f"| {' | '.join([f'{self.noise:.0%}', str(self.seed), str(self.cleaned), *shares, *end])} |"
 
 
-def clean(
-    recipe: Recipe, folder: Path, options: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[dict[str, Any]], Path]:
-    """Run the stage; give its facts, its decisions, and the folder of its rows."""
+def clean(recipe: Recipe, folder: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Run the stage in a folder; give its facts and its decisions."""
     folder.mkdir(parents=True, exist_ok=True)
     result = Clean(recipe=dataclasses.asdict(recipe), **options).run(folder)
     lines = Path(result.outputs["decisions"]).read_text().splitlines()
-    return dict(result.facts), [json.loads(line) for line in lines], folder
+    return dict(result.facts), [json.loads(line) for line in lines]
 
 
 def found_in(
@@ -209,18 +229,23 @@ def found_in(
     return found
 
 
-def measure(line: Line, *, seed: int, work: Path, options: Mapping[str, Any]) -> list[Found]:
-    """Train with right labels, with wrong ones and after cleaning, and add the outcomes to the line."""
+def measure(line: Line, start: Outputs, *, seed: int, work: Path, options: Mapping[str, Any]) -> list[Found]:
+    """Train with right labels, with wrong ones and after cleaning, and add the outcomes to the line.
+
+    Where no cleaning is kept, the rows are those given, and the outcomes are those of the model that learned from them.
+    """
     began, cpu = time.time(), time.process_time()
-    right, defaults = recipe_and_options(noise=0.0, seed=seed)
-    noisy, _ = recipe_and_options(noise=line.noise, seed=seed)
+    right, defaults = recipe_and_options(start, noise=0.0, seed=seed)
+    noisy, _ = recipe_and_options(start, noise=line.noise, seed=seed)
     line.clean.append(trained_outcomes(right, right))
     line.noisy.append(line.clean[-1] if line.noise == 0 else trained_outcomes(noisy, right))
-    facts, decisions, folder = clean(noisy, work / f"clean-{line.noise}-{seed}", {**defaults, **options})
+    folder = work / f"clean-{line.noise}-{seed}"
+    facts, decisions = clean(noisy, folder, {**defaults, **options})
     cleaned: dict[str, Any] = {}
     for name in noisy.data.sources:
         cleaned[name] = file_source(folder / "rows" / f"{name}.jsonl", held_out=folder / "held_out" / f"{name}.jsonl")
-    line.cleaned.append(trained_outcomes(with_sources(noisy, cleaned), right))
+    is_kept = facts["round"] > 0
+    line.cleaned.append(trained_outcomes(with_sources(noisy, cleaned), right) if is_kept else line.noisy[-1])
     found = found_in(decisions, facts, noisy, noise=line.noise, seed=seed)
     shown = [_percent(values[-1:]) for values in (line.clean, line.noisy, line.cleaned)]
     seconds = f"{time.process_time() - cpu:.0f} processor seconds, {time.time() - began:.0f} s"
@@ -236,9 +261,7 @@ def main() -> int:
     parser.add_argument("--noise", type=float, nargs="+", default=[0.2, 0.0], help="shares of wrong labels")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each (default: 3)")
     parser.add_argument("--folds", type=int, help="folds of the rows; 1: models score what they were trained on")
-    parser.add_argument(
-        "--flip", type=float, help="margin from which an error is turned round (default: of the recipe)"
-    )
+    parser.add_argument("--flip", type=float, help="margin from which errors are turned round (default: the recipe's)")
     parser.add_argument("--no-flip", action="store_true", help="drop all errors")
     parser.add_argument("--work", type=Path, help="folder for runs and their records (default: a temporary one)")
     args = parser.parse_args()
@@ -260,9 +283,10 @@ def measured_tables(noises: Sequence[float], *, seeds: int, work: Path, options:
     """The accuracies, and what each round found, as Markdown."""
     lines = [Line(noise) for noise in noises]
     found: list[Found] = []
+    start = started()
     for seed in range(seeds):
         for line in lines:
-            found += measure(line, seed=seed, work=work, options=options)
+            found += measure(line, start, seed=seed, work=work, options=options)
     head = "| wrong labels | clean | noisy | cleaned | lost (95 %) | gained (95 %) | recovered, % of lost (95 %) |"
     second = "| wrong labels | seed | round | precision | recall | changed | held-out accuracy | applied |"
     tables = [[head, f"|{'---|' * 7}", *map(str, lines)], [second, f"|{'---|' * 8}", *map(str, found)]]

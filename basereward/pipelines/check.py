@@ -10,15 +10,13 @@ from pathlib import Path
 
 from basereward.errors import BaseRewardError, RecipeError
 from basereward.pipelines.definition import made_stage, resolved_recipe
+from basereward.pipelines.stages.contracts import UNTRAINED
 from basereward.pipelines.stages.train import Train
 from basereward.recipe import Cell, Fault, Recipe
 from basereward.recipe.fault import format_faults
 from basereward.recipe.schema import BackboneRecipe
 from basereward.recipe.stages import StageRecipe
 from basereward.training.preflight import Findings, cell_findings, quick_findings
-
-UNTRAINED = "not trained yet: "
-"""With the name of a stage, stands in for its model."""
 
 
 def stage_findings(stages: Sequence[StageRecipe], *, quick: bool = False) -> Findings:

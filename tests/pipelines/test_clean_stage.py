@@ -16,8 +16,8 @@ from basereward.data.sources.jsonl import read_rows
 from basereward.errors import DataError, RecipeError
 from basereward.inference.load_model import load
 from basereward.pipelines.check import stage_findings
+from basereward.pipelines.definition import made_stage
 from basereward.pipelines.run import resume_pipeline, run_pipeline
-from basereward.pipelines.stages.clean import Clean
 from basereward.recipe import load_experiment
 from basereward.runs.listing import listed_runs
 from basereward.runs.run_folder import find, list_runs
@@ -37,13 +37,20 @@ stages:
     _target_: clean
     folds: 2
     rounds: 1
-    recipe: {data: {sources: {numbers: {_target_: noisy, source: {include: sources/numbers, size: 40, val_size: 12}, copied: 0.1}}}}
+    recipe:
+      data:
+        sources:
+          numbers: {_target_: noisy, source: {include: sources/numbers, size: 40, val_size: 12}, copied: 0.1}
   final:
     _target_: train
     recipe:
       data:
         sources:
-          numbers: {_target_: jsonl, path: "${clean.rows}/numbers.jsonl", val: "${clean.held_out}/numbers.jsonl", test: 0.0}
+          numbers:
+            _target_: jsonl
+            path: "${clean.rows}/numbers.jsonl"
+            val: "${clean.held_out}/numbers.jsonl"
+            test: 0.0
 """
 
 
@@ -130,29 +137,29 @@ def _run_killed(environment: dict[str, str], folder: str, file: str, moment: Mom
 
 
 def test_a_cleaning_that_does_not_help_changes_nothing(file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where held-out rows are not ranked better by more than `gain`, it stops after one round of three, and the rows are
-    those given, copies included. A second call repeats nothing; one with another rule repeats only what depends on it."""
-    stages = run(file, "stages.clean.gain=0.99", "stages.clean.rounds=3", "stages.final=null")
-    facts = stages["clean"]["facts"]
+    """Where held-out rows are not ranked better by more than `gain`, it stops after one round of three, and the rows
+    are those given, copies included. With `drop` 0 and `flip` 0 every preference that a model contradicts would have
+    been turned round. A second call repeats nothing."""
+    changes = ["gain=0.99", "rounds=3", "drop=0", "flip=0"]
+    overrides = [f"stages.clean.{change}" for change in changes]
+    stages = run(file, *overrides, "stages.final=null")
+    facts, outputs = stages["clean"]["facts"], stages["clean"]["outputs"]
+    decisions = rows_of(outputs["decisions"])
     assert (facts["round"], len(facts["rounds"]), facts["kept"]) == (0, 2, {"numbers": 44})
-    groups = list(read_rows(str(Path(stages["clean"]["outputs"]["rows"]) / "numbers.jsonl")))
+    groups = list(read_rows(str(Path(outputs["rows"]) / "numbers.jsonl")))
     assert sum(group.id.endswith("~copy") for group in groups) == 4
-    assert sum(len(group.preferences) for group in groups) == len(rows_of(stages["clean"]["outputs"]["decisions"]))
-    assert main(["train", file, "--profile", PROFILE, "--json", "stages.clean.gain=0.99", "stages.clean.rounds=3"]) == 0
+    kept = {(group.id, one.winner, one.loser) for group in groups for one in group.preferences}
+    assert kept == {(row["id"], row["winner"], row["loser"]) for row in decisions}
+    contradicted = sum(row["margin"] < 0 for row in decisions)
+    assert (facts["rounds"][1]["dropped"], facts["rounds"][1]["flipped"]) == (0, contradicted)
+    assert {row["decision"] for row in decisions if row["margin"] < 0} == {"flip"}
+    assert main(["train", file, "--profile", PROFILE, "--json", *overrides]) == 0
     again = json.loads(capsys.readouterr().out)
     assert [stage["status"] for stage in again["stages"]] == ["skipped", "finished"]
 
 
-def test_errors_are_turned_round(file: str) -> None:
-    """`drop` 0 and `flip` 0: every preference that a model contradicts is turned round, and none is dropped."""
-    stages = run(file, "stages.clean.drop=0", "stages.clean.flip=0", "stages.final=null")
-    contradicted = sum(row["margin"] < 0 for row in rows_of(stages["clean"]["outputs"]["decisions"]))
-    measured = stages["clean"]["facts"]["rounds"][1]
-    assert (measured["dropped"], measured["flipped"]) == (0, contradicted)
-
-
 def test_check_finds_faults_of_the_stage(file: str) -> None:
-    """A source that the recipe lacks, one without held-out rows, and a recipe that does not fit its rows."""
+    """A source that the recipe lacks, one without held-out rows, and a later recipe that does not fit the rows."""
     assert stage_findings(load_experiment(file, profile=PROFILE).stages).faults == []
     for override, error in (
         ("stages.clean.sources=[letters]", RecipeError),
@@ -161,13 +168,6 @@ def test_check_finds_faults_of_the_stage(file: str) -> None:
         stage = load_experiment(file, profile=PROFILE, overrides=[override]).stages[0]
         assert {fault.cell for fault in stage_findings([stage]).faults} == {"clean"}
         with pytest.raises(error):
-            assert stage.recipe is not None
-            Clean(recipe=_values(stage), sources=stage.node["sources"]).preview(Path(file).parent)
-    short = load_experiment(file, profile=PROFILE, overrides=["stages.clean.recipe.data.encoding.max_tokens=8"]).stages
-    assert {fault.cell for fault in stage_findings(short).faults} >= {"clean"}
-
-
-def _values(stage: Any) -> dict[str, Any]:
-    import dataclasses
-
-    return dataclasses.asdict(stage.recipe)
+            made_stage(stage, {}).preview(Path(file).parent)
+    short = load_experiment(file, profile=PROFILE, overrides=["stages.final.recipe.data.encoding.max_tokens=8"]).stages
+    assert {fault.cell for fault in stage_findings(short).faults} == {"final"}

@@ -168,7 +168,9 @@ class Cleaning:
         """Score the fold and the held-out rows with a model; give its accuracy on the latter."""
         files: list[tuple[Path, Path]] = []
         for name in self.files.sources:
-            for rows in (self.files.original(name, fold), self.files.held_out(name)):
+            # After the last cleaning nothing is decided by the scores of the fold.
+            scored = [self.files.original(name, fold)] if cleaned < self.rounds else []
+            for rows in (*scored, self.files.held_out(name)):
                 files.append((rows, self.files.scores(rows, cleaned=cleaned, fold=fold)))
         if not all(scores.is_file() for _, scores in files):
             with open_scorer(run) as scorer:

@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Protocol
 from basereward.errors import BaseRewardError
 from basereward.io.files import write_atomic
 
+UNTRAINED = "not trained yet: "
+"""With the name of a stage, stands in for its model."""
 PREVIEWED = 8
 """Groups of a source from which stand-ins are made."""
 

@@ -25,12 +25,10 @@ def test_wrong_groups_have_all_preferences_turned_round(split: Split) -> None:
     wrong = 0
     for before, after in zip(right, source.groups(split), strict=True):
         pairs = [(one.winner, one.loser) for one in after.preferences]
-        turned = [(one.loser, one.winner) for one in before.preferences]
-        assert pairs == (
-            turned if source.is_wrong(after.id) else [(one.winner, one.loser) for one in before.preferences]
-        )
-        assert bool(after.ratings) != source.is_wrong(after.id)
-        wrong += source.is_wrong(after.id)
+        is_wrong = source.is_wrong(after.id)
+        assert pairs == [(one.winner, one.loser)[:: -1 if is_wrong else 1] for one in before.preferences]
+        assert bool(after.ratings) != is_wrong
+        wrong += is_wrong
     number = len(right)
     assert abs(wrong - 0.2 * number) < 4 * (number * 0.2 * 0.8) ** 0.5
 
