@@ -167,7 +167,7 @@ class RowWriter:
             RowRejected: an image cannot be read.
         """
         row: dict[str, Any] = {"id": group.id, "prompt": [_message(turn) for turn in group.prompt]}
-        row["responses"] = [_response(text) for text in group.responses]
+        row |= self._responses(group)
         row |= _preferences(group.preferences, num_responses=len(group.responses))
         if group.images:
             row["images"] = [self._image(image) for image in group.images]
@@ -178,6 +178,16 @@ class RowWriter:
         if group.reasonings:
             row["reasonings"] = [[item.first, item.second, item.text] for item in group.reasonings]
         return row
+
+    def _responses(self, group: Group) -> dict[str, Any]:
+        """Return the cells of the responses, and of their images if there are any."""
+        if not group.response_images:
+            return {"responses": [_response(text) for text in group.responses]}
+        responses = [group.response_parts(index) for index in range(len(group.responses))]
+        return {
+            "responses": [[_message(Turn("assistant", parts))] for parts in responses],
+            "response_images": [[self._image(item.image) for item in placed] for placed in group.response_images],
+        }
 
     def _image(self, image: Image) -> str:
         """Return the path of an image, which is written if it is no file yet."""

@@ -38,7 +38,10 @@ def _format_first_row(name: str, row: Mapping[str, Any]) -> Iterator[str]:
     for turn in row["turns"]:
         yield f"  {turn['role']}: {_one_line(turn['text'])}"
     for number, image in enumerate(row["images"], start=1):
-        place = f"in turn {image['turn'] + 1}" if len(row["turns"]) > 1 else "in the prompt"
+        if "response" in image:
+            place = f"in response {image['response']}"
+        else:
+            place = f"in turn {image['turn'] + 1}" if len(row["turns"]) > 1 else "in the prompt"
         yield f"  image {number}: {image['width']}x{image['height']} pixels, {place}, {image['name']}"
     yield from _format_responses(row)
     if row["preferences"]:

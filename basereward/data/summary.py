@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from basereward.data.images.open_images import describe, open_image
 from basereward.data.reading_text import format_reading
 from basereward.data.schema.columns import ColumnsRead, ReportsColumns
-from basereward.data.schema.group import SPLITS, Group, Turn
+from basereward.data.schema.group import SPLITS, Group, Part
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources import Source
 
@@ -89,7 +89,7 @@ def first_shown(groups: Iterable[Sequence[Group]]) -> Group | None:
     for members in groups:
         for group in members[:MAX_TRIED]:
             try:
-                for image in group.images:
+                for image in group.all_images:
                     open_image(image)
             except RowRejected:
                 continue
@@ -102,35 +102,39 @@ def describe_group(group: Group) -> dict[str, Any]:
 
     Returns:
         `id`; `turns`, each with `role` and `text`, in which "[image 1]" is the place of the first image; `images`,
-        each with `name`, `width` and `height` in pixels, upright, and the `turn` it is in, from 0; `num_responses`, and
-        `responses`, at most 8 of them; `preferences`, each with `winner`, `loser`, `tie` and `margin`; `ratings`;
-        `critiques` and `reasonings`, their numbers.
+        each with `name`, `width` and `height` in pixels, upright, and the `turn` or the `response` it is in, from 0;
+        `num_responses`, and `responses`, at most 8 of them; `preferences`, each with `winner`, `loser`, `tie` and
+        `margin`; `ratings`; `critiques` and `reasonings`, their numbers.
 
     Raises:
         ImageError: an image cannot be opened.
 
-    >>> from basereward.data.schema.group import Part, Preference
+    >>> from basereward.data.schema.group import Part, Preference, Turn
     >>> facts = describe_group(Group("a", "mine", (Turn("user", (Part("Q"),)),), ("yes", "no"), (Preference(0, 1),)))
     >>> facts["turns"], facts["responses"], facts["preferences"]
     ([{'role': 'user', 'text': 'Q'}], ['yes', 'no'], [{'winner': 0, 'loser': 1, 'tie': False, 'margin': None}])
     """
     turns: list[dict[str, str]] = []
-    # The turn of each image.
-    places: list[int] = []
+    # The turn or the response of each image.
+    places: list[dict[str, int]] = []
     for number, turn in enumerate(group.prompt):
-        turns.append({"role": turn.role, "text": _text(turn, first=len(places) + 1)})
-        places += [number] * sum(part.is_image for part in turn.parts)
+        turns.append({"role": turn.role, "text": _text(turn.parts, first=len(places) + 1)})
+        places += [{"turn": number}] * sum(part.is_image for part in turn.parts)
+    responses: list[str] = []
+    for index in range(len(group.responses)):
+        responses.append(_text(group.response_parts(index), first=len(places) + 1))
+        places += [{"response": index}] * len(group.images_of(index))
     # Opened, because the size in a file's header is that before the orientation of the camera is applied.
-    sizes = [open_image(image).size for image in group.images]
+    sizes = [open_image(image).size for image in group.all_images]
     return {
         "id": group.id,
         "turns": turns,
         "images": [
-            {"name": shortened(describe(image)), "width": width, "height": height, "turn": turn}
-            for image, (width, height), turn in zip(group.images, sizes, places, strict=True)
+            {"name": shortened(describe(image)), "width": width, "height": height, **place}
+            for image, (width, height), place in zip(group.all_images, sizes, places, strict=True)
         ],
         "num_responses": len(group.responses),
-        "responses": [shortened(response) for response in group.responses[:SHOWN_RESPONSES]],
+        "responses": responses[:SHOWN_RESPONSES],
         "preferences": [
             {"winner": preference.winner, "loser": preference.loser, "tie": preference.tie, "margin": preference.margin}
             for preference in group.preferences
@@ -141,11 +145,11 @@ def describe_group(group: Group) -> dict[str, Any]:
     }
 
 
-def _text(turn: Turn, *, first: int) -> str:
-    """Return the text of a turn with numbered image places; `first` is the number of the first one."""
+def _text(parts: Iterable[Part], *, first: int) -> str:
+    """Return the text of parts with numbered image places; `first` is the number of the first one."""
     pieces = []
     number = first
-    for part in turn.parts:
+    for part in parts:
         pieces.append(f"[image {number}]" if part.is_image else shortened(part.text or ""))
         number += part.is_image
     return "".join(pieces)

@@ -33,7 +33,7 @@ class Benchmark(Contract):
     expected_items: int | None
     """the number of items of the whole benchmark; None: unknown"""
     unscored: str | None
-    """what the rows hold that models and judges cannot read here, such as images as answers; None: nothing
+    """what the rows hold that models and judges cannot read here, such as videos as answers; None: nothing
 
     Outcomes of other programs are counted all the same."""
 

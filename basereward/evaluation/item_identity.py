@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 
 from basereward.data.images.image_store import ImageStore, read_archived
-from basereward.data.schema.group import ArchivedImage
+from basereward.data.schema.group import ArchivedImage, PlacedImage
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
 from basereward.evaluation.items import Item
@@ -33,8 +34,9 @@ def item_fingerprint(item: Item) -> str:
     """
     content: tuple[Any, ...] = (
         *(item.id, item.prompt, item.responses, item.right, item.wrong, sorted(item.labels.items())),
-        # Only if there are any, so that items without videos keep the fingerprints of earlier versions.
+        # Only if there are any, so that items without videos or images in responses keep their fingerprints.
         *((item.videos,) if item.videos else ()),
+        *((tuple(map(len, item.response_images)),) if item.response_images else ()),
     )
     # `surrogatepass`: texts of public data sets hold unpaired surrogates, which UTF-8 cannot encode.
     return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -66,7 +68,7 @@ def pictures_fingerprint(items: Iterable[Item], store: ImageStore) -> str | None
     """
     combined = hashlib.sha256()
     for item in items:
-        for image in item.images:
+        for image in (*item.images, *chain.from_iterable(item.response_images)):
             if image is None:
                 continue
             digest = _picture_sha256(image, store)
@@ -74,6 +76,16 @@ def pictures_fingerprint(items: Iterable[Item], store: ImageStore) -> str | None
                 return None
             combined.update(f"{item.row} {digest}\n".encode())
     return combined.hexdigest()
+
+
+def names_of_images(item: Item) -> tuple[Any, ...]:
+    """What stands for the images of an item that are not available: their references.
+
+    >>> names_of_images(Item(0, "a", "What is this?", ("4", "5"), (0,), (1,), "a", images=("a.png",)))
+    ('a.png',)
+    """
+    # Without images in responses the tuple is that of earlier versions.
+    return (*item.images, item.response_images) if item.response_images else item.images
 
 
 def changed(one: Mapping[str, str | None] | None, other: Mapping[str, str | None] | None) -> list[str]:
@@ -92,6 +104,8 @@ def changed(one: Mapping[str, str | None] | None, other: Mapping[str, str | None
 
 def _picture_sha256(image: Any, store: ImageStore) -> str | None:
     """The hash of an image in any of the forms that a row may hold; None if it is not available."""
+    if isinstance(image, PlacedImage):
+        image = image.image
     # The form of the `datasets` library: {"bytes": ..., "path": ...}, one of which is None.
     if isinstance(image, Mapping):
         image = image.get("bytes") if image.get("bytes") is not None else image.get("path")

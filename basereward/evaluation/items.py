@@ -40,6 +40,21 @@ class Item:
     """whether "equally good" is a possible label, and so a possible verdict"""
     videos: tuple[str, ...] = ()
     """paths of the videos of the prompt, which are not opened"""
+    response_images: tuple[tuple[Any, ...], ...] = ()
+    """the images of every response, in the order of the marks `<image>` in its text; none if no response has any. Where
+    the prompt is turns, each is a `PlacedImage`, and the texts have no marks"""
+
+    @property
+    def shown_responses(self) -> list[str]:
+        """The responses as text: `<image>` stands for each image of a response that has no text.
+
+        >>> Item(0, "a", "Draw.", ("", ""), (0,), (1,), "a", response_images=(("a.png",), ("b.png",))).shown_responses
+        ['<image>', '<image>']
+        """
+        if not self.response_images:
+            return list(self.responses)
+        pairs = zip(self.responses, self.response_images, strict=True)
+        return [text or "<image>" * len(images) for text, images in pairs]
 
     @property
     def is_pair(self) -> bool:

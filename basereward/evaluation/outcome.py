@@ -105,7 +105,8 @@ def _random_scores(items: Sequence[Item], *, seed: int) -> list[Outcome]:
     score_by_key: dict[str, float] = {}
     outcomes = []
     for item in items:
-        keys = [repr((item.prompt, item.images, text)) for text in item.responses]
+        shown = item.response_images or [()] * len(item.responses)
+        keys = [repr((item.prompt, item.images, *own)) for own in zip(item.responses, shown, strict=True)]
         for key in keys:
             if key not in score_by_key:
                 score_by_key[key] = rng.random()

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.group import Group
@@ -49,38 +49,63 @@ class Bundle:
     """distinct responses of all items"""
     places: dict[int, list[int]] = field(default_factory=dict)
     """row of an item -> where its responses are in `responses`"""
+    response_images: list[tuple[Any, ...]] = field(default_factory=list)
+    """the images of each of `responses`"""
+    known: dict[tuple[str, str], int] = field(default_factory=dict)
+    """text and images of a response -> where it is in `responses`"""
 
     def add(self, item: Item) -> None:
         """Add an item of the same prompt and images."""
-        place_by_text = {text: place for place, text in enumerate(self.responses)}
-        for text in item.responses:
-            if text not in place_by_text:
-                place_by_text[text] = len(self.responses)
+        shown = item.response_images or ((),) * len(item.responses)
+        places: list[int] = []
+        for text, images in zip(item.responses, shown, strict=True):
+            # The representation, since images may be objects without a hash.
+            key = (text, repr(images))
+            if key not in self.known:
+                self.known[key] = len(self.responses)
                 self.responses.append(text)
-        self.places[item.row] = [place_by_text[text] for text in item.responses]
+                self.response_images.append(images)
+            places.append(self.known[key])
+        self.places[item.row] = places
 
     def group(self, images: ImageStore) -> Group:
         """Convert to a group.
 
         Raises:
-            RowRejected: the prompt and its images do not fit together.
+            RowRejected: the prompt and its images, or a response and its images, do not fit together.
         """
         item = self.item
+        in_responses = tuple(self.response_images) if any(self.response_images) else ()
         # Turns come from rows that were read as groups already, with their images resolved.
         if isinstance(item.prompt, tuple):
-            return Group(item.id, "benchmark", item.prompt, tuple(self.responses), images=item.images)
-        row = {"prompt": item.prompt, "responses": self.responses}
+            return Group(
+                *(item.id, "benchmark", item.prompt, tuple(self.responses)),
+                images=item.images,
+                response_images=in_responses,
+            )
         pictures = [image for image in item.images if image is not None]
-        if pictures:
-            row["images"] = pictures
+        row = {
+            # In the text of a prompt without images, "<image>" is a word, as in a part of a message.
+            "prompt": item.prompt if pictures else _in_parts(item.prompt),
+            "responses": self.responses,
+            "images": pictures or None,
+            "response_images": list(map(list, in_responses)) or None,
+        }
         # The benchmark states which items have images, so that "<image>" in the text of another item is a word.
-        form = RowFormat(images=images, for_training=False, image_mark=PLACE if pictures else None)
+        form = RowFormat(images=images, for_training=False, image_mark=PLACE if pictures or in_responses else None)
         return form.group(row, source="benchmark", row_id=item.id, where=f"row {item.row} ('{item.id}')")
 
     def outcomes(self, scores: Sequence[float]) -> Iterator[tuple[int, Outcome]]:
         """Distribute the scores of the distinct responses to the rows."""
         for row, places in self.places.items():
             yield row, Outcome(scores=tuple(scores[place] for place in places))
+
+
+def _in_parts(prompt: Any) -> Any:
+    """A prompt that is text as a message with one part; messages stay as they are."""
+    if not isinstance(prompt, str):
+        return prompt
+    return [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
 
 
 def bundles(items: Sequence[Item]) -> list[Bundle]:

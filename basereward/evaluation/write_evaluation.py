@@ -147,7 +147,7 @@ def _item_line(judged_item: JudgedItem) -> dict[str, Any]:
         "prompt_id": item.prompt_id,
         "labels": dict(item.labels),
         "prompt": _prompt_text(item.prompt),
-        "responses": list(item.responses),
+        "responses": item.shown_responses,
         "right": list(item.right),
         "wrong": list(item.wrong),
         **({"videos": list(item.videos)} if item.videos else {}),

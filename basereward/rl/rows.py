@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from basereward.data.encoding.branch_images import response_content
 from basereward.data.encoding.chat import messages
 from basereward.data.images.open_images import open_image
 from basereward.data.lazy_table import LazyTable, lazy_table
@@ -141,13 +142,13 @@ class JudgeRows:
         """
         pair = self.pairs[index]
         group = self.groups[pair.group]
-        first, second = group.responses[pair.first], group.responses[pair.second]
-        turns = self.prompt.turns(group, answer_1=first, answer_2=second)
+        shown = group.select([pair.first, pair.second])
+        turns = self.prompt.turns(shown, answer_1=response_content(shown, 0), answer_2=response_content(shown, 1))
         name = f"{group.id}/{pair.first}/{pair.second}"
         return {
             "prompt": messages(turns, in_parts=True),
             # TRL takes an empty list for a row without images; it fails on None, or without the column.
-            "images": [open_image(image) for image in group.images],
+            "images": [open_image(image) for image in shown.all_images],
             "label": checked_label(pair.label, where=name),
             "id": name,
             "pair": f"{pair.group}/{min(pair.first, pair.second)}/{max(pair.first, pair.second)}",

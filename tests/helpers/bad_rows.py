@@ -91,6 +91,7 @@ ROWS: dict[str, tuple[str, object]] = {
     "an answer equal to its rival": ("identical_responses", row_with(chosen="a four")),
     "an image mark in one response": ("image_mark_in_response", row_with(rejected="<image> a four")),
     "a vision token in one response": ("image_mark_in_response", row_with(chosen="<|image_pad|> a seven")),
+    "pictures of one response of a pair": ("image_in_response", row_with(rejected_images=["0.png"])),
     "a place of a picture in a response": ("image_count", row_with(chosen=[says("assistant", [{"type": "image"}])])),
     "a call of a tool in an answer": (
         "unknown_key",

@@ -250,10 +250,10 @@ class _Counts:
             self._languages[language(text)] += 1
         self._num_groups += 1
         self._num_responses += len(group.responses)
-        self._images[len(group.images)] += 1
+        self._images[len(group.all_images)] += 1
         self._prompt_chars.append(len(text))
         # Equal responses give equal scores, so a preference between them cannot be learned.
-        self._repeated += len(set(group.responses)) < len(group.responses)
+        self._repeated += _has_equal_responses(group)
         decided = _decided(group)
         self._num_decided += len(decided)
         self._num_ties += len(group.preferences) - len(decided)
@@ -332,3 +332,12 @@ def _quantiles(lengths: array[int]) -> tuple[float, ...]:
     if not lengths:
         return (math.nan,) * len(QUANTILES)
     return tuple(float(value) for value in np.quantile(np.asarray(lengths), QUANTILES))
+
+
+def _has_equal_responses(group: Group) -> bool:
+    """Whether two responses have the same text and equal images."""
+    if len(set(group.responses)) == len(group.responses):
+        return False
+    keys = [group.response_key(index) for index in range(len(group.responses))]
+    # Compared one with another, because decoded images have no hash.
+    return any(key in keys[:index] for index, key in enumerate(keys))

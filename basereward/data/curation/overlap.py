@@ -94,7 +94,10 @@ def traits(group: Group, *, size: int, image_hashes: ImageHashes) -> Traits:
     text = normalise(prompt_text(group, system=False))
     grams = {hash64(gram) for gram in shingles(text.split(), size=size)}
     # An answer such as "yes" says nothing without its question, so answers are compared only together with a text.
-    answers = {hash64(text, normalise(response)) for response in group.responses} if text else set()
+    answers: set[int] = set()
+    for index, response in enumerate(group.responses if text else ()):
+        shown = [image_hashes.identity(placed.image) for placed in group.images_of(index)]
+        answers.add(hash64(text, normalise(response), *([repr(shown)] if shown else [])))
     return Traits(
         prompt=hash64(text) if text else None,
         answers=frozenset(answers),

@@ -6,7 +6,7 @@ MinHash signatures come from rensa, which is written in Rust and many times fast
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -74,13 +74,22 @@ class Signer:
             for place, group in enumerate(chunk):
                 images = [self._image_hashes.identity(image) for image in group.images]
                 turns = role_texts(group.prompt)
-                signatures["content"][place] = hash64(repr(turns), repr(images), *sorted(group.responses))
-                signatures["verdict"][place] = _verdict(group)
+                responses = self._responses(group)
+                signatures["content"][place] = hash64(repr(turns), repr(images), *sorted(responses))
+                signatures["verdict"][place] = _verdict(group, responses)
                 if self._near:
-                    tokens.extend(_tokens(group, images=images, size=self._shingle))
+                    tokens.extend(_tokens(group, responses, images=images, size=self._shingle))
             if self._near:
                 _add_slots(signatures, tokens)
             yield signatures
+
+    def _responses(self, group: Group) -> list[str]:
+        """The texts of the responses; after the text of one with images, the places and the identities of these."""
+        responses: list[str] = []
+        for index, text in enumerate(group.responses):
+            placed = [(item.offset, self._image_hashes.identity(item.image)) for item in group.images_of(index)]
+            responses.append(f"{text}\0{placed}" if placed else text)
+        return responses
 
 
 def _add_slots(signatures: NDArray[np.void], tokens: list[list[bytes]]) -> None:
@@ -97,7 +106,7 @@ def _add_slots(signatures: NDArray[np.void], tokens: list[list[bytes]]) -> None:
     signatures["slots"] = slots.astype(np.uint8)
 
 
-def _tokens(group: Group, *, images: list[int], size: int) -> list[list[bytes]]:
+def _tokens(group: Group, responses: Sequence[str], *, images: list[int], size: int) -> list[list[bytes]]:
     """Return the shingles of the whole group, and those of its responses alone.
 
     The images are part of every shingle, so that groups with different images have none in common. A text without words
@@ -106,7 +115,7 @@ def _tokens(group: Group, *, images: list[int], size: int) -> list[list[bytes]]:
     image_key = repr(images)
     prompt = {f"{image_key}p{shingle}" for shingle in shingles(words(prompt_text(group)), size=size)}
     answers = set()
-    for response in group.responses:
+    for response in responses:
         answers |= {f"{image_key}r{shingle}" for shingle in shingles(words(response) or [response], size=size)}
     return [_encoded(prompt | answers), _encoded(answers)]
 
@@ -115,10 +124,10 @@ def _encoded(tokens: set[str]) -> list[bytes]:
     return [token.encode("utf-8", "surrogatepass") for token in tokens]
 
 
-def _verdict(group: Group) -> int:
-    """Hash which text is preferred to which, independent of the order of the responses."""
+def _verdict(group: Group, responses: Sequence[str]) -> int:
+    """Hash which of the responses is preferred to which, independent of their order."""
     verdicts = []
     for preference in group.preferences:
-        winner, loser = group.responses[preference.winner], group.responses[preference.loser]
+        winner, loser = responses[preference.winner], responses[preference.loser]
         verdicts.append(("tie", *sorted((winner, loser))) if preference.tie else ("wins", winner, loser))
     return hash64(repr(sorted(verdicts)))

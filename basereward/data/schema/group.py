@@ -69,7 +69,7 @@ class PlacedImage:
     """
 
     offset: int
-    image: Image = field(repr=False)
+    image: Image
 
 
 @dataclass(frozen=True, slots=True)

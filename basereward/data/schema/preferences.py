@@ -159,7 +159,9 @@ def _margin(value: object, *, name: str) -> float | None:
 
 
 def reference_answers(group: Group) -> tuple[str, ...]:
-    """The responses that are right: preferred to another, and none is preferred to them; or the only response.
+    """The texts that are right responses: preferred to another, and none is preferred to them; or the only response.
+
+    Responses with images are left out: they are no text that a model could write.
 
     A tie with a right response is right too, where nothing else is preferred to it; the order of preferences does not
     matter.
@@ -171,12 +173,17 @@ def reference_answers(group: Group) -> tuple[str, ...]:
     ()
     """
     if len(group.responses) == 1:
-        return group.responses
+        return _texts(group, [0])
     decided = [preference for preference in group.preferences if not preference.tie]
     winners = {preference.winner for preference in decided}
     losers = {preference.loser for preference in decided}
     ties = [{preference.winner, preference.loser} for preference in group.preferences if preference.tie]
-    return tuple(group.responses[place] for place in sorted(_with_ties(winners - losers, ties, losers)))
+    return _texts(group, sorted(_with_ties(winners - losers, ties, losers)))
+
+
+def _texts(group: Group, places: Sequence[int]) -> tuple[str, ...]:
+    """The responses with these indices that have no images."""
+    return tuple(group.responses[place] for place in places if not group.images_of(place))
 
 
 def _with_ties(best: set[int], ties: Sequence[set[int]], losers: set[int]) -> set[int]:

@@ -42,7 +42,7 @@ from basereward.data.schema.columns import (
     media_of,
     split_mapping,
 )
-from basereward.data.schema.group import Group, Preference
+from basereward.data.schema.group import Group, PlacedImage, Preference
 from basereward.data.schema.image_references import find_image, image_list
 from basereward.data.schema.messages import PLACE, Message, MessageReader, is_empty, shown
 from basereward.data.schema.missing_columns import columns_found, no_prompt
@@ -51,6 +51,7 @@ from basereward.data.schema.prompts import join_prompt, place_images, with_histo
 from basereward.data.schema.rejections import ColumnRejected, RowRejected, located
 from basereward.data.schema.responses.read_responses import (
     IMAGE_COLUMNS,
+    ResponseCell,
     placed_response,
     response_cells,
     response_images,
@@ -181,21 +182,15 @@ class RowFormat:
         cells = self._cells(row, names_in_data)
         reader = MessageReader(mark=self.image_mark, json_text=self.of_table)
         given = response_cells(cells, row=row, columns=self.columns)
-        read = [reader.response(response.value, column=response.name) for response in given]
-        before, last = zip(*read, strict=True)
-        placed = [
-            placed_response(message.parts, response, mark=self.image_mark, store=self.images, typed=message.typed)
-            for message, response in zip(last, given, strict=True)
-        ]
-        responses = tuple(text for text, _ in placed)
         names = [response.name for response in given]
+        before, responses, placed = self._read_responses(given, reader=reader)
         # The Alpaca columns come second: they are the prompt only if no other column has one.
         self._take_instruction(row, cells, names_in_data, has_prompt=bool(before[0]))
         unread = self._unread(row, cells, names_in_data)
         messages = self._prompt(cells, before, reader=reader, row=row)
         check_prompt_columns(unread, prompt="\n".join(message.text for message in messages))
         images = _image_cells(cells, no_column=not self._has_image_column(row))
-        has_images = bool(images) or any(message.image_parts for message in messages) or any(own for _, own in placed)
+        has_images = bool(images or placed) or any(message.image_parts for message in messages)
         check_media(unread, has_images=has_images)
         turns, references = place_images(messages, images, mark=self.image_mark)
         self.report.skipped.update(dict.fromkeys(sorted(reader.unread)))
@@ -210,9 +205,26 @@ class RowFormat:
             responses=responses,
             preferences=self._preferences(cells, responses, annotations["ratings"], row=row),
             images=tuple(find_image(image, place=i, images=self.images) for i, image in enumerate(references)),
-            response_images=response_images([own for _, own in placed]),
+            response_images=placed,
             **annotations,
         )
+
+    def _read_responses(
+        self, given: Sequence[ResponseCell], *, reader: MessageReader
+    ) -> tuple[list[list[Message]], tuple[str, ...], tuple[tuple[PlacedImage, ...], ...]]:
+        """For each response the messages before it, its text and its images; no images if no response has one."""
+        before: list[list[Message]] = []
+        texts: list[str] = []
+        placed: list[tuple[PlacedImage, ...]] = []
+        for response in given:
+            earlier, message = reader.response(response.value, column=response.name)
+            text, images = placed_response(
+                message.parts, response, mark=self.image_mark, store=self.images, typed=message.typed
+            )
+            before.append(earlier)
+            texts.append(text)
+            placed.append(images)
+        return before, tuple(texts), response_images(placed)
 
     def _find_rendered(self, prompt: Sequence[Message], responses: Iterable[tuple[str, str]]) -> None:
         """Report the columns whose text a chat template has rendered; it would be put into the template again."""

@@ -78,7 +78,7 @@ class PairAsker:
         return texts
 
     def _request(self, pair: Pair, attempt: int) -> Request:
-        first, second = (pair.group.responses[index] for index in pair.shown)
+        first, second = pair.shown
         return compared(self.prompt, pair.group, first, second, request_id(pair, attempt))
 
     def _needs_another(self, pair: Pair, attempt: int, answers: Answers, texts: list[str]) -> bool:

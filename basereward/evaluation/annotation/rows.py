@@ -49,6 +49,8 @@ def digest(pairs: Iterable[Pair]) -> str:
     combined = hashlib.sha256()
     for pair in pairs:
         shown = tuple(pair.group.responses[index] for index in pair.shown)
+        if pair.group.response_images:
+            shown = (*shown, *(repr(pair.group.response_parts(index)) for index in pair.shown))
         # `surrogatepass`: texts of public data sets hold unpaired surrogates, which UTF-8 cannot encode.
         combined.update(repr((pair.id, pair.verdict, pair.group.prompt, shown)).encode("utf-8", "surrogatepass"))
     return combined.hexdigest()[:16]
@@ -81,13 +83,24 @@ def pair_row(pair: Pair, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": pair.id,
         "prompt": [message_of(turn) for turn in group.prompt],
-        "responses": [group.responses[index] for index in pair.shown],
+        "responses": [_response(group, index) for index in pair.shown],
         "preferences": [[0, 1] if pair.winner_first else [1, 0]],
         "verdict": pair.verdict,
     }
     if group.images:
         row["images"] = list(_image_paths(group.images, folder))
+    if group.response_images:
+        row["response_images"] = [
+            list(_image_paths([placed.image for placed in group.images_of(index)], folder)) for index in pair.shown
+        ]
     return row
+
+
+def _response(group: Group, index: int) -> Any:
+    """A response as its text, or as a message if it has images."""
+    if not group.images_of(index):
+        return group.responses[index]
+    return message_of(Turn("assistant", group.response_parts(index)))
 
 
 def message_of(turn: Turn) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from basereward.data.schema.missing_columns import MappedColumns
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources.hub import find_images
 from basereward.errors import DataError, RecipeError, sentence, unknown
-from basereward.evaluation.item_identity import items_fingerprint, pictures_fingerprint
+from basereward.evaluation.item_identity import items_fingerprint, names_of_images, pictures_fingerprint
 from basereward.evaluation.items import Item
 from basereward.evaluation.protocols import Protocol, check_protocol
 from basereward.evaluation.statistics.measures import Variant
@@ -51,7 +51,7 @@ class Annotated:
             holds all parts: its rows have this column themselves.
         layouts: name of a layout -> the arguments that are different in it, for copies whose files differ.
         layout: the layout of `path`; null: the arguments as they are above.
-        unscored: what the rows hold that models and judges cannot read here, such as images as answers; null: nothing.
+        unscored: what the rows hold that models and judges cannot read here, such as videos as answers; null: nothing.
             Outcomes of other programs are counted all the same.
         suite: the suite of `basereward eval --suite` that the benchmark belongs to; null: none.
         headline: `variant/metric` that stands for the benchmark in the table of the suite; of several, the first one
@@ -176,7 +176,7 @@ class Annotated:
         If images are not available, their names and places stand for them.
         """
         pictures = self.fingerprint["pictures"] or repr(
-            (self.store.root, self.store.archives, [item.images for item in self.items])
+            (self.store.root, self.store.archives, [names_of_images(item) for item in self.items])
         )
         content = (self.version, self._node, self.fingerprint["items"], pictures)
         return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()

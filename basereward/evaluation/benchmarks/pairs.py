@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,13 +16,13 @@ from basereward.data.images.image_store import ImageStore
 from basereward.data.open_rows import open_images, open_table
 from basereward.data.readers.find import matching_files
 from basereward.data.schema.columns import shown_names
-from basereward.data.schema.group import Group
+from basereward.data.schema.group import Group, Image, PlacedImage
 from basereward.data.schema.missing_columns import MappedColumns
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
 from basereward.data.schema.validation import check_usable
 from basereward.errors import DataError, format_count
-from basereward.evaluation.item_identity import items_fingerprint, pictures_fingerprint
+from basereward.evaluation.item_identity import items_fingerprint, names_of_images, pictures_fingerprint
 from basereward.evaluation.items import Decision, Item, JudgedItem, by_label
 from basereward.evaluation.statistics.measures import Measure, Measures, Variant, accuracy, all_right, length_controlled
 from basereward.evaluation.statistics.shares import count, right, share
@@ -53,7 +53,19 @@ class _PairRow:
     @property
     def images(self) -> tuple[Any, ...]:
         # Absolute, so that the digest does not depend on the working directory.
-        return tuple(Path(image).absolute() if isinstance(image, Path) else image for image in self.group.images)
+        return tuple(map(_absolute, self.group.images))
+
+    @property
+    def response_images(self) -> tuple[tuple[PlacedImage, ...], ...]:
+        """The images of the winner and of the loser; none if neither has one."""
+        shown = [self.group.images_of(place) for place in (self.winner, self.loser)]
+        absolute = [tuple(replace(item, image=_absolute(item.image)) for item in placed) for placed in shown]
+        return tuple(absolute) if any(absolute) else ()
+
+
+def _absolute(image: Image) -> Image:
+    """An image, with the absolute path if it is a file."""
+    return Path(image).absolute() if isinstance(image, Path) else image
 
 
 class Pairs:
@@ -152,7 +164,7 @@ class Pairs:
     @cached_property
     def digest(self) -> str:
         """A hash of everything that decides on a score or a number."""
-        pictures = self.fingerprint["pictures"] or repr([item.images for item in self.items])
+        pictures = self.fingerprint["pictures"] or repr([names_of_images(item) for item in self.items])
         return hashlib.sha256(f"{self.version} {self.fingerprint['items']} {pictures}".encode()).hexdigest()
 
     def _groups(self, examples: dict[str, str]) -> Iterator[tuple[Mapping[str, Any], Group]]:
@@ -212,6 +224,7 @@ class Pairs:
                     prompt_id=prompt,
                     labels=labels[number],
                     images=pair.images,
+                    response_images=pair.response_images,
                     prompt_items=prompt_items[prompt],
                 )
             )

@@ -122,6 +122,10 @@ class _Collected:
         pairs = list(self._pairs(group))
         if not pairs:
             return
+        if group.response_images:
+            # Candidates are judged and shown by the texts of their responses.
+            self.left_out["image_in_response"] += len(pairs)
+            return
         try:
             located = [self._folder.locate(image) for image in group.images]
         except RowRejected as rejection:

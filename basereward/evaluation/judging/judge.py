@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from basereward.data.encoding.branch_images import response_content
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.group import Group
 from basereward.errors import DataError, SilentError
@@ -136,18 +137,19 @@ def judge_items(
     return outcomes, {"requests": len(questions), "unread": unread, **cost}
 
 
-def compared(prompt: Prompt, group: Group, first: str, second: str, name: str) -> Request:
-    """Make the request to compare two responses to the prompt of a group.
+def compared(prompt: Prompt, group: Group, first: int, second: int, name: str) -> Request:
+    """Make the request to compare two responses of a group. Images of a response are shown where its text is.
 
     Args:
         prompt: the template.
-        group: has the prompt and the images.
-        first: the response shown first.
-        second: the response shown second.
+        group: the prompt and the responses, with their images.
+        first: the index of the response shown first.
+        second: the index of the response shown second.
         name: the id of the request.
     """
-    shown = Group(group.id, group.source, group.prompt, (first, second), images=group.images)
-    return Request(name, prompt.turns(group, answer_1=first, answer_2=second), group.images, shown)
+    shown = group.select([first, second])
+    turns = prompt.turns(shown, answer_1=response_content(shown, 0), answer_2=response_content(shown, 1))
+    return Request(name, turns, shown.all_images, shown)
 
 
 def _unanswered(answers: Answers, requests: int) -> DataError:
@@ -176,8 +178,9 @@ def _requests(judge: Judge, items: Sequence[Item], vote: int, *, images: ImageSt
         bundle.add(item)
         group = bundle.group(images)
         for question in _questions(judge, item, vote):
-            first, second = item.responses[question.first], item.responses[question.second]
-            yield compared(judge.prompt, group, first, second, question.id)
+            # The group has equal responses once.
+            places = bundle.places[item.row]
+            yield compared(judge.prompt, group, places[question.first], places[question.second], question.id)
 
 
 def _ask_all(judge: Judge, items: Sequence[Item], answers: Answers, *, images: ImageStore, allow_partial: bool) -> None:

@@ -29,7 +29,7 @@ class MultimodalRewardBench2(Protocol):
 
     The variant `both_orders` pools the verdicts on all pairs in both orders; missing verdicts are not in the
     denominator. Scores do not depend on an order, so that every pair counts twice. The measure `text_only` is on the
-    pairs whose responses have no images: only these show the quality of a model that reads no images in responses.
+    pairs whose responses have no images.
     Where rows name their task (`part`), there is a measure for each task, and `overall` pools all of them, as the
     authors' script does: a task with more verdicts counts for more.
 
@@ -71,8 +71,9 @@ class MultimodalRewardBench2(Protocol):
         return Item(
             row=number,
             id=str(row["pair_id"]),
-            prompt=_prompt(text(row, "prompt_text"), len(pictures)),
+            prompt=_with_places(text(row, "prompt_text"), len(pictures)),
             responses=(_answer(row, "a"), _answer(row, "b")),
+            response_images=(_images(row, "a"), _images(row, "b")) if drawn else (),
             right=(right,),
             wrong=(1 - right,),
             prompt_id=prompt_id,
@@ -134,22 +135,28 @@ def _is_piece(value: Any) -> bool:
     return value[0] in ("text", "image") and isinstance(value[1], str)
 
 
-def _prompt(words: str, number: int) -> str:
+def _with_places(words: str, number: int) -> str:
     """Replace numbered places of images by `<image>`, in their order; without any, images come after the text.
 
     Args:
-        words: the text of the prompt.
+        words: the text of the prompt or of a response.
         number: of images.
     """
     text_with_places, places = NUMBERED_IMAGE.subn("<image>", words)
-    return text_with_places if places else "\n".join([text_with_places, *["<image>"] * number])
+    return text_with_places if places else "\n".join([*filter(None, [text_with_places]), *["<image>"] * number])
 
 
 def _answer(row: Mapping[str, Any], name: str) -> str:
     words = str(row.get(f"response_{name}_text") or "")
     if not words and not row.get(f"response_{name}_images"):
         raise RowRejected("empty_response", f"`response_{name}_text` and `response_{name}_images` are both empty")
-    return words
+    # Without images, marks are words of the text.
+    images = _images(row, name)
+    return _with_places(words, len(images)) if images else words
+
+
+def _images(row: Mapping[str, Any], name: str) -> tuple[Any, ...]:
+    return tuple(row.get(f"response_{name}_images") or ())
 
 
 def _both_orders(judged: Sequence[JudgedItem]) -> Measures:

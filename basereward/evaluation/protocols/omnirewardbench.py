@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import PIL.Image
+
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
@@ -34,7 +36,8 @@ TIE = "tie"
 class OmniRewardBench(Protocol):
     """Rows of `prompt`, two responses, a `criteria` and which response is preferred by it: `criteria_preference`.
 
-    The criterion follows the prompt in a paragraph of its own. A response that is not text is named by its file.
+    The criterion follows the prompt in a paragraph of its own. A response that is neither text nor an image is named by
+    its file.
 
     The variant `with_ties` counts all rows: a labelled tie is right if both responses get the same score, or by the
     verdict "tie". A scorer hardly ever gives two equal scores, so that this is a lower bound for it. `without_ties`
@@ -57,7 +60,7 @@ class OmniRewardBench(Protocol):
         "image": "the image of the prompt, or its path; and `image_path`",
         "video": "the path of the video of the prompt, which is not opened; or `video_path`",
         "audio_path": "the path of the sound of the prompt, which is not opened",
-        "response1_path": "the path of a response that is not text, and the same of `response2`",
+        "response1_path": "the path of a response that is not text, if `response1` is no image; also of `response2`",
     }
 
     def __init__(self, *, task: str | None = None) -> None:
@@ -83,7 +86,7 @@ class OmniRewardBench(Protocol):
             row=number,
             id=str(number if row.get("id") is None else row["id"]),
             prompt=f"{prompt}\n\nCriterion: {text(row, 'criteria')}",
-            responses=tuple(text(row, name) if kind == "text" else _file_name(row, name) for name in RESPONSES),
+            responses=_responses(row, kind),
             right=best,
             wrong=tuple(1 - place for place in best),
             prompt_id=prompt_key((task, prompt, _path(row, str(medium)))),
@@ -91,6 +94,7 @@ class OmniRewardBench(Protocol):
             images=(row["image"],) if medium == "image" and row.get("image") is not None else (),
             ties=True,
             videos=(_path(row, "video") or "",) if medium == "video" else (),
+            response_images=_drawn_responses(row) if kind == "image" else (),
         )
 
     def _task_of(self, row: Mapping[str, Any]) -> str:
@@ -116,12 +120,30 @@ def _path(row: Mapping[str, Any], name: str) -> str | None:
     return None
 
 
-def _file_name(row: Mapping[str, Any], name: str) -> str:
-    """What stands for a response that is not text."""
+def _drawn(row: Mapping[str, Any], name: str) -> Any:
+    """A response that is an image: the image in the row, or its path."""
+    value = row.get(name)
+    content = value.get("bytes") if isinstance(value, Mapping) else value
+    return value if isinstance(content, bytes | PIL.Image.Image) else _file(row, name)
+
+
+def _drawn_responses(row: Mapping[str, Any]) -> tuple[tuple[Any, ...], ...]:
+    return tuple((_drawn(row, name),) for name in RESPONSES)
+
+
+def _responses(row: Mapping[str, Any], kind: str) -> tuple[str, ...]:
+    """The texts of the responses, empty for images; other media are named by their files."""
+    if kind == "image":
+        return ("",) * len(RESPONSES)
+    return tuple(text(row, name) if kind == "text" else f"<{_file(row, name)}>" for name in RESPONSES)
+
+
+def _file(row: Mapping[str, Any], name: str) -> str:
+    """The path of a response that is not text."""
     path = _path(row, name)
     if path is None:
         raise RowRejected("wrong_type", f"`{name}` is {shown(row[name])}; a path, or `{name}_path`, is needed")
-    return f"<{path}>"
+    return path
 
 
 def _measures(judged: Sequence[JudgedItem]) -> Measures:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from basereward.data.schema.group import Group, Preference, RejectedRow, Split, Turn
+from basereward.data.schema.group import Group, Part, Preference, RejectedRow, Split
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources import Source
 from basereward.evaluation.reports.thumbnails import side_for
@@ -59,7 +59,7 @@ def collect(
     for split, place in track(spread(usable, at_most=rows), "opening rows and images", total=selected):
         group = groups[split][place]
         try:
-            pictures = files.pictures(group.images, side=side_for(selected * len(group.images)))
+            pictures = files.pictures(group.all_images, side=side_for(selected * len(group.all_images)))
         except RowRejected as rejection:
             rejected.append(RejectedRow(source.name, split, group.id, rejection.reason, rejection.detail))
         else:
@@ -142,12 +142,12 @@ def plain(group: Group, *, pictures: Sequence[Picture], scores: ResponseScores) 
 
     Args:
         group: the row.
-        pictures: its images, as `ViewerFiles.pictures` returns them.
+        pictures: all its images, as `ViewerFiles.pictures` returns them.
         scores: one per response; None: the row is not scored.
 
     Returns:
-        The row. Its `margin` is the smallest of its pairs: of the model's margins if there are scores, otherwise of the
-        margins in the data.
+        The row. A response with images has `parts`, as turns have. `margin` is the smallest of the pairs: of the
+        model's margins if there are scores, otherwise of the margins in the data.
 
     >>> group = Group("a", "text", (), ("4", "5"), preferences=(Preference(0, 1),))
     >>> row = plain(group, pictures=[], scores=[1.0, -0.5])
@@ -158,15 +158,17 @@ def plain(group: Group, *, pictures: Sequence[Picture], scores: ResponseScores) 
     unplaced = iter(pictures)
     pairs = [_pair(preference, scores) for preference in group.preferences]
     margins = [pair["model" if scores else "margin"] for pair in pairs if not pair["tie"]]
+    turns = [{"role": turn.role, "parts": _parts(turn.parts, unplaced)} for turn in group.prompt]
+    responses: list[dict[str, Any]] = []
+    for index, rank_of_response in enumerate(ranks):
+        score = scores[index] if scores else None
+        responses.append(_response(group, index, unplaced) | {"rank": rank_of_response, "score": score})
     return {
         "id": group.id,
         "source": group.source,
-        "turns": [_turn(turn, unplaced) for turn in group.prompt],
+        "turns": turns,
         "images": list(pictures),
-        "responses": [
-            {**_text(text), "rank": ranks[index], "score": scores[index] if scores else None}
-            for index, text in enumerate(group.responses)
-        ],
+        "responses": responses,
         "pairs": pairs,
         "scored": scores is not None,
         "margin": min((margin for margin in margins if margin is not None), default=None),
@@ -255,9 +257,13 @@ def _scores(group: Group, score: ScoreGroup | None) -> tuple[ResponseScores, str
         return None, f"{rejection.reason}: {rejection.detail}"
 
 
-def _turn(turn: Turn, pictures: Iterator[Picture]) -> dict[str, Any]:
-    parts = [{"image": next(pictures)} if part.text is None else _text(part.text) for part in turn.parts]
-    return {"role": turn.role, "parts": parts}
+def _response(group: Group, index: int, pictures: Iterator[Picture]) -> dict[str, Any]:
+    text = _text(group.responses[index])
+    return text | {"parts": _parts(group.response_parts(index), pictures)} if group.images_of(index) else text
+
+
+def _parts(parts: Iterable[Part], pictures: Iterator[Picture]) -> list[dict[str, Any]]:
+    return [{"image": next(pictures)} if part.text is None else _text(part.text) for part in parts]
 
 
 def _text(text: str) -> dict[str, Any]:

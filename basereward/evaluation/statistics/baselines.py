@@ -103,7 +103,9 @@ class _PromptGuess:
 
 
 def _distinct(item: Item) -> Sequence[str]:
-    """What tells the responses of an item apart: their texts; their places, if they are images without text."""
+    """What tells the responses of an item apart: their texts and images; their places, if they have neither."""
+    if item.response_images:
+        return [repr(response) for response in zip(item.responses, item.response_images, strict=True)]
     return item.responses if any(item.responses) else [str(place) for place in range(len(item.responses))]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from basereward.data.batching.collate import collate
+from basereward.data.encoding.branch_images import response_content
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.errors import ModelError
 from basereward.inference.judges.batches import BATCH_SIZE, EncodedRequest, in_batches
@@ -92,7 +93,7 @@ class TrainedJudge:
         group = request.comparison
         if group is None:
             raise ModelError(f"{self.name} compares two answers, and '{request.id}' is another conversation")
-        first, second = group.responses
+        first, second = response_content(group, 0), response_content(group, 1)
         if self._prompt.turns(group, answer_1=first, answer_2=second) != request.turns:
             raise ModelError(
                 f"{self.name} was trained with the prompt '{self._prompt.name}', and is asked with another one. Give "

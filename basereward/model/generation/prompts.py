@@ -60,12 +60,13 @@ class Prompt:
         """The text between this field and the next one, or the end."""
         return FIELD.split(self.text)[2 * self.fields.index(field) + 2]
 
-    def turns(self, group: Group, **answers: str) -> tuple[Turn, ...]:
+    def turns(self, group: Group, **answers: str | Sequence[Part]) -> tuple[Turn, ...]:
         """The prompt as one user turn about a group, with the group's images in place.
 
         Args:
             group: its prompt is the question.
-            answers: text of the fields after the question, by name; the turn ends at the first field that is missing.
+            answers: the fields after the question, by name: texts, or texts and places of images. The turn ends at the
+                first field that is missing.
 
         >>> group = Group("a", "made", (Turn("user", (Part("2 + 2?"),)),), ("4",))
         >>> Prompt("p", "Q: {question} A: {answer}").turns(group)[0].parts[0].text
@@ -76,7 +77,8 @@ class Prompt:
             parts.append(Part(self.before(field)))
             if field not in answers:
                 return (Turn("user", _joined(parts)),)
-            parts.append(Part(answers[field]))
+            answer = answers[field]
+            parts += [Part(answer)] if isinstance(answer, str) else answer
         return (Turn("user", _joined([*parts, Part(self.after(self.fields[-1]))])),)
 
 

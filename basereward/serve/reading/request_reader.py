@@ -94,8 +94,8 @@ class RequestReader:
         row = {
             "prompt": self._with_downloads(prompt),
             "responses": [self._with_downloads(response) for response in responses],
-            "images": [self._downloaded(image) for image in images] or None,
-            "response_images": [[self._downloaded(image) for image in own] for own in response_images] or None,
+            "images": self._all_downloaded(images) or None,
+            "response_images": [self._all_downloaded(own) for own in response_images] or None,
         }
         # The server states where images are, so `<image>` in a prompt without images is a word.
         # The id of `ScoresGroups.score`: a judge that shows pairs in random order draws the order from it.
@@ -105,14 +105,17 @@ class RequestReader:
         number = len(group.all_images)
         if number > self._settings.max_images:
             raise DataError(f"{number} images; at most {self._settings.max_images} are allowed")
-        in_responses: list[tuple[PlacedImage, ...]] = []
-        for placed in group.response_images:
-            in_responses.append(tuple(replace(item, image=self._content(item.image)) for item in placed))
         return Group(
             *(group.id, group.source, group.prompt, group.responses),
             images=tuple(self._content(image) for image in group.images),
-            response_images=tuple(in_responses),
+            response_images=tuple(self._contents(placed) for placed in group.response_images),
         )
+
+    def _contents(self, placed: Sequence[PlacedImage]) -> tuple[PlacedImage, ...]:
+        return tuple(replace(item, image=self._content(item.image)) for item in placed)
+
+    def _all_downloaded(self, images: Sequence[Any]) -> list[Any]:
+        return [self._downloaded(image) for image in images]
 
     def conversation(self, messages: Sequence[Any]) -> Group:
         """Reads the messages of a chat request, as a group with one empty response.

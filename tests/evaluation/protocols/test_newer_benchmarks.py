@@ -199,7 +199,8 @@ def test_omnirewardbench_items() -> None:
     (item,) = items(OmniRewardBench(), [row])
     assert item.prompt == "Name a colour.\n\nCriterion: It is short."
     assert item.images == (row["image"],)
-    assert item.responses == ("<a/1.png>", "<a/2.png>")
+    assert item.responses == ("", "")
+    assert item.response_images == (({"bytes": b"2", "path": None},), ("a/2.png",))
     assert (item.right, item.wrong) == ((1,), (0,))
     video = rows.omnirewardbench("tie", task="text_video_to_text", video="v/1.mp4")
     assert items(OmniRewardBench(), [video])[0].videos == ("v/1.mp4",)

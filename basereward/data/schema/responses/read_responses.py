@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from basereward.data.images.image_store import ImageStore
-from basereward.data.schema.group import PlacedImage
+from basereward.data.schema.group import Image, PlacedImage, Turn
 from basereward.data.schema.image_references import find_image, image_list
 from basereward.data.schema.messages import ImagePart, Message, shown
 from basereward.data.schema.missing_columns import missing_response
@@ -101,17 +101,19 @@ def _pair(cells: Mapping[str, Any], *, row: Mapping[str, Any], columns: Mapping[
         # Other trainers give the images of the worse response's prompt this name, so one column alone may be these.
         detail = f"the row has `{with_images[0]}` alone; give `chosen_images` and `rejected_images`, [] for no images"
         raise RowRejected("image_in_response", detail)
-    given = [name for name in PAIR if name in cells]
-    if len(given) == 1 or not (given or with_images):
-        missing = [name for name in PAIR if name not in given]
-        if not given and "responses" in columns:
-            missing = ["responses"]
-        raise missing_response(missing, row=row, columns=columns)
+    missing = [name for name in PAIR if name not in cells]
+    # Two responses that are images alone need no texts.
+    if missing and not (with_images and missing == list(PAIR)):
+        raise missing_response(_names_of_missing(missing, columns), row=row, columns=columns)
     responses = []
-    for name in PAIR:
-        images = image_list(cells[f"{name}_images"]) if with_images else None
-        responses.append(ResponseCell(name, cells.get(name, ""), images))
+    for name, images in zip(PAIR, PAIR_IMAGES, strict=True):
+        responses.append(ResponseCell(name, cells.get(name, ""), image_list(cells.get(images))))
     return responses
+
+
+def _names_of_missing(missing: list[str], columns: Mapping[str, str]) -> list[str]:
+    """The columns that a message names: the general form's if the recipe maps it and there is none of the pair form."""
+    return ["responses"] if missing == list(PAIR) and "responses" in columns else missing
 
 
 def placed_response(
@@ -137,8 +139,7 @@ def placed_response(
     >>> text, images[0].offset, str(images[0].image)
     ('Here: ', 6, 'cat.png')
     """
-    has_parts = any(isinstance(part, ImagePart) for part in parts)
-    if not has_parts and not cell.images:
+    if not cell.images and not any(isinstance(part, ImagePart) for part in parts):
         # A mark in a response without images is a word of its text.
         return "".join(part for part in parts if isinstance(part, str)), ()
     try:
@@ -148,11 +149,16 @@ def placed_response(
     except RowRejected as rejection:
         hint = "" if rejection.reason != "image_count" or cell.images else f". {IN_COLUMNS}"
         raise RowRejected(rejection.reason, f"`{cell.name}`: {rejection.detail}{hint}") from None
-    text, placed = "", []
-    remaining = iter(images)
+    return _with_offsets(turn, images)
+
+
+def _with_offsets(turn: Turn, images: Sequence[Image]) -> tuple[str, tuple[PlacedImage, ...]]:
+    """The text of a turn, and the images in the places of its image parts."""
+    text = ""
+    placed: list[PlacedImage] = []
     for part in turn.parts:
         if part.text is None:
-            placed.append(PlacedImage(len(text), next(remaining)))
+            placed.append(PlacedImage(len(text), images[len(placed)]))
         else:
             text += part.text
     return text, tuple(placed)

@@ -122,16 +122,20 @@ function picture({ uri, width, height }, alt) {
   return button;
 }
 
-function turn(row, { role, parts }, query, numbers) {
-  const children = parts.flatMap((part) => "image" in part
+function contents(row, parts, query, numbers) {
+  return parts.flatMap((part) => "image" in part
     // A picture in the page is a number in the list of all; one in a file describes itself.
     ? [picture(typeof part.image === "number" ? data.pictures[part.image] : part.image, `Image ${numbers.next().value} of ${row.images.length} of ${row.id}`)]
     : part.text.trim() || parts.length === 1 ? text(part, query) : []); // a line break between images is no text
-  return element("div", { className: "turn" }, element("div", { className: "label", textContent: role }), ...children);
 }
 
-function response(row, place, ranks, query) {
-  const { rank, score, length } = row.responses[place];
+function turn(row, { role, parts }, query, numbers) {
+  return element("div", { className: "turn" }, element("div", { className: "label", textContent: role }),
+    ...contents(row, parts, query, numbers));
+}
+
+function response(row, place, ranks, query, numbers) {
+  const { rank, score, length, parts } = row.responses[place];
   const ties = row.pairs.filter((pair) => pair.tie && (pair.winner === place || pair.loser === place))
     .map((pair) => `[${pair.winner === place ? pair.loser : pair.winner}]`);
   const best = rank === 0 && ranks > 1;
@@ -143,7 +147,8 @@ function response(row, place, ranks, query) {
     element("span", { textContent: count(length, "character") }),
   ];
   return element("li", { className: best ? "best" : "" },
-    element("div", { className: "meta" }, ...meta), ...text(row.responses[place], query));
+    element("div", { className: "meta" }, ...meta),
+    ...(parts ? contents(row, parts, query, numbers) : text(row.responses[place], query)));
 }
 
 function disagrees(row, pair) {
@@ -174,7 +179,7 @@ function* counting() {
 }
 
 function article(row, query) {
-  const numbers = counting(); // of the images, in the order of the prompt
+  const numbers = counting(); // of the images, in the order in which they are shown
   const order = row.responses.map((_, place) => place)
     .sort((a, b) => (row.responses[a].rank ?? Infinity) - (row.responses[b].rank ?? Infinity) || a - b);
   const ranks = new Set(row.responses.map(({ rank }) => rank).filter((rank) => rank !== null)).size;
@@ -187,7 +192,7 @@ function article(row, query) {
       row.unscored ? element("span", { className: "bad", textContent: `not scored: ${row.unscored}` }) : null),
     ...row.turns.map((part) => turn(row, part, query, numbers)),
     element("ol", { className: `responses${row.responses.length === 2 ? " two" : ""}` },
-      ...order.map((place) => response(row, place, ranks, query))),
+      ...order.map((place) => response(row, place, ranks, query, numbers))),
     pairList(row));
 }
 
