@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from basereward.errors import DataError, check_several, sentence
 from basereward.evaluation.benchmark import Benchmark, load_benchmark
@@ -39,6 +39,53 @@ AbsentBenchmarks = dict[str, str]
 """Name of a benchmark that is not measured -> the reason, and what to do."""
 
 
+class EachEvaluation(NamedTuple):
+    """What `evaluate_each` gives.
+
+    >>> EachEvaluation({}, [], {"rm_bench": "no files"}).absent
+    {'rm_bench': 'no files'}
+    """
+
+    result: dict[str, CountedVariants]
+    """measures by benchmark"""
+    evaluations: list[dict[str, Any]]
+    """the facts of each evaluation"""
+    absent: AbsentBenchmarks
+    """the benchmarks that cannot be measured"""
+
+
+def evaluate_each(
+    subject: Subject,
+    benchmarks: Sequence[str],
+    *,
+    order: AnswerOrder | None = None,
+    allow_partial: bool = False,
+    judge: Judge | None = None,
+    devices: Sequence[str] | int = (),
+    overrides: Iterable[str] = (),
+) -> EachEvaluation:
+    """Evaluate one subject on several benchmarks, of which some may be missing.
+
+    Each evaluation is the one that `evaluate` makes of the benchmark alone. One that is finished for the same model and
+    the same items is read instead of made again. A benchmark whose rows are missing or refused does not stop the rest.
+
+    Args:
+        subject: as `open_subject` resolves it.
+        benchmarks: as of `evaluate`.
+        order, allow_partial, judge, devices, overrides: as of `evaluate`.
+
+    Raises:
+        BaseRewardError: as `evaluate`.
+    """
+    absent: AbsentBenchmarks = {}
+    assigned = assign_overrides(benchmarks, list(overrides))
+    opened = _open(assigned, subject, judge, allow_partial=allow_partial, absent=absent)
+    with ExitStack() as stack:
+        evaluator = Evaluator(subject, stack, None, order, allow_partial, judge, devices)
+        result, evaluations = _measure(evaluator, opened, absent)
+    return EachEvaluation(result, evaluations, absent)
+
+
 def evaluate_suite(
     model: str | None,
     suite: str,
@@ -51,10 +98,7 @@ def evaluate_suite(
     devices: Sequence[str] | int = (),
     overrides: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Evaluate one subject on every benchmark of a suite.
-
-    Each evaluation is the one that `evaluate` makes of the benchmark alone. One that is finished for the same model and
-    the same items is read instead of made again. A benchmark whose rows are missing or refused does not stop the rest.
+    """Evaluate one subject on every benchmark of a suite, as `evaluate_each` does.
 
     Args:
         suite: the name of a suite, or `all`; see `basereward/recipe/suites.py`.
@@ -73,12 +117,15 @@ def evaluate_suite(
     members = suite_members(suite)
     subject = open_subject(model, None, judge, out=out, name=name)
     check_order(order, model=model, judge=judge)
-    absent: AbsentBenchmarks = {}
-    assigned = assign_overrides([member.benchmark for member in members], list(overrides))
-    opened = _open(assigned, subject, judge, allow_partial=allow_partial, absent=absent)
-    with ExitStack() as stack:
-        evaluator = Evaluator(subject, stack, None, order, allow_partial, judge, devices)
-        result, evaluations = _measure(evaluator, opened, absent)
+    result, evaluations, absent = evaluate_each(
+        subject,
+        [member.benchmark for member in members],
+        order=order,
+        allow_partial=allow_partial,
+        judge=judge,
+        devices=devices,
+        overrides=overrides,
+    )
     table = _table(suite, members, result, absent)
     if not table["rows"]:
         reasons = "\n  ".join(f"{benchmark}: {reason}" for benchmark, reason in absent.items())
