@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from basereward.data.images.open_images import describe, open_image
 from basereward.data.reading_text import format_reading
 from basereward.data.schema.columns import ColumnsRead, ReportsColumns
-from basereward.data.schema.group import SPLITS, Group, Turn
+from basereward.data.schema.group import SPLITS, Group, Turn, Video
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources import Source
+from basereward.data.videos.open_videos import video_facts
 
 if TYPE_CHECKING:
     from basereward.data.module import PreferenceData
@@ -90,7 +91,7 @@ def first_shown(groups: Iterable[Sequence[Group]]) -> Group | None:
         for group in members[:MAX_TRIED]:
             try:
                 for image in group.images:
-                    open_image(image)
+                    video_facts(image) if isinstance(image, Video) else open_image(image)
             except RowRejected:
                 continue
             return group
@@ -101,8 +102,9 @@ def describe_group(group: Group) -> dict[str, Any]:
     """Describe the input and the targets of a group; texts are shortened.
 
     Returns:
-        `id`; `turns`, each with `role` and `text`, in which "[image 1]" is the place of the first image; `images`,
-        each with `name`, `width` and `height` in pixels, upright, and the `turn` it is in, from 0; `num_responses`, and
+        `id`; `turns`, each with `role` and `text`, in which "[image 1]" is the place of the first image and
+        "[video 1]" that of the first video; `images`, each with `name`, `width` and `height` in pixels, upright, and
+        the `turn` it is in, from 0; `videos`, also with their `frames` and `fps` (or None); `num_responses`, and
         `responses`, at most 8 of them; `preferences`, each with `winner`, `loser`, `tie` and `margin`; `ratings`;
         `critiques` and `reasonings`, their numbers.
 
@@ -115,20 +117,25 @@ def describe_group(group: Group) -> dict[str, Any]:
     ([{'role': 'user', 'text': 'Q'}], ['yes', 'no'], [{'winner': 0, 'loser': 1, 'tie': False, 'margin': None}])
     """
     turns: list[dict[str, str]] = []
-    # The turn of each image.
+    # The turn of each image and video.
     places: list[int] = []
+    counts = {"image": 0, "video": 0}
     for number, turn in enumerate(group.prompt):
-        turns.append({"role": turn.role, "text": _text(turn, first=len(places) + 1)})
-        places += [number] * sum(part.is_image for part in turn.parts)
-    # Opened, because the size in a file's header is that before the orientation of the camera is applied.
-    sizes = [open_image(image).size for image in group.images]
+        turns.append({"role": turn.role, "text": _text(turn, counts)})
+        places += [number] * sum(part.is_visual for part in turn.parts)
+    images, videos = [], []
+    for visual, place in zip(group.images, places, strict=True):
+        if isinstance(visual, Video):
+            videos.append(_video_facts(visual) | {"turn": place})
+        else:
+            # Opened, because the size in a file's header is that before the orientation of the camera is applied.
+            width, height = open_image(visual).size
+            images.append({"name": shortened(describe(visual)), "width": width, "height": height, "turn": place})
     return {
         "id": group.id,
         "turns": turns,
-        "images": [
-            {"name": shortened(describe(image)), "width": width, "height": height, "turn": turn}
-            for image, (width, height), turn in zip(group.images, sizes, places, strict=True)
-        ],
+        "images": images,
+        "videos": videos,
         "num_responses": len(group.responses),
         "responses": [shortened(response) for response in group.responses[:SHOWN_RESPONSES]],
         "preferences": [
@@ -141,13 +148,27 @@ def describe_group(group: Group) -> dict[str, Any]:
     }
 
 
-def _text(turn: Turn, *, first: int) -> str:
-    """Return the text of a turn with numbered image places; `first` is the number of the first one."""
+def _video_facts(video: Video) -> dict[str, Any]:
+    facts = video_facts(video)
+    return {
+        "name": shortened(video.name),
+        "width": facts.width,
+        "height": facts.height,
+        "frames": facts.frames,
+        "fps": facts.fps,
+    }
+
+
+def _text(turn: Turn, counts: dict[str, int]) -> str:
+    """Return the text of a turn with numbered places of images and videos, which are counted in `counts`."""
     pieces = []
-    number = first
     for part in turn.parts:
-        pieces.append(f"[image {number}]" if part.is_image else shortened(part.text or ""))
-        number += part.is_image
+        if part.is_visual:
+            kind = "video" if part.is_video else "image"
+            counts[kind] += 1
+            pieces.append(f"[{kind} {counts[kind]}]")
+        else:
+            pieces.append(shortened(part.text or ""))
     return "".join(pieces)
 
 

@@ -42,7 +42,12 @@ class ScoresGroups(ABC):
         """As `score_or_reject`, but scores may be NaN or infinite; yields the results of several groups at a time."""
 
     def score(
-        self, prompt: ChatPrompt, responses: Sequence[str], *, images: Sequence[ImageReference] = ()
+        self,
+        prompt: ChatPrompt,
+        responses: Sequence[str],
+        *,
+        images: Sequence[ImageReference] = (),
+        videos: Sequence[Any] = (),
     ) -> list[float]:
         """One score for each response to a prompt; higher is better. `score_rows` takes many prompts.
 
@@ -51,16 +56,20 @@ class ScoresGroups(ABC):
             responses: at least one response to the prompt.
             images: paths, bytes, data URIs, PIL images, NumPy arrays `(H, W, 3)` uint8, or tensors `(3, H, W)` that are
                 uint8 or from 0 to 1, in the order of their places in the prompt. Addresses are not downloaded.
+            videos: of each video the path of a file or of a folder of frames, a list of frames, or
+                `{"frames": ..., "fps": ...}`.
 
         Returns:
             K scores, in the order of `responses`.
 
         Raises:
-            DataError: `responses` or `images` is not a list, the prompt is malformed, an image cannot be opened, prompt
-                and response are too long, or the chat template rejects them. Nothing is truncated or skipped.
+            DataError: `responses`, `images` or `videos` is not a list, the prompt is malformed, an image cannot be
+                opened, prompt and response are too long, or the chat template rejects them. Nothing is truncated or
+                skipped.
             ModelError: a score is NaN or infinite.
         """
-        return next(iter(self.score_groups([prompt_group(prompt, responses, images=images, where="score()")])))
+        group = prompt_group(prompt, responses, images=images, videos=videos, where="score()")
+        return next(iter(self.score_groups([group])))
 
     def score_rows(
         self,
@@ -168,12 +177,17 @@ def _is_empty(rows: object) -> bool:
 
 
 def prompt_group(
-    prompt: ChatPrompt, responses: Sequence[str], *, images: Sequence[ImageReference] = (), where: str
+    prompt: ChatPrompt,
+    responses: Sequence[str],
+    *,
+    images: Sequence[ImageReference] = (),
+    videos: Sequence[Any] = (),
+    where: str,
 ) -> Group:
     """A prompt with its responses as a group, from the arguments of `ScoresGroups.score`.
 
     Args:
-        prompt, responses, images: as in `ScoresGroups.score`.
+        prompt, responses, images, videos: as in `ScoresGroups.score`.
         where: what was called, for messages.
 
     Raises:
@@ -185,12 +199,14 @@ def prompt_group(
     """
     check_several(responses, name="responses", of="texts")
     check_several(images, name="images", of="images")
+    check_several(videos, name="videos", of="videos")
     if getattr(images, "ndim", None) == IMAGE_DIMENSIONS:
         raise DataError("images is one array; a list of images is needed: images=[array]")
     row = {
         "prompt": prompt if isinstance(prompt, str | Mapping) else list(prompt),
         "responses": list(responses),
         "images": list(images) or None,
+        "videos": list(videos) or None,
     }
     return RowFormat(for_training=False).group(row, source="score", row_id="0", where=where)
 

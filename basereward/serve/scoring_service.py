@@ -131,13 +131,18 @@ class ScoringService:
                 task.cancel()
 
     async def score(
-        self, http: HTTPRequest, prompt: str | Sequence[Any], responses: Sequence[Any], images: Sequence[Any] = ()
+        self,
+        http: HTTPRequest,
+        prompt: str | Sequence[Any],
+        responses: Sequence[Any],
+        images: Sequence[Any] = (),
+        videos: Sequence[Any] = (),
     ) -> list[float]:
         """Scores the responses to one prompt.
 
         Args:
             http: the request; when its client goes, the work is given up.
-            prompt, responses, images: as in `RequestReader.group`.
+            prompt, responses, images, videos: as in `RequestReader.group`.
 
         Raises:
             DataError: the model cannot score the request.
@@ -146,7 +151,7 @@ class ScoringService:
             HTTPException: 504, there is no answer in time; 499, the client has gone.
         """
         # In a thread, because it decodes base64 and may download images.
-        group = await asyncio.to_thread(self._reader.group, prompt, responses, images)
+        group = await asyncio.to_thread(self._reader.group, prompt, responses, images, videos)
         scores: list[float] = await self._answer(http, group)
         self.metrics.scored(len(scores))
         return scores

@@ -22,7 +22,7 @@ from basereward.cluster.shards import FEW_ROWS, ShardedRows
 from basereward.data import loading
 from basereward.data.encoding.content_hash import combined_content, group_content, image_content, rows_hash
 from basereward.data.encoding.encoder import Encoder
-from basereward.data.schema.group import Group, RejectedRow, Split, role_texts
+from basereward.data.schema.group import Group, RejectedRow, Split, role_texts, visual_content
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.validation import check_usable
 from basereward.data.sources import Source
@@ -221,7 +221,7 @@ def _content(groups: Iterable[Group]) -> str:
         if annotations := (*group.critiques, *group.reasonings, *group.ratings):
             digest.update(repr(annotations).encode("utf-8", "surrogatepass"))
         for image in group.images:
-            digest.update(image_content(image))
+            digest.update(visual_content(image, image_content))
     return digest.hexdigest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import PIL.Image
 
 from basereward.data.images.image_store import ImageError, ImageStore
 from basereward.data.images.open_images import FORMATS, read_image
-from basereward.data.schema.group import Group, Image
+from basereward.data.schema.group import Group, Image, Video, Visual, flat_images, visual_content
 from basereward.data.schema.rows import RowFormat
+from basereward.data.videos.open_videos import read_video_file, video_facts
 from basereward.errors import DataError
 from basereward.io.http.addresses import public_addresses
 from basereward.io.http.client import HTTPClient, PrivateAddress, TooLarge, TooSlow
@@ -51,6 +53,10 @@ class _ServedImages(ImageStore):
             raise ImageError("image_outside_root", f"{name} is not below the folder of images")
         return path
 
+    def listing(self, folder: str) -> list[str]:
+        """As the base; without a folder nothing is listed."""
+        return [] if self._folder is None else super().listing(folder)
+
 
 class RequestReader:
     """Converts requests to groups.
@@ -71,13 +77,21 @@ class RequestReader:
         self._settings = settings
         self._images = _ServedImages(settings.images)
 
-    def group(self, prompt: str | Sequence[Any], responses: Sequence[Any], images: Sequence[Any] = ()) -> Group:
+    def group(
+        self,
+        prompt: str | Sequence[Any],
+        responses: Sequence[Any],
+        images: Sequence[Any] = (),
+        videos: Sequence[Any] = (),
+    ) -> Group:
         """Reads one request. It may download images, so it belongs into a thread of its own.
 
         Args:
             prompt: a text, or messages as for chat templates or in the form of OpenAI.
             responses: texts, or messages of the assistant.
             images: data URIs, base64, paths or addresses, in the order of their places in the prompt.
+            videos: lists of frames, which are given as images are, or data URIs or paths of files or of folders of
+                frames. Each frame counts as an image.
 
         Raises:
             DataError: something is malformed, too large, or not allowed.
@@ -87,16 +101,22 @@ class RequestReader:
             "prompt": self._with_downloads(prompt),
             "responses": list(responses),
             "images": [self._downloaded(image) for image in images] or None,
+            "videos": list(videos) or None,
         }
         # The server states where images are, so `<image>` in a prompt without images is a word.
         # The id of `ScoresGroups.score`: a judge that shows pairs in random order draws the order from it.
         group = RowFormat(images=self._images, for_training=False).group(
             row, source="serve", row_id="0", where="request"
         )
-        if len(group.images) > self._settings.max_images:
-            raise DataError(f"{len(group.images)} images; at most {self._settings.max_images} are allowed")
-        contents = tuple(self._content(image) for image in group.images)
-        return Group(group.id, group.source, group.prompt, group.responses, images=contents)
+        num_images = sum(1 for _ in flat_images(group.images))
+        if num_images > self._settings.max_images:
+            raise DataError(
+                f"{num_images} images and frames of videos; at most {self._settings.max_images} are allowed"
+            )
+        contents: list[Visual] = []
+        for image in group.images:
+            contents.append(self._video(image) if isinstance(image, Video) else self._content(image))
+        return Group(group.id, group.source, group.prompt, group.responses, images=tuple(contents))
 
     def conversation(self, messages: Sequence[Any]) -> Group:
         """Reads the messages of a chat request, as a group with one empty response.
@@ -122,6 +142,21 @@ class RequestReader:
         characters = _characters(prompt) + sum(map(_characters, responses))
         if characters > self._settings.max_characters:
             raise DataError(f"{characters:,} characters; at most {self._settings.max_characters:,} are allowed")
+
+    def _video(self, video: Video) -> Video:
+        """A video whose frames, or whose file, are bytes within the limits; they are decoded by the worker."""
+        if video.file is None:
+            return replace(video, frames=tuple(self._content(frame) for frame in video.frames))
+        # In memory, so that the worker reads what was checked.
+        video = replace(video, file=read_video_file(video))
+        facts, settings = video_facts(video), self._settings
+        if facts.width * facts.height > settings.max_image_pixels:
+            size = f"{facts.width} x {facts.height} pixels"
+            raise DataError(f"a video has frames of {size}; at most {settings.max_image_pixels:,} pixels are allowed")
+        pixels, limit = facts.frames * facts.width * facts.height, settings.max_image_pixels * settings.max_images
+        if pixels > limit:
+            raise DataError(f"a video has {pixels:,} pixels in all its frames; at most {limit:,} are allowed")
+        return video
 
     def _content(self, image: Image) -> bytes:
         """The bytes of an image, whose header is looked at; it is decoded by the worker."""
@@ -226,9 +261,13 @@ def prompt_key(group: Group) -> bytes:
     """
     digest = hashlib.sha256(repr(group.prompt).encode("utf-8", "surrogatepass"))
     for image in group.images:
-        assert isinstance(image, bytes)
-        digest.update(hashlib.sha256(image).digest())
+        digest.update(visual_content(image, _image_digest))
     return digest.digest()
+
+
+def _image_digest(image: Image) -> bytes:
+    assert isinstance(image, bytes)
+    return hashlib.sha256(image).digest()
 
 
 def download(address: str) -> bytes:
