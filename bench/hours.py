@@ -70,7 +70,8 @@ def passes(stage: Node) -> float:
     """
     if stage["_target_"] != "clean":
         return 1.0
-    return (stage["rounds"] + 1) * max(1, stage["folds"] - 1) + stage["rounds"] / 3
+    rounds, folds = int(stage["rounds"]), int(stage["folds"])
+    return (rounds + 1) * max(1, folds - 1) + rounds / 3
 
 
 def _pairs(recipe: Recipe, text: set[str]) -> dict[str, float]:
@@ -136,8 +137,8 @@ def main() -> None:
             by_cell = {cell.name: hours(cell, folder=folder, text=text) for cell in experiment.cells}
             for stage in experiment.stages:
                 if stage.recipe is not None:
-                    cell = Cell(stage.name, stage.name, {}, stage.recipe)
-                    by_cell[stage.name] = passes(stage.node) * hours(cell, folder=folder, text=text)
+                    of_stage = Cell(stage.name, stage.name, {}, stage.recipe)
+                    by_cell[stage.name] = passes(stage.node) * hours(of_stage, folder=folder, text=text)
             for cell, value in by_cell.items():
                 print(f"  {cell}: {value:,.0f}")
             print(f"{name}: {len(by_cell)} cells, {sum(by_cell.values()):,.0f} hours of one {GPU.upper()}")

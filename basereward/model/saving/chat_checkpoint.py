@@ -95,6 +95,8 @@ def write_chat_checkpoint(model: RewardModel, folder: Path, *, encoder: Encoder)
         encoder.tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]
         if encoder.image_processor is not None:
             encoder.image_processor.save_pretrained(folder)
+        if encoder.videos is not None:
+            encoder.videos.save_pretrained(folder)
     open_to_readers(folder)
 
 
