@@ -69,6 +69,10 @@ class NotFiniteError(TrainingError):
     """A loss or a gradient is NaN or infinite."""
 
 
+class NothingToLearnError(TrainingError):
+    """In reinforcement learning, no rollout of several generations in succession can be learned from."""
+
+
 class CheckpointError(TrainingError):
     """A checkpoint cannot be written or read."""
 

@@ -16,7 +16,8 @@ COMMANDS = (
     "sweep head_depth --status", "sweep head_depth --on ray", "audit basereward --on ray", "resume RUN",
     "score RUN rows.jsonl", "score RUN rows.jsonl --on ray", "serve RUN", "export RUN --out exported",
     "import published --out model", "eval RUN --benchmark rm_bench", "eval RUN --suite all", "ensemble RUN OTHER",
-    "report head_depth", "look digits", "annotate digits --model m --endpoint local --out out.jsonl",
+    "report head_depth", "reproduce table_2", "look digits",
+    "annotate digits --model m --endpoint local --out out.jsonl",
     "select digits --judges longer --out selection", "verify selection",
     "convert pairs.jsonl --out out.jsonl", "schema",
 )  # fmt: skip

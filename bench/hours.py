@@ -5,6 +5,7 @@
 Data sets are not read: a cell trains on as many pairs as its recipe limits it to, or on 200,000, the size of the
 paper's ablations; groups of several answers count as that many pairs. A pair is a picture of 896 x 896 pixels (1,024
 tokens) with a question of 40 words, or 600 words of text; answers have 40 to 200 words, critiques 60, reasoning 120.
+Of a pipeline the stages that train are counted, those that run another experiment are not.
 Work is that of Qwen2.5-VL-7B by its published shapes, at 45 % of the peak of one H100; of a backbone of another size
 as much as the number in its name says. Generation in validation and test of judges
 is not counted, and that of reinforcement learning is, with texts as long as allowed.
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from basereward.recipe import Cell, Recipe, find_experiment, load_experiment, names
 from basereward.recipe.checks.rollouts import learns_from_rollouts
+from basereward.recipe.schema import Node
 from basereward.recipe.yaml.files import read_yaml, shipped_experiments
 from basereward.rl.running.cost import rollout_cost
 from basereward.training.cost.recipe_cost import recipe_cost
@@ -55,6 +57,21 @@ def hours(cell: Cell, *, folder: Path, text: set[str]) -> float:
     # Work grows with the number of weights, so the hours of another backbone follow from the size in its name.
     size = re.search(r"(\d+(?:\.\d+)?)B", cell.recipe.model.backbone.path or "")
     return total * (float(size[1]) / SIZE_B if size else 1.0)
+
+
+def passes(stage: Node) -> float:
+    """How often a stage goes through its training rows, at most.
+
+    Before each round of a cleaning, and after the last one, models are trained on all folds but one. In each round all
+    rows are scored, which is the forward pass: a third of the work of training.
+
+    >>> passes({"_target_": "train"}), passes({"_target_": "clean", "folds": 2, "rounds": 3})
+    (1.0, 5.0)
+    """
+    if stage["_target_"] != "clean":
+        return 1.0
+    rounds, folds = int(stage["rounds"]), int(stage["folds"])
+    return (rounds + 1) * max(1, folds - 1) + rounds / 3
 
 
 def _pairs(recipe: Recipe, text: set[str]) -> dict[str, float]:
@@ -118,6 +135,10 @@ def main() -> None:
         for name in args.experiments or experiments():
             experiment = load_experiment(name, profile=PROFILE, overrides=_overrides(name))
             by_cell = {cell.name: hours(cell, folder=folder, text=text) for cell in experiment.cells}
+            for stage in experiment.stages:
+                if stage.recipe is not None:
+                    of_stage = Cell(stage.name, stage.name, {}, stage.recipe)
+                    by_cell[stage.name] = passes(stage.node) * hours(of_stage, folder=folder, text=text)
             for cell, value in by_cell.items():
                 print(f"  {cell}: {value:,.0f}")
             print(f"{name}: {len(by_cell)} cells, {sum(by_cell.values()):,.0f} hours of one {GPU.upper()}")

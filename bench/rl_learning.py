@@ -1,10 +1,10 @@
-"""Measure what a judge and a policy learn by reinforcement on the tiny profile, and how often runs collapse.
+"""Measure what a judge and a policy learn by reinforcement on the tiny profile.
 
-    python -m bench.rl_learning [--parts judge policy unstable] [--seeds 3] [--unstable-seeds 5] [--work FOLDER]
+    python -m bench.rl_learning [--parts judge policy] [--seeds 3] [--work FOLDER]
 
 Trains the shipped recipes: `r1_cold_start` and `r1_reward_rl`; `policy_start`, `rl_reward_models` and `rl_rewards` with
-the rewards `rule` and `model`; and `r1_reward_rl` with a large learning rate. Each model answers the pictures of the
-test split greedily before and after, a judge in both orders of the answers. Intervals are paired, over pictures.
+the rewards `rule` and `model`. How often runs collapse is the sweep `r1_unstable`. Each model answers the pictures of
+the test split greedily before and after, a judge in both orders of the answers. Intervals are paired, over pictures.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import torch
 from basereward import load_recipe
 from basereward.data.schema.group import Group
 from basereward.data.sources import Source
-from basereward.errors import NotFiniteError, TrainingError
 from basereward.metrics.interval import Interval, resampled
 from basereward.model.generation.prompts import PAIRWISE, load_prompt
 from basereward.model.generation.verdicts import parse_verdict
@@ -44,10 +43,6 @@ from bench.timing import quiet_stdout
 # Texts of held-out rows that are written together.
 ROWS_TOGETHER = 125
 REWARDS = {"rule": "{_target_: rule}", "model": "{_target_: model, model: RUN}"}
-# A larger learning rate than that of the recipe, few rollouts in a step, and eight steps from the same rollouts.
-UNSTABLE = ("optimizer.lr=5e-4", "batch.groups=4", "batch.groups_per_forward=4", "objective.updates=8")
-# Without validations the weights at the end are those that are saved, and not the best ones.
-UNSTABLE_STEPS = ("trainer.steps=64", "data.sources.digits.val_size=0", "objective.rollouts_per_prompt=2")
 
 
 @dataclass(frozen=True)
@@ -243,69 +238,6 @@ def policy_part(*, seeds: int) -> list[Line]:
     return list(lines.values())
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How a run on the unstable setting ended.
-
-    A run has collapsed if it stopped because its loss was not finite or its rollouts had no end, or if its accuracy is
-    below chance: verdicts that cannot be read are wrong.
-
-    >>> Ending(0.3).collapsed, Ending(0.8).collapsed, Ending(None).collapsed
-    (True, False, True)
-    """
-
-    accuracy: float | None
-    unread: float = 0.0
-
-    @property
-    def collapsed(self) -> bool:
-        """Whether the run stopped or its accuracy is below chance."""
-        return self.accuracy is None or self.accuracy < 0.5
-
-
-def unstable_part(*, seeds: int) -> dict[str, list[Ending]]:
-    """Runs of both objectives from the same judge and with the same seeds, on the unstable setting."""
-    start, _ = trained(recipe_of("r1_cold_start", seed=0))
-    endings: dict[str, list[Ending]] = {}
-    for seed in range(seeds):
-        for name in ("stable_reinforce", "reinforce_pp"):
-            settings = (f"objective._target_={name}", f"model.start={start}", *UNSTABLE, *UNSTABLE_STEPS)
-            ending = _ending(recipe_of("r1_reward_rl", *settings, seed=seed))
-            endings.setdefault(name, []).append(ending)
-            print(f"{name}, seed {seed}: {ending}", file=sys.stderr, flush=True)
-    return endings
-
-
-def _ending(recipe: Recipe) -> Ending:
-    try:
-        run, _ = trained(recipe)
-    except (NotFiniteError, TrainingError) as error:
-        print(f"stopped: {error}", file=sys.stderr, flush=True)
-        return Ending(None)
-    after = measure_judge(recipe, run)
-    return Ending(after.accuracy, after.unread)
-
-
-def unstable_table(endings: Mapping[str, Sequence[Ending]]) -> str:
-    """A Markdown table of the share of collapsed runs.
-
-    >>> print(unstable_table({"grpo": [Ending(0.3, 1.0), Ending(0.8), Ending(None)]}))
-    | unstable setting | collapsed | accuracy at the end | texts without a verdict |
-    |---|---|---|---|
-    | grpo | 2 of 3 | 30.0, 80.0, stopped | 100 %, 0 %, - |
-    """
-    lines = ["| unstable setting | collapsed | accuracy at the end | texts without a verdict |", "|---|---|---|---|"]
-    for name, runs in endings.items():
-        accuracies: list[str] = []
-        unread: list[str] = []
-        for run in runs:
-            accuracies.append("stopped" if run.accuracy is None else f"{100 * run.accuracy:.1f}")
-            unread.append("-" if run.accuracy is None else f"{100 * run.unread:.0f} %")
-        collapsed = sum(run.collapsed for run in runs)
-        lines.append(f"| {name} | {collapsed} of {len(runs)} | {', '.join(accuracies)} | {', '.join(unread)} |")
-    return "\n".join(lines)
-
-
 def table(lines: Sequence[Line]) -> str:
     """A Markdown table of values before and after, in percent, one value for each seed."""
     head = "| of the test pictures, in percent | before | after | difference (95 %) | processor seconds of a run |"
@@ -315,10 +247,9 @@ def table(lines: Sequence[Line]) -> str:
 def main() -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m bench.rl_learning")
-    parts = ("judge", "policy", "unstable")
+    parts = ("judge", "policy")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="what is measured (default: all)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of judge and policy (default: 3)")
-    parser.add_argument("--unstable-seeds", type=int, default=5, help="runs of each objective (default: 5)")
     parser.add_argument("--work", type=Path, help="folder for runs and their records (default: a temporary one)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -327,20 +258,11 @@ def main() -> int:
         os.environ["BASEREWARD_RUNS"] = str(work / "runs")
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{work / 'mlflow.db'}"
         with quiet_stdout():
-            tables = measured_tables(args.parts, seeds=args.seeds, unstable_seeds=args.unstable_seeds)
+            lines = judge_part(seeds=args.seeds) if "judge" in args.parts else []
+            lines += policy_part(seeds=args.seeds) if "policy" in args.parts else []
     print(f"{datetime.date.today()}, {platform.machine()}, {torch.get_num_threads()} threads, float32\n")
-    print("\n\n".join(tables))
+    print(table(lines))
     return 0
-
-
-def measured_tables(parts: Sequence[str], *, seeds: int, unstable_seeds: int) -> list[str]:
-    """The tables of some parts."""
-    lines = judge_part(seeds=seeds) if "judge" in parts else []
-    lines += policy_part(seeds=seeds) if "policy" in parts else []
-    tables = [table(lines)] if lines else []
-    if "unstable" in parts:
-        tables.append(unstable_table(unstable_part(seeds=unstable_seeds)))
-    return tables
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 
     python -m bench.rollouts [--rounds 3] [--work FOLDER]
 
-TRL repeats the prompt and its image for each of its rollouts. Our generation reads the prompts of a batch in one tree
-row and copies their keys and values to the rollouts. Both start from images and texts, generate the same number of
-tokens with random weights, and are timed in turns.
+The two ways are the engines `transformers` and `shared_prefix` of `objective.rollouts`. Both start from images and
+texts, write the same number of tokens with random weights, and are timed in turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import os
 import platform
@@ -24,14 +24,11 @@ from typing import Any
 
 import torch
 
-from basereward.data.batching.collate import collate
 from basereward.data.encoding.chat import messages
 from basereward.data.images.open_images import open_image
 from basereward.data.schema.group import Group
 from basereward.data.sources.digits import Digits
-from basereward.inference.judges.chat_model import ChatModel
-from basereward.inference.judges.local import LocalEngine
-from basereward.model.generation.generate import SamplingParams
+from basereward.model.generation.shared_prefix import sharing_prefixes
 from basereward.model.policy import Policy, load_policy
 from basereward.model.tiny_models.tiny_qwen2_5_vl import tiny_qwen2_5_vl
 from bench import checkpoint
@@ -79,28 +76,20 @@ def prompts(load: Load) -> list[Group]:
     return list(Digits("digits", side=load.side).groups("train")[: load.prompts])
 
 
-def repeated(policy: Policy, groups: list[Group], load: Load) -> torch.Tensor:
-    """Rollouts as TRL writes them: `(prompts * rollouts, tokens)`."""
+def written(policy: Policy, groups: list[Group], load: Load, *, copies: int) -> torch.Tensor:
+    """Tokens `(prompts * rollouts, tokens)` after `copies` of each prompt: one for each rollout, or one in all."""
     rows: list[dict[str, Any]] = []
     for group in groups:
         row = {"prompt": messages(group.prompt, in_parts=True), "images": [open_image(i) for i in group.images]}
-        rows += [row] * load.rollouts
+        rows += [row] * copies
     inputs = encoded(policy, rows)
+    # Without an end every rollout has the same length.
+    options: dict[str, Any] = {"max_new_tokens": load.tokens, "min_new_tokens": load.tokens}
     model: Any = policy.model
-    written = model.generate(
-        **inputs, max_new_tokens=load.tokens, min_new_tokens=load.tokens, do_sample=True, top_k=0, pad_token_id=0
-    )
-    return torch.as_tensor(written)[:, inputs["input_ids"].size(1) :]
-
-
-def shared(chat: ChatModel, groups: list[Group], load: Load) -> torch.Tensor:
-    """Rollouts with the prompt read once: `(prompts * rollouts, tokens)`."""
-    rows = collate([chat.encode(group) for group in groups], layout="tree", pad_id=chat.encoder.pad_id)
-    sampling = SamplingParams(max_tokens=load.tokens, temperature=1.0, samples=load.rollouts)
-    rollouts: list[torch.Tensor] = []
-    for texts in chat.generator(rows, sampling):
-        rollouts += texts
-    return torch.nn.utils.rnn.pad_sequence(rollouts, batch_first=True)
+    places = [place // load.rollouts for place in range(load.rollouts * len(groups))]
+    with sharing_prefixes(model, places) if copies == 1 else contextlib.nullcontext():
+        tokens = model.generate(**inputs, **options, do_sample=True, top_k=0, pad_token_id=0)
+    return torch.as_tensor(tokens)[:, inputs["input_ids"].size(1) :]
 
 
 def seconds(write: Callable[[], torch.Tensor], load: Load) -> float:
@@ -123,11 +112,11 @@ def measure(load: Load, folder: Path, *, rounds: int) -> tuple[list[float], list
             checkpoint.write(folder)
     policy = load_policy(folder)
     policy.model.eval()
-    chat = LocalEngine(str(folder)).chat
-    # Without an end every rollout has the same length.
-    chat.generator.end = -1
     groups = prompts(load)
-    ways = (lambda: repeated(policy, groups, load), lambda: shared(chat, groups, load))
+    ways = (
+        lambda: written(policy, groups, load, copies=load.rollouts),
+        lambda: written(policy, groups, load, copies=1),
+    )
     for write in ways:
         seconds(write, load)
     times: tuple[list[float], list[float]] = ([], [])

@@ -62,6 +62,7 @@ ARGUMENTS = {
     "verify": ["selection"],
     "ensemble": ["RUN", "OTHER"],
     "report": ["head_depth"],
+    "reproduce": ["table_2"],
     "look": ["digits"],
     "convert": ["pairs.jsonl", "--out", "rows.jsonl"],
     "schema": ["experiment"],
@@ -95,6 +96,8 @@ def python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["ls", "runs"], 0),
         (["score", "model"], 2),
         (["eval", "longer", "--suite", "multimodl"], 2),
+        (["reproduce", "table_22"], 2),
+        (["reproduce", "yojo"], 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

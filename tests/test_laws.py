@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,7 +24,7 @@ from torch import Tensor
 from basereward.data.batching.collate import collate
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.encoder import EncodedGroup, EncodingError
-from basereward.data.schema.group import Group
+from basereward.data.schema.group import IMAGE, VIDEO, Group, Part, Turn
 from basereward.errors import ModelError, TooManyRowsLost
 from basereward.inference.load_model import load
 from basereward.inference.scorer import Scorer, load_scorer
@@ -44,19 +46,23 @@ from tests.helpers.support import (
     TEXT,
     VISION,
     checkpoint,
+    clip,
     fill_adapters,
     gradients,
     group,
     mixed_groups,
     only,
     pair_rows,
+    picture,
     placed,
+    video_groups,
     write_rows,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ready_store")]
 
 RELATIVE = 1e-5
+READS_VIDEO = ("qwen2_5_vl", "qwen3_vl")
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
@@ -114,6 +120,79 @@ def test_law_1_tree_equals_plain(family: str, lora: bool, checkpointing: bool, t
     assert tree_gradients.keys() == expected_gradients.keys()
     for name, gradient in tree_gradients.items():
         assert_close(gradient, expected_gradients[name])
+
+
+@pytest.mark.parametrize("family", READS_VIDEO)
+def test_law_1_holds_with_videos(family: str, tmp_path: Path) -> None:
+    """Scores and gradients of groups with videos in one tree row equal those of one sequence per response."""
+    path = checkpoint(family, tmp_path / family)
+    tree, plain = batches(path, video_groups())
+    # Once in both groups that have it, and in all rows of the plain layout.
+    assert len(tree.images.grids) == len(plain.images.grids) == 3
+    model = reward_model(path)
+    expected, expected_gradients = scores_and_gradients(model, plain)
+    scores, tree_gradients = scores_and_gradients(model, tree)
+    assert_close(scores, expected)
+    for name, gradient in expected_gradients.items():
+        assert_close(tree_gradients[name], gradient)
+
+
+@pytest.mark.parametrize("family", READS_VIDEO)
+def test_law_2_holds_with_videos(family: str, tmp_path: Path) -> None:
+    """Hidden states of a prompt with an image and a video equal those of transformers' own model, which gets the values
+    of all pixels from the frames by its own patches, and finds the positions itself."""
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+    path = checkpoint(family, tmp_path / family)
+    turn = Turn("user", (Part("After "), IMAGE, Part(" comes "), VIDEO, Part(" what?")))
+    sample = Group("a", "test", (turn,), ("A seven.", "4"), (), images=(picture(9), clip(6, fps=1.5)))
+    _, plain = batches(path, [sample])
+    with torch.no_grad():
+        actual = load_backbone(path).eval().hidden_states(plain)
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModel.from_pretrained(path, attn_implementation="eager").eval()
+    images = AutoImageProcessor.from_pretrained(path, backend="pil")
+    features = dict(images(images=[sample.images[0]], return_tensors="pt"))
+    videos = own_video_features(sample.images[1], images)
+    seconds = 2 / 1.5
+    written = "<|video_pad|>" * (int(videos["video_grid_thw"].prod()) // 4)
+    written = f"<|vision_start|>{written}<|vision_end|>"
+    if family == "qwen3_vl":
+        # Three patches of two frames each, from 0 to 0.67 s, from 1.33 s to 2 s, and from 2.67 s to 3.33 s.
+        frame = "<|video_pad|>" * (int(videos["video_grid_thw"][0, 1:].prod()) // 4)
+        times = ("<0.3 seconds>", "<1.7 seconds>", "<3.0 seconds>")
+        written = "".join(f"{time}<|vision_start|>{frame}<|vision_end|>" for time in times)
+    image = "<|image_pad|>" * (int(features["image_grid_thw"].prod()) // 4)
+    for row, response in enumerate(sample.responses):
+        text = f"<|im_start|>user\nAfter <|vision_start|>{image}<|vision_end|> comes {written} what?<|im_end|>\n"
+        text += f"<|im_start|>assistant\n{response}<|im_end|>"
+        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        kinds = (ids == model.config.image_token_id).int() + 2 * (ids == model.config.video_token_id).int()
+        options = {"second_per_grid_ts": torch.tensor([seconds])} if family == "qwen2_5_vl" else {}
+        with torch.no_grad():
+            expected = model(input_ids=ids, mm_token_type_ids=kinds, **features, **videos, **options)
+        end = int(plain.rows.ends[row, 1])
+        assert plain.rows.input_ids[row, : end + 1].tolist() == ids[0].tolist()
+        assert_close(actual[row, : end + 1], expected.last_hidden_state[0])
+
+
+def own_video_features(video: Any, images: Any) -> dict[str, Tensor]:
+    """Return what transformers' model gets of the frames of a video: normalized by hand, and cut by its processor."""
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+
+    factor = images.patch_size * images.merge_size
+    # The frames of 56 x 84 pixels have the nearest multiple of 28 or of 32 as their size.
+    width, height = (round(side / factor) * factor for side in video.frames[0].size)
+    values = []
+    for frame in video.frames:
+        resized = np.asarray(frame.resize((width, height), PIL.Image.Resampling.BICUBIC), dtype=np.float32)
+        values.append(
+            (torch.from_numpy(resized) / 255 - torch.tensor(images.image_mean)) / torch.tensor(images.image_std)
+        )
+    frames = torch.stack(values).permute(0, 3, 1, 2)[None]
+    patches, *grid = Qwen3VLVideoProcessor().patchify(frames, images.patch_size, images.merge_size, 2)
+    return {"pixel_values_videos": patches[0], "video_grid_thw": torch.tensor([grid])}
 
 
 @pytest.mark.parametrize("images", [0, 1, 2])
@@ -193,6 +272,19 @@ def test_law_3_score_depends_on_its_response_alone(family: str, layout: Any, tmp
     for sample, expected in zip(groups, separate_scores, strict=True):
         reversed_group = sample.select(range(len(sample.responses))[::-1])
         assert_close(scores(encoder(reversed_group)).flip(0), expected)
+
+
+@pytest.mark.parametrize("family", READS_VIDEO)
+@pytest.mark.parametrize("layout", ["tree", "plain"])
+def test_law_3_holds_with_videos(family: str, layout: Any, tmp_path: Path) -> None:
+    """Other groups in the batch, with videos or without, change no score."""
+    path = checkpoint(family, tmp_path / family)
+    model, encoder = reward_model(path).eval(), load_encoder(path)
+    encoded = [encoder(sample) for sample in video_groups()]
+    with torch.no_grad():
+        separate = [model(collate([sample], layout=layout, pad_id=encoder.pad_id)) for sample in encoded]
+        together = model(collate(encoded[::-1], layout=layout, pad_id=encoder.pad_id))
+    assert_close(together, torch.cat(separate[::-1]))
 
 
 @pytest.fixture(scope="module")

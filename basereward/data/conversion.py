@@ -22,10 +22,13 @@ from basereward.data.schema.group import (
     Preference,
     RejectedRow,
     Turn,
+    Video,
     rank_preferences,
+    split_visuals,
 )
 from basereward.data.schema.image_marks import has_numbered_mark
 from basereward.data.schema.messages import NAMED_IMAGE, PLACE
+from basereward.data.schema.prompts import VIDEO_MARK
 from basereward.data.schema.rejections import RowRejected, write_rejections
 from basereward.data.schema.rows import RowFormat
 from basereward.data.source_files import check_source_outputs
@@ -70,7 +73,7 @@ def convert(data: Data, out: str | os.PathLike[str], *, overrides: Iterable[str]
     target = _target(out)
     source, node = _open_source(data, overrides)
     listed_in = target.with_name(f"{target.stem}.lost.jsonl")
-    writer = _Writer(target.parent, target.with_name(f"{target.stem}.images"))
+    writer = RowWriter(target.parent, target.with_name(f"{target.stem}.images"))
     groups = list(_groups(source))
     rejected = list(_rejected(source))
     if not groups:
@@ -143,13 +146,17 @@ def _rejected(source: Source) -> Iterator[RejectedRow]:
 
 
 @dataclass
-class _Writer:
+class RowWriter:
     """Makes rows of groups, and writes their images.
 
     Attributes:
         folder: the folder of the rows, from which paths start.
-        images: the folder of the images that are written.
+        images: the folder of the images that are written; its parent exists.
         names: the names of the images written so far.
+
+    >>> writer = RowWriter(Path("rows"), Path("rows/images"))
+    >>> writer.row(Group("a", "s", (), ("4", "5"), (Preference(1, 0),)))["ranking"]
+    [1, 0]
     """
 
     folder: Path
@@ -165,15 +172,15 @@ class _Writer:
         row: dict[str, Any] = {"id": group.id, "prompt": [_message(turn) for turn in group.prompt]}
         row |= self._responses(group)
         row |= _preferences(group.preferences, num_responses=len(group.responses))
-        if group.images:
-            row["images"] = [self._image(image) for image in group.images]
-        if group.ratings:
-            row["ratings"] = list(group.ratings)
-        if group.critiques:
-            row["critiques"] = list(group.critiques)
-        if group.reasonings:
-            row["reasonings"] = [[item.first, item.second, item.text] for item in group.reasonings]
-        return row
+        images, videos = split_visuals(group.images)
+        optional: dict[str, list[Any]] = {
+            "images": [self._image(image) for image in images],
+            "videos": [self._video(video) for video in videos],
+            "ratings": list(group.ratings),
+            "critiques": list(group.critiques),
+            "reasonings": [[item.first, item.second, item.text] for item in group.reasonings],
+        }
+        return row | {name: values for name, values in optional.items() if values}
 
     def _responses(self, group: Group) -> dict[str, Any]:
         """Return the cells of the responses, and of their images if there are any."""
@@ -189,8 +196,9 @@ class _Writer:
         """Return the path of an image, which is written if it is no file yet."""
         if isinstance(image, str | Path):
             path = Path(image).absolute()
-            folder = self.folder.absolute()
-            return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+            images = self.images.absolute()
+            below = path.is_relative_to(self.folder.absolute()) or Path(os.path.normpath(path)).is_relative_to(images)
+            return os.path.relpath(path, self.folder.absolute()) if below else str(path)
         content = read_image(image)
         if isinstance(content, PIL.Image.Image):
             buffer = io.BytesIO()
@@ -202,17 +210,36 @@ class _Writer:
             with atomic_file(self.images / name) as file:
                 file.write(content)
             self.names.add(name)
-        return f"{self.images.name}/{name}"
+        return os.path.relpath(self.images / name, self.folder)
+
+    def _video(self, video: Video) -> dict[str, Any] | str:
+        """Return a video as it stands in a row: the path of a file, or the frames."""
+        if video.file is not None:
+            return self._image(video.file)
+        frames = {"frames": [self._image(frame) for frame in video.frames]}
+        return frames if video.fps is None else {**frames, "fps": video.fps}
 
 
-# The first bytes of image files -> their suffix.
-SIGNATURES = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"GIF8": ".gif", b"BM": ".bmp", b"II*": ".tif", b"MM": ".tif"}
+# The first bytes of image and video files -> their suffix.
+SIGNATURES = {
+    b"\x89PNG": ".png",
+    b"\xff\xd8": ".jpg",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+    b"II*": ".tif",
+    b"MM": ".tif",
+    b"\x1a\x45\xdf\xa3": ".webm",
+    b"FLV": ".flv",
+    b"\x00\x00\x01\xba": ".mpg",
+}
 
 
 def _suffix(content: bytes) -> str:
     """Return the suffix of an image file by its first bytes; the pixels are not decoded."""
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return ".webp"
+    if content[4:8] == b"ftyp":
+        return ".mp4"
     return next((suffix for start, suffix in SIGNATURES.items() if content.startswith(start)), ".img")
 
 
@@ -222,13 +249,18 @@ def _message(turn: Turn) -> dict[str, Any]:
     plain = "" if not texts else texts[0]
     if len(texts) <= 1 and plain is not None and not _has_mark(plain):
         return {"role": turn.role, "content": plain}
-    parts = [{"type": "image"} if text is None else {"type": "text", "text": text} for text in texts]
+    parts: list[dict[str, Any]] = []
+    for part in turn.parts:
+        if part.is_visual:
+            parts.append({"type": "video" if part.is_video else "image"})
+        else:
+            parts.append({"type": "text", "text": part.text})
     return {"role": turn.role, "content": parts}
 
 
 def _has_mark(text: str) -> bool:
-    """Whether a text has what stands for an image in a string."""
-    return PLACE in text or NAMED_IMAGE.search(text) is not None or has_numbered_mark(text)
+    """Whether a text has what stands for an image or a video in a string."""
+    return PLACE in text or VIDEO_MARK in text or NAMED_IMAGE.search(text) is not None or has_numbered_mark(text)
 
 
 def _response(text: str) -> object:

@@ -37,18 +37,30 @@ def _format_first_row(name: str, row: Mapping[str, Any]) -> Iterator[str]:
     yield f"{name}, row {row['id']} as it is read:"
     for turn in row["turns"]:
         yield f"  {turn['role']}: {_one_line(turn['text'])}"
-    for number, image in enumerate(row["images"], start=1):
-        if "response" in image:
-            place = f"in response {image['response']}"
-        else:
-            place = f"in turn {image['turn'] + 1}" if len(row["turns"]) > 1 else "in the prompt"
-        yield f"  image {number}: {image['width']}x{image['height']} pixels, {place}, {image['name']}"
+    yield from _format_visuals(row)
     yield from _format_responses(row)
     if row["preferences"]:
         yield f"  labels: {_format_preferences(row['preferences'])}"
     annotations = [f"{row[kind]} {kind}" for kind in ("critiques", "reasonings") if row[kind]]
     if annotations:
         yield f"  with {' and '.join(annotations)}"
+
+
+def _format_visuals(row: Mapping[str, Any]) -> Iterator[str]:
+    for number, image in enumerate(row["images"], start=1):
+        size = f"{image['width']}x{image['height']} pixels"
+        yield f"  image {number}: {size}, {_place(image, row)}, {image['name']}"
+    # Rows that earlier versions described have no videos.
+    for number, video in enumerate(row.get("videos", ()), start=1):
+        rate = "" if video["fps"] is None else f", {video['fps']:g} a second"
+        size = f"{video['width']}x{video['height']} pixels"
+        yield f"  video {number}: {video['frames']} frames of {size}{rate}, {_place(video, row)}, {video['name']}"
+
+
+def _place(visual: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    if "response" in visual:
+        return f"in response {visual['response']}"
+    return f"in turn {visual['turn'] + 1}" if len(row["turns"]) > 1 else "in the prompt"
 
 
 def _format_responses(row: Mapping[str, Any]) -> Iterator[str]:

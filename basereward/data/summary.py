@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from basereward.data.images.open_images import describe, open_image
 from basereward.data.reading_text import format_reading
 from basereward.data.schema.columns import ColumnsRead, ReportsColumns
-from basereward.data.schema.group import SPLITS, Group, Part
+from basereward.data.schema.group import SPLITS, Group, Part, Video
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources import Source
+from basereward.data.videos.open_videos import video_facts
 
 if TYPE_CHECKING:
     from basereward.data.module import PreferenceData
@@ -90,7 +91,7 @@ def first_shown(groups: Iterable[Sequence[Group]]) -> Group | None:
         for group in members[:MAX_TRIED]:
             try:
                 for image in group.all_images:
-                    open_image(image)
+                    video_facts(image) if isinstance(image, Video) else open_image(image)
             except RowRejected:
                 continue
             return group
@@ -101,8 +102,9 @@ def describe_group(group: Group) -> dict[str, Any]:
     """Describe the input and the targets of a group; texts are shortened.
 
     Returns:
-        `id`; `turns`, each with `role` and `text`, in which "[image 1]" is the place of the first image; `images`,
-        each with `name`, `width` and `height` in pixels, upright, and the `turn` or the `response` it is in, from 0;
+        `id`; `turns`, each with `role` and `text`, in which "[image 1]" is the place of the first image and
+        "[video 1]" that of the first video; `images`, each with `name`, `width` and `height` in pixels, upright, and
+        the `turn` or the `response` it is in, from 0; `videos`, also with their `frames` and `fps` (or None);
         `num_responses`, and `responses`, at most 8 of them; `preferences`, each with `winner`, `loser`, `tie` and
         `margin`; `ratings`; `critiques` and `reasonings`, their numbers.
 
@@ -115,24 +117,30 @@ def describe_group(group: Group) -> dict[str, Any]:
     ([{'role': 'user', 'text': 'Q'}], ['yes', 'no'], [{'winner': 0, 'loser': 1, 'tie': False, 'margin': None}])
     """
     turns: list[dict[str, str]] = []
-    # The turn or the response of each image.
+    # The turn or the response of each image and video.
     places: list[dict[str, int]] = []
+    counts = {"image": 0, "video": 0}
     for number, turn in enumerate(group.prompt):
-        turns.append({"role": turn.role, "text": _text(turn.parts, first=len(places) + 1)})
-        places += [{"turn": number}] * sum(part.is_image for part in turn.parts)
+        turns.append({"role": turn.role, "text": _text(turn.parts, counts)})
+        places += [{"turn": number}] * sum(part.is_visual for part in turn.parts)
     responses: list[str] = []
     for index in range(len(group.responses)):
-        responses.append(_text(group.response_parts(index), first=len(places) + 1))
+        responses.append(_text(group.response_parts(index), counts))
         places += [{"response": index}] * len(group.images_of(index))
-    # Opened, because the size in a file's header is that before the orientation of the camera is applied.
-    sizes = [open_image(image).size for image in group.all_images]
+    images: list[dict[str, Any]] = []
+    videos: list[dict[str, Any]] = []
+    for visual, place in zip(group.all_images, places, strict=True):
+        if isinstance(visual, Video):
+            videos.append(_video_facts(visual) | place)
+        else:
+            # Opened, because the size in a file's header is that before the orientation of the camera is applied.
+            width, height = open_image(visual).size
+            images.append({"name": shortened(describe(visual)), "width": width, "height": height, **place})
     return {
         "id": group.id,
         "turns": turns,
-        "images": [
-            {"name": shortened(describe(image)), "width": width, "height": height, **place}
-            for image, (width, height), place in zip(group.all_images, sizes, places, strict=True)
-        ],
+        "images": images,
+        "videos": videos,
         "num_responses": len(group.responses),
         "responses": responses[:SHOWN_RESPONSES],
         "preferences": [
@@ -145,13 +153,27 @@ def describe_group(group: Group) -> dict[str, Any]:
     }
 
 
-def _text(parts: Iterable[Part], *, first: int) -> str:
-    """Return the text of parts with numbered image places; `first` is the number of the first one."""
+def _video_facts(video: Video) -> dict[str, Any]:
+    facts = video_facts(video)
+    return {
+        "name": shortened(video.name),
+        "width": facts.width,
+        "height": facts.height,
+        "frames": facts.frames,
+        "fps": facts.fps,
+    }
+
+
+def _text(parts: Iterable[Part], counts: dict[str, int]) -> str:
+    """Return the text of parts with numbered places of images and videos, which are counted in `counts`."""
     pieces = []
-    number = first
     for part in parts:
-        pieces.append(f"[image {number}]" if part.is_image else shortened(part.text or ""))
-        number += part.is_image
+        if part.is_visual:
+            kind = "video" if part.is_video else "image"
+            counts[kind] += 1
+            pieces.append(f"[{kind} {counts[kind]}]")
+        else:
+            pieces.append(shortened(part.text or ""))
     return "".join(pieces)
 
 

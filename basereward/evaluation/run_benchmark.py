@@ -113,18 +113,24 @@ class Evaluator:
     cost: dict[str, float] = field(default_factory=dict)
     """of the judge on the last benchmark"""
 
-    def evaluate(self, benchmark: Benchmark) -> tuple[CountedVariants, dict[str, Any]]:
+    def evaluate(
+        self, benchmark: Benchmark, *, known: dict[int, Outcome] | None = None
+    ) -> tuple[CountedVariants, dict[str, Any]]:
         """Score, count, write and record one benchmark.
+
+        Args:
+            benchmark: that is measured.
+            known: the outcomes by row, which are then only counted; None: they are computed.
 
         Returns:
             The measures, and the facts that the command prints.
         """
         folder = self.subject.folder / benchmark.name
-        outcomes = self._outcomes(benchmark, journal=folder / JOURNAL)
+        outcomes = self._outcomes(benchmark, journal=folder / JOURNAL) if known is None else known
         judged = [JudgedItem(item, outcomes[item.row]) for item in benchmark.items if item.row in outcomes]
         if not judged:
             raise DataError(f"no row of benchmark '{benchmark.name}' could be scored; there is nothing to count")
-        variants = self._variants(benchmark, judged)
+        variants = self.count(benchmark, judged)
         facts = self._facts(benchmark, outcomes) | {"variants": variants} | self._further_facts(benchmark)
         _make_folder(folder)
         # Outcomes of other programs are often counted where the images are not.
@@ -133,7 +139,7 @@ class Evaluator:
         returned = {key: facts[key] for key in RETURNED if key in facts}
         return variants, {"benchmark": benchmark.name, "out": str(folder), **returned}
 
-    def _variants(self, benchmark: Benchmark, judged: Sequence[JudgedItem]) -> CountedVariants:
+    def count(self, benchmark: Benchmark, judged: Sequence[JudgedItem]) -> CountedVariants:
         """The measures of a benchmark, and those of the votes of a judge."""
         variants = dict(benchmark.variants)
         if self.judge is not None:

@@ -7,10 +7,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from basereward.errors import DataError, check_several, sentence
 from basereward.evaluation.benchmark import Benchmark, load_benchmark
+from basereward.evaluation.evaluation_folder import read_evaluation
+from basereward.evaluation.items import JudgedItem, Outcome
 from basereward.evaluation.judging.judge import Judge
 from basereward.evaluation.outcome import AnswerOrder
 from basereward.evaluation.recording import record
@@ -37,6 +39,53 @@ AbsentBenchmarks = dict[str, str]
 """Name of a benchmark that is not measured -> the reason, and what to do."""
 
 
+class EachEvaluation(NamedTuple):
+    """What `evaluate_each` gives.
+
+    >>> EachEvaluation({}, [], {"rm_bench": "no files"}).absent
+    {'rm_bench': 'no files'}
+    """
+
+    result: dict[str, CountedVariants]
+    """measures by benchmark"""
+    evaluations: list[dict[str, Any]]
+    """the facts of each evaluation"""
+    absent: AbsentBenchmarks
+    """the benchmarks that cannot be measured"""
+
+
+def evaluate_each(
+    subject: Subject,
+    benchmarks: Sequence[str],
+    *,
+    order: AnswerOrder | None = None,
+    allow_partial: bool = False,
+    judge: Judge | None = None,
+    devices: Sequence[str] | int = (),
+    overrides: Iterable[str] = (),
+) -> EachEvaluation:
+    """Evaluate one subject on several benchmarks, of which some may be missing.
+
+    Each evaluation is the one that `evaluate` makes of the benchmark alone. One that is finished for the same model and
+    the same items is read instead of made again. A benchmark whose rows are missing or refused does not stop the rest.
+
+    Args:
+        subject: as `open_subject` resolves it.
+        benchmarks: as of `evaluate`.
+        order, allow_partial, judge, devices, overrides: as of `evaluate`.
+
+    Raises:
+        BaseRewardError: as `evaluate`.
+    """
+    absent: AbsentBenchmarks = {}
+    assigned = assign_overrides(benchmarks, list(overrides))
+    opened = _open(assigned, subject, judge, allow_partial=allow_partial, absent=absent)
+    with ExitStack() as stack:
+        evaluator = Evaluator(subject, stack, None, order, allow_partial, judge, devices)
+        result, evaluations = _measure(evaluator, opened, absent)
+    return EachEvaluation(result, evaluations, absent)
+
+
 def evaluate_suite(
     model: str | None,
     suite: str,
@@ -49,10 +98,7 @@ def evaluate_suite(
     devices: Sequence[str] | int = (),
     overrides: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Evaluate one subject on every benchmark of a suite.
-
-    Each evaluation is the one that `evaluate` makes of the benchmark alone. One that is finished for the same model and
-    the same items is read instead of made again. A benchmark whose rows are missing or refused does not stop the rest.
+    """Evaluate one subject on every benchmark of a suite, as `evaluate_each` does.
 
     Args:
         suite: the name of a suite, or `all`; see `basereward/recipe/suites.py`.
@@ -71,12 +117,15 @@ def evaluate_suite(
     members = suite_members(suite)
     subject = open_subject(model, None, judge, out=out, name=name)
     check_order(order, model=model, judge=judge)
-    absent: AbsentBenchmarks = {}
-    assigned = assign_overrides([member.benchmark for member in members], list(overrides))
-    opened = _open(assigned, subject, judge, allow_partial=allow_partial, absent=absent)
-    with ExitStack() as stack:
-        evaluator = Evaluator(subject, stack, None, order, allow_partial, judge, devices)
-        result, evaluations = _measure(evaluator, opened, absent)
+    result, evaluations, absent = evaluate_each(
+        subject,
+        [member.benchmark for member in members],
+        order=order,
+        allow_partial=allow_partial,
+        judge=judge,
+        devices=devices,
+        overrides=overrides,
+    )
     table = _table(suite, members, result, absent)
     if not table["rows"]:
         reasons = "\n  ".join(f"{benchmark}: {reason}" for benchmark, reason in absent.items())
@@ -145,7 +194,7 @@ def _measure(
     evaluations: list[dict[str, Any]] = []
     for benchmark in opened:
         try:
-            result[benchmark.name], facts = _finished(evaluator, benchmark) or evaluator.evaluate(benchmark)
+            result[benchmark.name], facts = _counted_again(evaluator, benchmark) or evaluator.evaluate(benchmark)
         except DataError as error:
             # What is scored already stays in the journal.
             absent[benchmark.name] = str(error)
@@ -155,18 +204,39 @@ def _measure(
     return result, evaluations
 
 
-def _finished(evaluator: Evaluator, benchmark: Benchmark) -> tuple[CountedVariants, dict[str, Any]] | None:
-    """The measures and facts of an evaluation of an earlier call; None if there is none of the same model and items."""
+def _counted_again(evaluator: Evaluator, benchmark: Benchmark) -> tuple[CountedVariants, dict[str, Any]] | None:
+    """The measures and facts of an evaluation of an earlier call; None if there is none of the same model and items.
+
+    Only its outcomes are used: the code that counts them may have changed since.
+    """
+    stored = _finished(evaluator, benchmark)
+    if stored is None:
+        return None
+    folder = evaluator.subject.folder / benchmark.name
+    outcomes: dict[int, Outcome] = {}
+    for row in read_evaluation(folder).rows:
+        outcomes[row.row] = Outcome(scores=row.scores, votes=row.votes)
+    variants = evaluator.count(benchmark, [JudgedItem(item, outcomes[item.row]) for item in benchmark.items])
+    if json.loads(json.dumps(variants)) == stored["variants"]:
+        # Written and recorded by the earlier call.
+        returned = {key: stored[key] for key in RETURNED if key in stored}
+        return stored["variants"], {"benchmark": benchmark.name, "out": str(folder), **returned}
+    evaluator.cost = stored.get("cost", {})
+    return evaluator.evaluate(benchmark, known=outcomes)
+
+
+def _finished(evaluator: Evaluator, benchmark: Benchmark) -> dict[str, Any] | None:
+    """The content of `evaluation.json` of an earlier call; None if there is none of the same model and items."""
     subject, judge = evaluator.subject, evaluator.judge
     # The outcomes of a rule are computed as quickly as they are read.
     if not subject.is_model and judge is None:
         return None
-    folder = subject.folder / benchmark.name
     try:
-        stored = read_json_object(folder / "evaluation.json")
+        stored = read_json_object(subject.folder / benchmark.name / "evaluation.json")
     except DataError:
         return None
     wanted = {
+        "version": benchmark.version,
         "digest": benchmark.digest,
         "model_fingerprint": subject.fingerprint or None,
         "order": evaluator.order,
@@ -174,10 +244,7 @@ def _finished(evaluator: Evaluator, benchmark: Benchmark) -> tuple[CountedVarian
         "items": len(benchmark.items),
         "scored": len(benchmark.items),
     }
-    if any(stored.get(key) != value for key, value in wanted.items()):
-        return None
-    returned = {key: stored[key] for key in RETURNED if key in stored}
-    return stored["variants"], {"benchmark": benchmark.name, "out": str(folder), **returned}
+    return stored if all(stored.get(key) == value for key, value in wanted.items()) else None
 
 
 def _table(

@@ -10,6 +10,7 @@ from typing import Any
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.images.open_images import open_image
+from basereward.data.schema.group import part_text
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
 from basereward.evaluation.item_identity import item_fingerprint
@@ -166,14 +167,14 @@ def _score_line(judged_item: JudgedItem) -> dict[str, Any]:
 
 
 def _prompt_text(prompt: Any) -> str:
-    """A prompt for people: turns with `<image>` in the places of images, and other structures as JSON."""
+    """A prompt for people: turns with `<image>` or `<video>` in these places, and other structures as JSON."""
     if isinstance(prompt, str):
         return prompt
     if not isinstance(prompt, tuple):
         return json.dumps(prompt, ensure_ascii=False)
     texts: list[str] = []
     for turn in prompt:
-        texts.append("".join("<image>" if part.text is None else part.text for part in turn.parts))
+        texts.append("".join(part_text(part) for part in turn.parts))
     # The role of a single turn is always the user's.
     if len(texts) == 1:
         return texts[0]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -174,7 +174,9 @@ class Ensemble(RewardScorer):
             scorer.to(device)
         return self
 
-    def prompt(self, prompt: ChatPrompt, *, images: Sequence[ImageReference] = ()) -> PromptScorer:
+    def prompt(
+        self, prompt: ChatPrompt, *, images: Sequence[ImageReference] = (), videos: Sequence[Any] = ()
+    ) -> PromptScorer:
         """Not possible for an ensemble.
 
         Raises:

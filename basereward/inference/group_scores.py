@@ -50,6 +50,7 @@ class ScoresGroups(ABC):
         *,
         images: Sequence[ImageReference] = (),
         response_images: Sequence[Sequence[ImageReference]] = (),
+        videos: Sequence[Any] = (),
     ) -> list[float]:
         """One score for each response to a prompt; higher is better. `score_rows` takes many prompts.
 
@@ -61,17 +62,21 @@ class ScoresGroups(ABC):
                 uint8 or from 0 to 1, in the order of their places in the prompt. Addresses are not downloaded.
             response_images: for each response a list of its images, as in `images`. `<image>` in the text of a response
                 with images is the place of one; without places they stand before the text.
+            videos: of each video the path of a file or of a folder of frames, a list of frames, or
+                `{"frames": ..., "fps": ...}`.
 
         Returns:
             K scores, in the order of `responses`.
 
         Raises:
-            DataError: `responses` or a list of images is not a list, the prompt is malformed, an image cannot be
-                opened, prompt and response are too long, or the chat template rejects them. Nothing is truncated or
+            DataError: `responses`, `videos` or a list of images is not a list, the prompt is malformed, an image cannot
+                be opened, prompt and response are too long, or the chat template rejects them. Nothing is truncated or
                 skipped.
             ModelError: a score is NaN or infinite.
         """
-        group = prompt_group(prompt, responses, images=images, response_images=response_images, where="score()")
+        group = prompt_group(
+            prompt, responses, images=images, response_images=response_images, videos=videos, where="score()"
+        )
         return next(iter(self.score_groups([group])))
 
     def score_rows(
@@ -186,12 +191,13 @@ def prompt_group(
     *,
     images: Sequence[ImageReference] = (),
     response_images: Sequence[Sequence[ImageReference]] = (),
+    videos: Sequence[Any] = (),
     where: str,
 ) -> Group:
     """A prompt with its responses as a group, from the arguments of `ScoresGroups.score`.
 
     Args:
-        prompt, responses, images, response_images: as in `ScoresGroups.score`.
+        prompt, responses, images, response_images, videos: as in `ScoresGroups.score`.
         where: what was called, for messages.
 
     Raises:
@@ -204,6 +210,7 @@ def prompt_group(
     check_several(responses, name="responses", of="texts")
     check_several(images, name="images", of="images")
     check_several(response_images, name="response_images", of="lists of images")
+    check_several(videos, name="videos", of="videos")
     if getattr(images, "ndim", None) == IMAGE_DIMENSIONS:
         raise DataError("images is one array; a list of images is needed: images=[array]")
     row = {
@@ -211,6 +218,7 @@ def prompt_group(
         "responses": list(responses),
         "images": list(images) or None,
         "response_images": [list(own) if isinstance(own, tuple) else own for own in response_images] or None,
+        "videos": list(videos) or None,
     }
     return RowFormat(for_training=False).group(row, source="score", row_id="0", where=where)
 

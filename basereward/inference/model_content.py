@@ -35,6 +35,23 @@ def model_content(folder: Path) -> str:
     return combined_sha256(parts)
 
 
+def named_model_content(model: str) -> str:
+    """The content of what `load` opens by a name.
+
+    Args:
+        model: run id, address of MLflow, hub id or folder.
+
+    Raises:
+        RunError, ModelError: there is no such model, or a part of it is missing.
+
+    >>> named_model_content("no folder")
+    Traceback (most recent call last):
+        ...
+    basereward.errors.RunError: ...
+    """
+    return model_content(resolve_model(model))
+
+
 def _outside(folder: Path) -> str:
     """The identity of the backbone as JSON; '' for one in the folder itself.
 

@@ -6,7 +6,7 @@ import tempfile
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -46,11 +46,13 @@ class RewardScorer(ScoresEncodedGroups):
         """The same object, with its weights moved to a device."""
 
     @abstractmethod
-    def prompt(self, prompt: ChatPrompt, *, images: Sequence[ImageReference] = ()) -> PromptScorer:
-        """Encodes a prompt and its images once, to score responses over several calls.
+    def prompt(
+        self, prompt: ChatPrompt, *, images: Sequence[ImageReference] = (), videos: Sequence[Any] = ()
+    ) -> PromptScorer:
+        """Encodes a prompt, its images and its videos once, to score responses over several calls.
 
         Args:
-            prompt, images: as in `score`.
+            prompt, images, videos: as in `score`.
 
         Raises:
             DataError: as `score`.

@@ -99,7 +99,9 @@ class Scorer(RewardScorer):
         self.model.to(device)
         return self
 
-    def prompt(self, prompt: ChatPrompt, *, images: Sequence[ImageReference] = ()) -> PromptScorer:
+    def prompt(
+        self, prompt: ChatPrompt, *, images: Sequence[ImageReference] = (), videos: Sequence[Any] = ()
+    ) -> PromptScorer:
         """As the base.
 
         Raises:
@@ -108,7 +110,8 @@ class Scorer(RewardScorer):
         """
         if is_generative(self.model.head):
             raise ModelError("a generative head reads the complete prompt; call score() with all responses at once")
-        return PromptScorer(self, self.encode(prompt_group(prompt, [""], images=images, where="prompt()")))
+        group = prompt_group(prompt, [""], images=images, videos=videos, where="prompt()")
+        return PromptScorer(self, self.encode(group))
 
     def score_encoded(
         self, groups: Iterable[EncodedGroup], *, tokens: int | None = None, latencies: list[float] | None = None

@@ -9,17 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from basereward.errors import BaseRewardError, RecipeError
-from basereward.pipelines.definition import resolved_recipe
-from basereward.pipelines.stages.contracts import Stage
+from basereward.pipelines.definition import made_stage, resolved_recipe
+from basereward.pipelines.stages.contracts import UNTRAINED
 from basereward.pipelines.stages.train import Train
-from basereward.recipe import Cell, Fault, Recipe, make
+from basereward.recipe import Cell, Fault, Recipe
 from basereward.recipe.fault import format_faults
 from basereward.recipe.schema import BackboneRecipe
-from basereward.recipe.stages import StageRecipe, resolved
+from basereward.recipe.stages import StageRecipe
 from basereward.training.preflight import Findings, cell_findings, quick_findings
-
-UNTRAINED = "not trained yet: "
-"""With the name of a stage, stands in for its model."""
 
 
 def stage_findings(stages: Sequence[StageRecipe], *, quick: bool = False) -> Findings:
@@ -46,13 +43,15 @@ def stage_findings(stages: Sequence[StageRecipe], *, quick: bool = False) -> Fin
             place.mkdir()
             # A stage that fails has no stand-ins, so those that need it are left out.
             with _faults_of(stage, found):
-                if stage.recipe is None:
-                    outputs[stage.name] = _preview(stage, outputs, place)
-                    found.facts[stage.name] = {}
-                else:
+                if stage.is_training:
                     outputs[stage.name] = dict.fromkeys(Train.outputs, f"{UNTRAINED}{stage.name}")
+                else:
+                    outputs[stage.name] = made_stage(stage, outputs).preview(place)
+                    found.facts[stage.name] = {}
+                if stage.recipe is not None:
                     recipe = _with_backbones(resolved_recipe(stage.recipe, outputs), backbones)
-                    backbones[outputs[stage.name]["run"]] = recipe.model.backbone
+                    if stage.is_training:
+                        backbones[outputs[stage.name]["run"]] = recipe.model.backbone
                     _check_recipe(stage, recipe, found, quick=quick)
     return found
 
@@ -76,11 +75,6 @@ def _faults_of(stage: StageRecipe, found: Findings) -> Iterator[None]:
         yield
     except BaseRewardError as error:
         found.faults.append(Fault(stage.name, f"stages.{stage.name}", str(error)))
-
-
-def _preview(stage: StageRecipe, outputs: Mapping[str, Mapping[str, str]], folder: Path) -> Mapping[str, str]:
-    made: Stage = make(resolved(stage.node, outputs), "stages")
-    return made.preview(folder)
 
 
 def _check_recipe(stage: StageRecipe, recipe: Recipe, found: Findings, *, quick: bool) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 
 from basereward.errors import RunError
 from basereward.io.files import write_state
-from basereward.io.hashing import combined_sha256, file_sha256
+from basereward.io.hashing import combined_sha256, file_sha256, folder_sha256
 from basereward.io.limits import MIB, read_json_object
-from basereward.recipe import Experiment, Recipe, recipe_from_yaml, recipe_sha256, recipe_yaml
+from basereward.pipelines.stages.contracts import Stage
+from basereward.recipe import Experiment, Recipe, make, recipe_from_yaml, recipe_sha256, recipe_yaml
 from basereward.recipe.schema import Node, TrackingRecipe
 from basereward.recipe.stages import Outputs, StageRecipe, resolved
 from basereward.recipe.text import build_recipe
@@ -116,6 +117,28 @@ def resolved_recipe(recipe: Recipe, outputs: Outputs) -> Recipe:
     return build_recipe(resolved(asdict(recipe), outputs))
 
 
+def made_stage(stage: StageRecipe, outputs: Outputs, *, tracking: TrackingRecipe | None = None) -> Stage:
+    """The object of a stage that is not one training. A stage whose own models are trained gets their whole recipe.
+
+    Args:
+        stage: of the pipeline.
+        outputs: of the stages that it uses.
+        tracking: where its trainings are recorded; None: as its recipe says.
+
+    Raises:
+        RecipeError: an argument is wrong.
+
+    >>> made_stage(StageRecipe("hard", {"_target_": "select", "rows": "a.jsonl", "limit": 3}), {}).limit
+    3
+    """
+    node = resolved(stage.node, outputs)
+    if stage.recipe is not None:
+        recipe = resolved_recipe(stage.recipe, outputs)
+        node["recipe"] = asdict(recipe if tracking is None else dataclasses.replace(recipe, tracking=tracking))
+    made: Stage = make(node, "stages")
+    return made
+
+
 def is_used(stages: Iterable[StageRecipe], stage: str, output: str) -> bool:
     """Whether a stage uses an output of another one.
 
@@ -135,39 +158,30 @@ def is_used(stages: Iterable[StageRecipe], stage: str, output: str) -> bool:
     return False
 
 
-def stage_key(node: Node, *, uncounted: tuple[str, ...] = ()) -> str:
-    """The identity of a stage: its target, its arguments, and the content of the files that they name.
+def stage_key(node: Node, *, uncounted: tuple[str, ...] = (), inputs: Iterable[Path] = ()) -> str:
+    """The identity of a stage: its target, its arguments, and the content of its inputs.
 
     Args:
         node: with the outputs of the stages before, and the definitions of what its arguments name.
         uncounted: arguments that do not change what it makes.
+        inputs: the files and folders that its arguments name. A text of another argument that happens to be the name of
+            a folder is only a text.
 
     >>> stage_key({"_target_": "select", "seed": 0}) == stage_key({"_target_": "select", "seed": 1})
     False
     """
     counted = {name: value for name, value in node.items() if name not in uncounted}
     parts = [("stage", json.dumps(counted, sort_keys=True))]
-    for path, text in texts_of(counted, ()):
-        # The working folder, which also `Path("")` is, changes with every run.
-        content = None if path == ("_target_",) or Path(text) == Path() else _content(Path(text))
-        if content is not None:
-            parts.append((".".join(map(str, path)), content))
+    parts += [(f"input {number}", _content(path)) for number, path in enumerate(inputs)]
     return combined_sha256(parts)
 
 
-def _content(path: Path) -> str | None:
-    """What is in a file or a folder; None for a text that names neither."""
+def _content(path: Path) -> str:
+    """The hash of a file or a folder; '' if there is none, which the check of the stage reports."""
     try:
-        if path.is_file():
-            return file_sha256(path)
-        if not path.is_dir():
-            return None
-        # Hashing a checkpoint of gigabytes takes too long; the names and sizes of its files identify it.
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return json.dumps([(file.relative_to(path).as_posix(), file.stat().st_size) for file in files])
-    # A prompt or another long text is not the name of a file.
-    except (OSError, ValueError):
-        return None
+        return folder_sha256(path) if path.is_dir() else file_sha256(path)
+    except OSError:
+        return ""
 
 
 def shown_path(path: Path) -> str:

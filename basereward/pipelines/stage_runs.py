@@ -14,9 +14,9 @@ from basereward.errors import RunError
 from basereward.io.hashing import file_sha256
 from basereward.io.progress import labelled
 from basereward.model.saving.chat_checkpoint import chat_checkpoint
-from basereward.pipelines.definition import Pipeline, is_used, resolved_recipe, shown_path, stage_key
+from basereward.pipelines.definition import Pipeline, is_used, made_stage, resolved_recipe, shown_path, stage_key
 from basereward.pipelines.stages.contracts import Stage, StageResult
-from basereward.recipe import make, recipe_sha256, recipe_yaml
+from basereward.recipe import recipe_sha256, recipe_yaml
 from basereward.recipe.schema import Node, Recipe
 from basereward.recipe.stages import Outputs, StageRecipe, resolved
 from basereward.runs.locks import cell_lock, lock_run, unlock_run
@@ -26,6 +26,10 @@ from basereward.sweeps.cell_worker import train_task
 
 OUTPUTS = "outputs"
 """The folder of a stage's files in its run."""
+
+
+CHECKPOINT = "chat_checkpoint"
+"""The folder of the chat checkpoint in the run of a stage that trains a judge."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,10 @@ def run_stage(stage: StageRecipe, outputs: Outputs, *, pipeline: Pipeline, paren
     Raises:
         BaseRewardError: the stage failed; its work so far is kept.
     """
-    if stage.recipe is not None:
-        return _train(stage, resolved_recipe(stage.recipe, outputs), pipeline=pipeline, parent=parent)
+    if stage.is_training:
+        return _train(stage, _recipe_of(stage, outputs), pipeline=pipeline, parent=parent)
     node = resolved(stage.node, outputs)
-    made: Stage = make(node, "stages")
+    made = made_stage(stage, outputs, tracking=pipeline.tracking)
     key = _key(node, made)
     with cell_lock(key, wait=True):
         finished = finished_with(key, kind="stage")
@@ -101,20 +105,24 @@ def finished_row(stage: StageRecipe, outputs: Outputs, *, pipeline: Pipeline) ->
     Raises:
         RunError: a file that it has written was changed.
     """
-    if stage.recipe is not None:
-        recipe = resolved_recipe(stage.recipe, outputs)
+    if stage.is_training:
+        recipe = _recipe_of(stage, outputs)
         run = finished_with(recipe_sha256(recipe))
         result = None if run is None else run.result()
         return None if run is None or result is None else _trained(stage, run, result, pipeline)
     node = resolved(stage.node, outputs)
-    made: Stage = make(node, "stages")
-    run = finished_with(_key(node, made), kind="stage")
+    run = finished_with(_key(node, made_stage(stage, outputs, tracking=pipeline.tracking)), kind="stage")
     return None if run is None else _finished_stage(stage, run)
+
+
+def _recipe_of(stage: StageRecipe, outputs: Outputs) -> Recipe:
+    assert stage.recipe is not None
+    return resolved_recipe(stage.recipe, outputs)
 
 
 def _key(node: Node, made: Stage) -> str:
     """The identity of a stage."""
-    return stage_key({**node, "definitions": made.definitions()}, uncounted=made.uncounted)
+    return stage_key({**node, "definitions": made.definitions()}, uncounted=made.uncounted, inputs=made.inputs())
 
 
 def _train(stage: StageRecipe, recipe: Recipe, *, pipeline: Pipeline, parent: str) -> StageRow:
@@ -138,7 +146,8 @@ def _trained(stage: StageRecipe, run: RunFolder, result: Mapping[str, Any], pipe
     outputs = {"run": run.run_id, "model": shown_path(run.model)}
     # Written only if it is used: this further copy of the weights takes minutes and gigabytes for a large model.
     if is_used(pipeline.stages, stage.name, "checkpoint"):
-        outputs["checkpoint"] = str(chat_checkpoint(run.model))
+        # In the run and not in the cache, which may be emptied: recipes of later stages name this path.
+        outputs["checkpoint"] = shown_path(chat_checkpoint(run.model, target=run.path / CHECKPOINT))
     facts = {"model": result["model"], "skipped": result["skipped"]}
     metrics = {name: float(value) for name, value in result["metrics"].items()}
     return StageRow(stage.name, "train", run.run_id, "skipped", run.seconds or 0.0, outputs, metrics, facts)
@@ -169,7 +178,8 @@ def _row(
     # A path is stored relative to the folder of the run, which may be moved.
     outputs: dict[str, str] = {}
     for name, value in result["outputs"].items():
-        outputs[name] = shown_path(run.path / value) if value in result["files"] else value
+        is_file = value in result["files"] or any(file.startswith(f"{value}/") for file in result["files"])
+        outputs[name] = shown_path(run.path / value) if is_file else value
     does = str(stage.node["_target_"])
     seconds = float(result["seconds"])
     return StageRow(stage.name, does, run.run_id, status, seconds, outputs, result["metrics"], result["facts"])
@@ -242,7 +252,10 @@ def _as_result(done: StageResult, run: RunFolder, *, seconds: float) -> dict[str
         path = Path(value)
         if path.is_absolute() and path.is_relative_to(run.path):
             value = path.relative_to(run.path).as_posix()
-            files[value] = file_sha256(path)
+            # Of a folder, the files in it, and not those below it, which may be a million images.
+            for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+                if file.is_file():
+                    files[file.relative_to(run.path).as_posix()] = file_sha256(file)
         outputs[name] = value
     measured = {"metrics": dict(done.metrics), "facts": dict(done.facts), "seconds": round(seconds, 1)}
     return {"run_id": run.run_id, "outputs": outputs, "files": files, **measured}

@@ -27,6 +27,7 @@ SUPPLIED: dict[TargetKind, tuple[str, ...]] = {
 }
 """The positional arguments that the code passes to a target before those of the recipe, in their order."""
 INNER: dict[tuple[TargetKind, str], TargetKind] = {
+    ("sources", "source"): "sources",
     ("sources", "shape"): "adapters",
     ("benchmarks", "protocol"): "protocols",
     ("objectives", "reward"): "rewards",

@@ -22,6 +22,7 @@ from basereward.recipe.yaml.interpolation import texts_of
 from basereward.recipe.yaml.merge import Layer
 
 KEY = "stages"
+TRAIN = "train"
 RECIPE = "recipe"
 """The argument of a stage that trains: what its recipe changes in that of the experiment."""
 NAME = re.compile(r"[A-Za-z][\w-]*")
@@ -41,7 +42,7 @@ class StageRecipe:
     Attributes:
         name: of the stage.
         node: its target and arguments, without `recipe`.
-        recipe: of a stage that trains; None for another one.
+        recipe: of a stage that trains, or whose own models are trained; None for another one.
         needs: the stages whose outputs it uses.
 
     >>> StageRecipe("hard", {"_target_": "select", "rows": "${annotate.rows}"}).needs
@@ -52,6 +53,11 @@ class StageRecipe:
     node: Node
     recipe: Recipe | None = None
     needs: tuple[str, ...] = ()
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the stage is one training, whose run is that of the stage."""
+        return self.node["_target_"] == TRAIN and self.recipe is not None
 
 
 def read_stages(experiment: Layer, make_recipe: MakeRecipe) -> tuple[list[StageRecipe], list[Fault]]:

@@ -29,6 +29,7 @@ from basereward.recipe.schema import Recipe
 from basereward.recipe.trust import is_trusted
 from basereward.rl.objectives import TrainingConstants
 from basereward.rl.running.checkpoint import read_last, restore_best
+from basereward.rl.running.engines import shares_prefixes, vllm_faults, vllm_options
 from basereward.rl.running.prepare import PreparedPolicy, policy_objective, prepare_policy
 from basereward.rl.running.record import RolloutRecord
 from basereward.rl.running.run_trainer import RunTrainer, StepCallback
@@ -161,7 +162,7 @@ def _fit_and_test(
         if record.run.status["parent"] is None:
             for line in _description(recipe, prepared):
                 logger.info("%s", line)
-    with quiet_trainer():
+    with quiet_trainer(), vllm_faults(prepared.settings):
         trainer = _build_trainer(recipe, prepared, record)
     began = time.perf_counter()
     with _deferred_termination(), quiet_trainer():
@@ -213,6 +214,8 @@ def _build_trainer(recipe: Recipe, prepared: PreparedPolicy, record: RolloutReco
         **options,
     )
     callback.trainer = trainer
+    # The model is on its device now, where a few tokens of a large one take no time.
+    trainer.shares_prefixes = shares_prefixes(prepared.settings, trainer.model)
     return trainer
 
 
@@ -244,7 +247,7 @@ def run_settings(recipe: Recipe, prepared: PreparedPolicy, *, folder: RunFolder)
         final_share=recipe.schedule.final,
         gradient_norm=trainer.clip,
     )
-    on_cpu = training_device(recipe).type == "cpu"
+    device = training_device(recipe)
     return trainer_settings(
         folder.checkpoints,
         policy_objective(settings),
@@ -259,10 +262,11 @@ def run_settings(recipe: Recipe, prepared: PreparedPolicy, *, folder: RunFolder)
         save_strategy="no",
         eval_strategy="no",
         bf16=trainer.precision == "bf16-mixed",
-        use_cpu=on_cpu,
+        use_cpu=device.type == "cpu",
         gradient_checkpointing=recipe.model.backbone.gradient_checkpointing,
         dataloader_num_workers=recipe.data.workers,
         disable_tqdm=True,
+        **vllm_options(settings, device=device, ranks=num_ranks()),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from basereward.data.images.open_images import open_image
 from basereward.data.schema.group import Group
 from basereward.data.schema.preferences import reference_answers
 from basereward.io.progress import track
+from basereward.model.generation.shared_prefix import shared_prefix_fault, sharing_prefixes
 from basereward.model.policy import ImageTextProcessor, Policy
 from basereward.rl.exact_match import exact_match
 
@@ -43,13 +45,15 @@ def sample_responses(
         each response.
     """
     starts = range(0, len(groups), batch)
+    options: dict[str, Any] = {"max_new_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
+    options["is_shared"] = shared_prefix_fault(policy.model) is None
     devices = [policy.model.device] if policy.model.device.type == "cuda" else []
     for start in track(starts, "sampling responses", unit="batches"):
         asked = [groups[place] for place in range(start, min(start + batch, len(groups)))]
         # Seeded by position, so that a part of the groups gets the same responses as in a pass over all groups.
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed * 1_000_003 + start)
-            texts = _texts(policy, asked, number, max_new_tokens=max_tokens, temperature=temperature, top_p=top_p)
+            texts = _texts(policy, asked, number, **options)
         for place, group in enumerate(asked):
             responses = texts[number * place : number * place + number]
             answers = reference_answers(group)
@@ -62,9 +66,12 @@ def sample_responses(
             }
 
 
-@torch.no_grad()
-def _texts(policy: Policy, groups: Sequence[Group], number: int, **options: Any) -> list[str]:
-    """`number` sampled texts for each group, those of a group one after the other."""
+def _texts(policy: Policy, groups: Sequence[Group], number: int, *, is_shared: bool, **options: Any) -> list[str]:
+    """`number` sampled texts for each group, those of a group one after the other.
+
+    Args:
+        is_shared: whether each prompt is read once for its texts.
+    """
     reads_images = isinstance(policy.processor, ImageTextProcessor)
     tokenizer: Any = policy.processor.tokenizer if reads_images else policy.processor
     texts: list[str] = []
@@ -78,18 +85,22 @@ def _texts(policy: Policy, groups: Sequence[Group], number: int, **options: Any)
             images.append([open_image(image) for image in group.images])
         inputs["images"] = images
     encoded = policy.processor(**inputs).to(policy.model.device)
-    generate: Any = policy.model.generate
-    written = generate(
-        **encoded,
-        do_sample=True,
-        # As of TRL's rollouts. A checkpoint may have other values for chats: with a `top_k` of 1 all texts are one.
-        top_k=0,
-        repetition_penalty=1.0,
-        num_return_sequences=number,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        **options,
-    )
+    model: Any = policy.model
+    places: list[int] = []
+    for place in range(len(groups)):
+        places += [place] * number
+    with sharing_prefixes(model, places) if is_shared else contextlib.nullcontext():
+        written = model.generate(
+            **encoded,
+            do_sample=True,
+            # As of TRL's rollouts. A checkpoint may have other values for chats: with a `top_k` of 1 all texts are one.
+            top_k=0,
+            repetition_penalty=1.0,
+            num_return_sequences=1 if is_shared else number,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **options,
+        )
     own = written[:, encoded["input_ids"].size(1) :]
     decoded: list[str] = tokenizer.batch_decode(own, skip_special_tokens=True)
     return decoded

@@ -22,6 +22,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from basereward.data.lazy_table import LazyTable
 from basereward.errors import NotFiniteError, RecipeError, unknown
+from basereward.model.generation.shared_prefix import distinct, sharing_prefixes
 from basereward.model.policy import Policy
 from basereward.rl.advantages import Standardised, kept, standardise, token_returns
 from basereward.rl.collapse import CollapseWatch
@@ -141,6 +142,8 @@ class JudgeTrainer(GRPOTrainer):  # type: ignore[misc]
         rows: with the column `prompt`, `images` if rows have them, and what the reward reads; see `JudgeRows.table`.
         objective: of the policy.
         settings: from `trainer_settings`, for the same objective.
+        shares_prefixes: write the rollouts of a prompt after one pass over it and its images; see
+            `basereward.rl.running.engines`.
         options: further arguments of `GRPOTrainer`, such as `callbacks` and `peft_config`.
 
     Raises:
@@ -159,6 +162,8 @@ class JudgeTrainer(GRPOTrainer):  # type: ignore[misc]
         rows: LazyTable,
         objective: PolicyObjective,
         settings: GRPOConfig,
+        *,
+        shares_prefixes: bool = False,
         **options: Any,
     ) -> None:
         has_reference = settings.beta != 0
@@ -171,6 +176,9 @@ class JudgeTrainer(GRPOTrainer):  # type: ignore[misc]
             )
         self.objective = objective
         self.watch = CollapseWatch()
+        self.shares_prefixes = shares_prefixes
+        # For each row of a generation, the number of its prompt among the distinct ones.
+        self._prompt_places: list[int] = []
         self._image_token_id: int | None = getattr(policy.model.config, "image_token_id", None)
         self._loss_inputs: Mapping[str, Any] | None = None
         self._rewards = torch.zeros(0)
@@ -256,6 +264,29 @@ class JudgeTrainer(GRPOTrainer):  # type: ignore[misc]
         return torch.where(clipped == log_ratio, log_probs, old + clipped)
 
     # Rollouts
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
+        """TRL's tokens and images of all prompts; with shared prefixes, the last part is that of distinct prompts."""
+        if not self.shares_prefixes:
+            tokenized: tuple[list[list[int]], Any, dict[str, Any]] = super()._tokenize_prompts(prompts)
+            return tokenized
+        of_distinct, places = distinct(prompts)
+        ids, images, fields = super()._tokenize_prompts(of_distinct)
+        self._prompt_places = places
+        return [ids[place] for place in places], images and [images[place] for place in places], fields
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: dict[str, Any], *arguments: Any
+    ) -> tuple[list[list[int]], Any]:
+        """TRL's, for prompts of `_tokenize_prompts`; with shared prefixes each distinct prompt is read once."""
+        generate, places = super()._generate_single_turn, self._prompt_places
+        if not self.shares_prefixes or places == list(range(len(prompt_ids))):
+            written: tuple[list[list[int]], Any] = generate(prompt_ids, images, multimodal_fields, *arguments)
+            return written
+        firsts = [places.index(number) for number in range(places[-1] + 1)]
+        with sharing_prefixes(self.accelerator.unwrap_model(self.model), places):
+            written = generate([prompt_ids[first] for first in firsts], images, multimodal_fields, *arguments)
+        return written
 
     def _calculate_rewards(self, *arguments: Any, **options: Any) -> Tensor:
         """TRL's `(rollouts of all ranks, functions)`; a reward that is not finite becomes NaN, which no mean counts."""

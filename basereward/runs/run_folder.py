@@ -361,14 +361,21 @@ class RunFolder:
         """The id of the run on the tracking server; None until the server was reached."""
         return self.journal.delivered().run_id
 
-    def mark(self, state: State, *, error: str | None = None) -> None:
+    def mark(self, state: State, *, error: str | None = None, error_type: str | None = None) -> None:
         """Write the state to status.json, with this process as the one that works on the run.
 
         Args:
             state: the new state.
             error: why the run failed.
+            error_type: class of that error.
         """
-        now = {"state": state, "error": error, "process": identify_process(), "started": time.time()}
+        now = {
+            "state": state,
+            "error": error,
+            "error_type": error_type,
+            "process": identify_process(),
+            "started": time.time(),
+        }
         self._write_status({**self.status, **now, "seconds": self.seconds})
 
     def record_place(self, place: Mapping[str, Any]) -> None:
@@ -408,7 +415,8 @@ class RunFolder:
             if self.recorded_end() == "finished":
                 self.mark("finished")
             else:
-                self.mark(state, error=redact(str(error)) or type(error).__name__)
+                kind = type(error).__name__
+                self.mark(state, error=redact(str(error)) or kind, error_type=kind)
         except (OSError, RunError) as fault:
             log.warning("The run %s could not be marked as %s: %s.", self.run_id, state, fault)
 

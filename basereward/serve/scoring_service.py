@@ -137,12 +137,14 @@ class ScoringService:
         responses: Sequence[Any],
         images: Sequence[Any] = (),
         response_images: Sequence[Sequence[Any]] = (),
+        *,
+        videos: Sequence[Any] = (),
     ) -> list[float]:
         """Scores the responses to one prompt.
 
         Args:
             http: the request; when its client goes, the work is given up.
-            prompt, responses, images, response_images: as in `RequestReader.group`.
+            prompt, responses, images, response_images, videos: as in `RequestReader.group`.
 
         Raises:
             DataError: the model cannot score the request.
@@ -151,7 +153,7 @@ class ScoringService:
             HTTPException: 504, there is no answer in time; 499, the client has gone.
         """
         # In a thread, because it decodes base64 and may download images.
-        group = await asyncio.to_thread(self._reader.group, prompt, responses, images, response_images)
+        group = await asyncio.to_thread(self._reader.group, prompt, responses, images, response_images, videos=videos)
         scores: list[float] = await self._answer(http, group)
         self.metrics.scored(len(scores))
         return scores

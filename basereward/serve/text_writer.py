@@ -104,19 +104,13 @@ class TextWriter:
 
 
 def _batches(prompts: Sequence[EncodedPrompt]) -> Iterator[tuple[list[EncodedPrompt], SamplingParams]]:
-    """Prompts with equal settings, up to `MAX_TEXTS` together.
-
-    A text that is sampled is written alone: the draws of a batch depend on all its rows, and the same request with the
-    same seed should get the same text whoever else sends one.
-    """
+    """Prompts with equal settings, up to `MAX_TEXTS` together."""
     by_sampling: dict[SamplingParams, list[EncodedPrompt]] = defaultdict(list)
     for prompt in prompts:
         sampling = prompt.request.sampling
-        if sampling.temperature:
-            yield [prompt], sampling
-        else:
-            # Seed and top_p change nothing without sampling.
-            by_sampling[replace(sampling, seed=0, top_p=1.0)].append(prompt)
+        # Seed and top_p change nothing without sampling.
+        alike = sampling if sampling.temperature else replace(sampling, seed=0, top_p=1.0)
+        by_sampling[alike].append(prompt)
     for sampling, same in by_sampling.items():
         for start in range(0, len(same), MAX_TEXTS):
             yield same[start : start + MAX_TEXTS], sampling

@@ -189,12 +189,18 @@ def test_audit_is_that_of_one_process(
     assert left_out["contaminated"] > 0
 
 
-def often_right(body: dict[str, Any], _: int) -> str:
-    """Answer as a judge that is right at every second attempt only for one prompt in three."""
-    text = words(body)
-    right = 1 + [int(answer) % 2 for answer in re.findall(r"Answer \d: (\d)", text)].index(0)
-    is_right = body["seed"] > 0 or int(re.findall(r"Row (\d+)", text)[0]) % 3 > 0
-    return f"<think>One of them is odd.</think><answer>{right if is_right else 3 - right}</answer>"
+class OftenRight:
+    """A judge that is right at the second attempt only for one prompt in three. Each attempt has a seed of its own."""
+
+    def __init__(self) -> None:
+        self._first_seeds: dict[int, int] = {}
+
+    def __call__(self, body: dict[str, Any], _: int) -> str:
+        text = words(body)
+        right = 1 + [int(answer) % 2 for answer in re.findall(r"Answer \d: (\d)", text)].index(0)
+        row = int(re.findall(r"Row (\d+)", text)[0])
+        is_right = self._first_seeds.setdefault(row, body["seed"]) != body["seed"] or row % 3 > 0
+        return f"<think>One of them is odd.</think><answer>{right if is_right else 3 - right}</answer>"
 
 
 @needs_ray
@@ -205,7 +211,7 @@ def test_annotations_are_those_of_one_process(address: str, tmp_path: Path) -> N
     ]
     file = write_rows(tmp_path / "pairs.jsonl", rows)
     results = []
-    with serving(often_right) as server:
+    with serving(OftenRight()) as server:
         for name, cluster in (("local", None), ("ray", ClusterOptions(address, shards=2))):
             out = tmp_path / name / "pairs.jsonl"
             out.parent.mkdir()

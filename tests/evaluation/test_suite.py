@@ -13,6 +13,7 @@ from basereward.cli import main
 from basereward.errors import RecipeError
 from basereward.evaluation.benchmark import load_benchmark
 from basereward.evaluation.judging.run_judge import open_judge
+from basereward.evaluation.protocols.rewardbench import RewardBench
 from basereward.evaluation.run_benchmark import evaluate
 from basereward.evaluation.suite import average, average_of_suites, evaluate_suite
 from basereward.recipe.suites import ALL, SuiteMember, suite_members, suite_names
@@ -138,6 +139,27 @@ def test_suite_of_a_judge(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
         evaluated(capsys, *options, "--suite", "mine", "--out", "suite")
         assert len(server.asked) == asked + 12 + 5
     assert "videos in prompts" in suite["suite"]["absent"]["videos"]
+
+
+def test_stored_outcomes_are_counted_anew(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finished evaluation is counted by the code of this call: where the protocol counts otherwise than before, its
+    files get the new values, and the judge is asked nothing."""
+    with serving(lambda body, number: "<answer>1</answer>") as server:
+        options = ["--judge", "m", "--endpoint", server.url, "--suite", "mine", "--out", "suite"]
+        before = evaluated(capsys, *options)
+        asked = len(server.asked)
+        counted = RewardBench.variants.fget  # type: ignore[attr-defined]
+        double = property(lambda protocol: counted(protocol) | {"again": counted(protocol)["subsets"]})
+        monkeypatch.setattr(RewardBench, "variants", double)
+        after = evaluated(capsys, *options)
+        assert len(server.asked) == asked
+    assert after["texts"] == before["texts"] | {"again": before["texts"]["subsets"]}
+    assert json.loads((here / "suite" / "texts" / "evaluation.json").read_text())["variants"] == after["texts"]
+    assert after["pictures"] == before["pictures"]
+    costs = [facts["cost"]["requests"] for facts in after["evaluations"]]
+    assert costs == [facts["cost"]["requests"] for facts in before["evaluations"]]
 
 
 def test_suites_have_the_same_weight_in_all() -> None:

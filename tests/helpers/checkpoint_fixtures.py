@@ -1,4 +1,4 @@
-"""Fixtures with small checkpoints; every family is written once per session."""
+"""Fixtures with small checkpoints, of which every family is written once per session, and changes of checkpoints."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from basereward.data.batching.collate import collate
 from basereward.data.batching.tree_batch import TreeBatch
@@ -42,3 +43,10 @@ def pictures_of(folder_of: Callable[[str], Path]) -> Callable[[str], TreeBatch]:
 def pictures(pictures_of: Callable[[str], TreeBatch]) -> TreeBatch:
     """Return these tree rows for the small Qwen2.5-VL."""
     return pictures_of("qwen2_5_vl")
+
+
+def change_a_weight(file: Path) -> None:
+    """Add one to the first tensor of a checkpoint."""
+    tensors = load_file(file)
+    first = sorted(tensors)[0]
+    save_file({**tensors, first: tensors[first] + 1}, file, metadata={"format": "pt"})

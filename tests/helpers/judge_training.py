@@ -53,16 +53,20 @@ def row(text: str, picture: PIL.Image.Image | None = None, **columns: Any) -> di
 def judge_trainer(
     folder: Path, objective: PolicyObjective, *, reward: Callable[..., Any], rows: Any, **options: Any
 ) -> Any:
-    """A trainer with the constants above, two rollouts in a micro-batch and for each prompt."""
+    """A trainer with the constants above, two rollouts in a micro-batch and for each prompt.
+
+    Arguments of the trainer itself are `shares_prefixes` and `peft_config`; the other options are its settings.
+    """
     from basereward.rl.trainer import JudgeTrainer, trainer_settings
 
+    own = {name: options.pop(name) for name in ("shares_prefixes", "peft_config") if name in options}
     settings = trainer_settings(
         folder / "out",
         objective,
         constants=CONSTANTS,
         **{"per_device": 2, "save_strategy": "no", "disable_tqdm": True, "seed": 0, **options},
     )
-    return JudgeTrainer(judge_policy(folder / "policy"), reward, rows, objective, settings)
+    return JudgeTrainer(judge_policy(folder / "policy"), reward, rows, objective, settings, **own)
 
 
 def write_rollouts(trainer: Any, texts: Sequence[str]) -> None:

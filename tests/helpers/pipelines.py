@@ -55,14 +55,19 @@ class Judge:
 
     def __init__(self) -> None:
         self.asked: Counter[tuple[int, int]] = Counter()
-        """How often each row was asked about with each seed, which is that of an attempt."""
+        """How often each row was asked about at each attempt."""
+        self._seeds: dict[int, list[int]] = {}
 
     def __call__(self, body: dict[str, Any], number: int) -> str:
         text = words(body)
         row = int(re.findall(r"Row (\d+)", text)[0])
         first = re.findall(r"1: (\d)", text)[0]
         right = 1 if first == "4" else 2
-        attempt = int(body["seed"]) + 1
+        # A request that is repeated after a kill has the seed that it had before; each attempt has another one.
+        seeds = self._seeds.setdefault(row, [])
+        if body["seed"] not in seeds:
+            seeds.append(body["seed"])
+        attempt = seeds.index(body["seed"]) + 1
         self.asked[row, attempt] += 1
         agrees = row % 4 != 3 and attempt > row % 2
         verdict = right if agrees else 3 - right

@@ -18,7 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from basereward.data.encoding.encoder import EncodedGroup
-from basereward.data.schema.group import IMAGE, Group, Part, PlacedImage, Preference, Turn, rank_preferences
+from basereward.data.schema.group import (
+    IMAGE,
+    VIDEO,
+    Group,
+    Part,
+    PlacedImage,
+    Preference,
+    Turn,
+    Video,
+    Visual,
+    rank_preferences,
+)
 from basereward.data.sources.digits import draw
 from basereward.model.tiny_models._byte_level import byte_level_tokenizer
 from basereward.model.tiny_models._checkpoint import TinySizes, text_settings, write_checkpoint
@@ -105,6 +116,30 @@ def group(
         preferences=rank_preferences(range(len(responses))),
         images=tuple(picture(i) for i in range(images)),
     )
+
+
+def clip(frames: int, *, fps: float | None = 4.0, first: int = 0, side: int = 56) -> Video:
+    """Return a video of scanned digits, a different one in every frame."""
+    pictures = tuple(picture(first + index, side=side) for index in range(frames))
+    return Video(frames=pictures, fps=fps, name=f"digits {first} to {first + frames - 1}")
+
+
+def video_groups() -> list[Group]:
+    """Return groups with one video, with two videos around an image, with the same video again, and with text alone."""
+    long, short = clip(8), clip(3, fps=None, first=20)
+
+    def of(name: str, turns: tuple[Turn, ...], visuals: tuple[Visual, ...], responses: tuple[str, ...]) -> Group:
+        return Group(name, "test", turns, responses, rank_preferences(range(len(responses))), images=visuals)
+
+    question = Turn("user", (VIDEO, Part("Which digit comes last?")))
+    several = Turn("user", (Part("First "), VIDEO, Part(" or "), IMAGE, Part(" or "), VIDEO, Part("?")))
+    earlier = (Turn("user", (Part("Hello."),)), Turn("assistant", (Part("Yes?"),)))
+    return [
+        of("one", (question,), (long,), ("It is a seven.", "4", "Eight")),
+        of("several", (*earlier, several), (short, picture(5), long), ("The second", "None of them")),
+        of("again", (question,), (long,), ("7",)),
+        group(name="text", responses=("yes", "no")),
+    ]
 
 
 def fill_adapters(model: nn.Module) -> None:

@@ -5,20 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from basereward.errors import ModelError
 from basereward.inference.aggregation import Rule
 from basereward.inference.ensemble import model_digest, write_ensemble
 from basereward.inference.model_content import model_content
+from tests.helpers.checkpoint_fixtures import change_a_weight
 from tests.helpers.served_model import save_scored_model
-
-
-def change_a_weight(file: Path) -> None:
-    """Add one to the first tensor of a checkpoint."""
-    tensors = load_file(file)
-    first = sorted(tensors)[0]
-    save_file({**tensors, first: tensors[first] + 1}, file, metadata={"format": "pt"})
 
 
 def test_backbone_outside_of_the_folder_counts(tmp_path: Path) -> None:

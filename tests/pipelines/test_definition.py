@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from basereward.pipelines.definition import stage_key
 from basereward.pipelines.stage_runs import _key
 from basereward.recipe import make
+from tests.helpers.checkpoint_fixtures import change_a_weight
+from tests.helpers.served_model import save_scored_model
+from tests.helpers.support import checkpoint, write_rows
 
 
 def key(**node: Any) -> str:
@@ -17,16 +20,54 @@ def key(**node: Any) -> str:
     return _key(node, make(node, "stages"))
 
 
-def test_the_working_folder_is_no_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither an empty text nor the name of the target stands for a folder; the name of a file stands for it."""
+def test_only_declared_paths_are_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders that have the names of a target, a column, a split or a model at an address are no inputs; the file of
+    the rows is one."""
     monkeypatch.chdir(tmp_path)
-    node = {"_target_": "select", "rows": "rows.jsonl", "column": ""}
-    before = stage_key(node)
-    (tmp_path / "select").mkdir()
-    (tmp_path / "select" / "a").write_text("1")
-    assert stage_key(node) == before
+    select = {"_target_": "select", "rows": "rows.jsonl", "column": "margin", "at_least": 1}
+    annotate = {"_target_": "annotate", "source": "digits", "model": "judge", "endpoint": "http://localhost:1/v1"}
+    before = key(**select), key(**annotate)
+    for name in ("select", "margin", "train", "judge"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text("1")
+    assert (key(**select), key(**annotate)) == before
     (tmp_path / "rows.jsonl").write_text("{}\n")
-    assert stage_key(node) != before
+    assert key(**select) != before[0]
+
+
+def test_inputs_count_by_their_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a folder that changes and keeps its name and size is another input; a copy of the folder that is
+    put in its place is not."""
+    monkeypatch.chdir(tmp_path)
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    (rows / "a.jsonl").write_text("{}\n")
+    source = {"_target_": "hub", "path": "rows"}
+    node = {"_target_": "annotate", "source": source, "model": "m", "endpoint": "http://localhost:1/v1"}
+    before = key(**node)
+    shutil.copytree(rows, tmp_path / "copy")
+    (rows / "a.jsonl").write_text("[]\n")
+    changed = key(**node)
+    shutil.rmtree(rows)
+    (tmp_path / "copy").rename(rows)
+    assert key(**node) == before != changed
+
+
+def test_a_judge_that_was_trained_again_is_another_one(tmp_path: Path) -> None:
+    """The weights of a local judge belong to the identity of its annotations and evaluations."""
+    model = checkpoint("qwen3", tmp_path / "model")
+    scored = save_scored_model(tmp_path / "scored", head="linear")
+    rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}])
+    nodes: list[dict[str, Any]] = [
+        {"_target_": "annotate", "source": "digits", "model": str(model), "endpoint": "local"},
+        {"_target_": "evaluate", "model": str(scored), "judge": False, "data": str(rows)},
+        {"_target_": "score", "model": str(scored), "rows": str(rows)},
+    ]
+    before = [key(**node) for node in nodes]
+    assert [key(**node) for node in nodes] == before
+    change_a_weight(model / "model.safetensors")
+    change_a_weight(scored / "head.safetensors")
+    assert not set(before) & {key(**node) for node in nodes}
 
 
 def test_another_definition_of_a_name_is_another_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

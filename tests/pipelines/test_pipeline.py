@@ -11,6 +11,7 @@ from typing import Any
 
 import mlflow
 import pytest
+from transformers import AutoConfig
 
 from basereward.cli import main
 from basereward.errors import RecipeError, RunError
@@ -115,6 +116,22 @@ def test_check_finds_faults_of_every_stage(served: tuple[str, Judge], capsys: py
         run(file, "stages.annotate.source.path=missing.jsonl")
     assert main(["sweep", file, "--profile", PROFILE]) == 2
     assert (len(judge.asked), list_runs(kind=None)) == (0, [])
+
+
+def test_checkpoint_of_a_stage_lasts(served: tuple[str, Judge], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chat checkpoint that a later stage trains from lies in the run of its stage: with an empty cache, every stage
+    is found finished and the checkpoint opens."""
+    file, _ = served
+    backbone = 'stages.again.recipe.model.backbone={make: null, path: "${cold_start.checkpoint}"}'
+    reference = [backbone, "stages.evaluate=null"]
+    first = run(file, *reference)
+    (outputs,) = [stage["outputs"] for stage in first["stages"] if stage["name"] == "cold_start"]
+    assert outputs["checkpoint"] == f"{Path(outputs['model']).parent}/chat_checkpoint"
+    monkeypatch.setenv("BASEREWARD_CACHE", "another-cache")
+    again = run(file, *reference)
+    assert set(statuses(again).values()) == {"skipped"}
+    assert [stage["run_id"] for stage in again["stages"]] == [stage["run_id"] for stage in first["stages"]]
+    assert AutoConfig.from_pretrained(outputs["checkpoint"]).model_type == "qwen2_5_vl"
 
 
 KILLS = (

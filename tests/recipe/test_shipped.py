@@ -25,6 +25,8 @@ OWN_DATA = (
     "text_ratio",
     "text_only",
     "ensembles",
+    "beyond",
+    "beyond_models",
     "r1_reward",
     "r1_reward_released",
 )  # their data are the paper's sets

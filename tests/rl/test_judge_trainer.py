@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import GenerationMixin
 
 from basereward.errors import DataError, NotFiniteError, RecipeError, TrainingError
-from basereward.model.policy import load_policy
+from basereward.model.policy import load_policy, policy_adapters
+from basereward.recipe.schema import LoraRecipe
 from basereward.rl.objectives import PolicyObjective, grpo, reinforce_pp, stable_reinforce
 from basereward.rl.rewards.verdict import JudgeReward
 from tests.helpers.judge_training import (
@@ -320,3 +322,34 @@ def test_settings_of_another_objective_are_refused(folder: Path) -> None:
         JudgeTrainer(
             judge_policy(folder / "policy"), JudgeReward(), rows_of(row("W?")), stable_reinforce(clip=0.3), settings
         )
+
+
+@pytest.mark.parametrize("is_lora", [False, True], ids=["whole", "lora"])
+def test_shared_prefixes_change_no_rollout(folder: Path, is_lora: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four steps, with and without pictures: rollouts, losses and weights have the bits of repeated prompts."""
+    rows = rows_of(*[row(f"Which is {n}?", picture(n) if n % 2 else None) for n in range(8)])
+    prompts: list[int] = []
+    ends: list[dict[str, Tensor]] = []
+    texts: list[list[str]] = []
+    for is_shared in (False, True):
+        policy = judge_policy(folder / "policy")
+        adapters = policy_adapters(policy, LoraRecipe(rank=2)) if is_lora else None
+        options = {"max_steps": 4, "peft_config": adapters, "shares_prefixes": is_shared}
+        trainer = judge_trainer(folder, grpo(), reward=lengths, rows=rows, **options)
+        generate = GenerationMixin.generate
+
+        def counted(self: Any, *arguments: Any, generate: Any = generate, **inputs: Any) -> Any:
+            prompts.append(len(inputs["input_ids"]))
+            return generate(self, *arguments, **inputs)
+
+        monkeypatch.setattr(GenerationMixin, "generate", counted)
+        trainer.train()
+        monkeypatch.setattr(GenerationMixin, "generate", generate)
+        ends.append(trainer.model.state_dict())
+        texts.append([str(text) for text in trainer._logs["completion"]])
+    # Two generations of 8 rollouts, two for each prompt.
+    assert prompts == [8, 8, 4, 4]
+    assert texts[0] == texts[1]
+    assert len(set(texts[0])) > 4
+    for name, weight in ends[0].items():
+        assert torch.equal(weight, ends[1][name])

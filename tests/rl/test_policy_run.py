@@ -191,6 +191,8 @@ def test_two_processes_train_one_policy(folders: Path) -> None:
         ("probe=true", "probe"),
         ("objective.filtre=code", "objective.filtre"),
         ("objective.rollouts_per_prompt=1", "objective.rollouts_per_prompt"),
+        ("objective.rollouts=tree", "objective.rollouts"),
+        ("objective.vllm_mode=server", "objective.vllm_mode"),
         ("trainer.monitor=val/mean_margin", "trainer.monitor"),
     ],
 )

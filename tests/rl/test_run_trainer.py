@@ -20,19 +20,22 @@ def bare_trainer() -> Any:
     trainer.model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5))
     trainer.generation_kwargs = {"do_sample": True, "temperature": 1.0}
     trainer.generation_config = GenerationConfig(**trainer.generation_kwargs)
+    trainer.use_vllm = False
     return trainer
 
 
-@pytest.mark.parametrize("is_training", [True, False])
-def test_held_out_rows_are_answered_without_dropout(is_training: bool) -> None:
-    """The model has the mode and the random numbers of before afterwards, also after an error."""
+@pytest.mark.parametrize(("is_training", "use_vllm"), [(True, False), (False, False), (True, True)])
+def test_held_out_rows_are_answered_without_dropout(is_training: bool, use_vllm: bool) -> None:
+    """The model has the mode and the random numbers of before afterwards, also after an error; vLLM answers none."""
     trainer = bare_trainer()
+    trainer.use_vllm = use_vllm
     trainer.model.train(is_training)
     state = torch.get_rng_state()
 
     def answer() -> None:
         with trainer._greedy():
             assert not trainer.generation_config.do_sample
+            assert not trainer.use_vllm
             assert not any(module.training for module in trainer.model.modules())
             torch.rand(1)
             raise ModelError("the judge is gone")
@@ -41,6 +44,7 @@ def test_held_out_rows_are_answered_without_dropout(is_training: bool) -> None:
         answer()
     assert {module.training for module in trainer.model.modules()} == {is_training}
     assert trainer.generation_config.do_sample
+    assert trainer.use_vllm is use_vllm
     assert torch.equal(torch.get_rng_state(), state)
 
 

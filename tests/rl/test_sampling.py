@@ -2,55 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import pytest
 import torch
-from transformers import BatchEncoding
+from trl.data_utils import prepare_multimodal_messages
 
-from basereward.data.schema.group import Group, Part, Preference, Turn
-from basereward.model.policy import Policy
+from basereward.data.encoding.chat import messages
+from basereward.data.schema.group import Group, Preference
+from basereward.model.policy import Policy, load_policy
+from basereward.rl.exact_match import exact_match
 from basereward.rl.sampling import sample_responses
+from tests.helpers.support import checkpoint, group
 
 
-class Tokenizer:
-    """Reads every text as one token, and writes `4` for the token 4."""
-
-    eos_token_id, pad_token_id = 1, 0
-
-    def apply_chat_template(self, turns: Any, **options: Any) -> str:
-        """The text of the last turn."""
-        return str(turns[-1]["content"])
-
-    def __call__(self, *, text: list[str], **options: Any) -> BatchEncoding:
-        """One token for each text."""
-        return BatchEncoding({"input_ids": torch.full((len(text), 1), 9)})
-
-    def batch_decode(self, ids: torch.Tensor, **options: Any) -> list[str]:
-        """The numbers of the tokens."""
-        return [str(row[0]) for row in ids.tolist()]
+@pytest.fixture
+def policy(tmp_path: Path) -> Policy:
+    """A tiny one whose checkpoint asks for the most likely token alone, as those for chats may."""
+    made = load_policy(checkpoint("qwen2_5_vl", tmp_path / "policy"))
+    made.model.eval()
+    settings: Any = made.model.generation_config
+    settings.top_k, settings.repetition_penalty = 1, 5.0
+    return made
 
 
-class Writer:
-    """Writes the tokens 4, 5, 4, 5, ..., and keeps what it is asked for."""
-
-    device = torch.device("cpu")
-
-    def generate(self, *, input_ids: torch.Tensor, num_return_sequences: int, **options: Any) -> torch.Tensor:
-        """A token after each prompt."""
-        self.options = options
-        rows = input_ids.repeat_interleave(num_return_sequences, 0)
-        return torch.cat([rows, 4 + torch.arange(len(rows))[:, None] % 2], 1)
+def asked(count: int) -> list[Group]:
+    """Groups with pictures, whose reference answer is `4`."""
+    groups: list[Group] = []
+    for number in range(count):
+        made = group(f"Which digit is {number}?", ("4", "5"), images=number % 2, name=f"g{number}")
+        groups.append(Group(made.id, "s", made.prompt, made.responses, (Preference(0, 1),), images=made.images))
+    return groups
 
 
-def test_responses_of_every_prompt() -> None:
-    """In their order and with their truth. Settings of the checkpoint for chats do not count."""
-    prompt = (Turn("user", (Part("2 + 2?"),)),)
-    groups = [Group(name, "sums", prompt, ("4", "5"), (Preference(0, 1),)) for name in "abc"]
-    writer: Any = Writer()
-    tokenizer: Any = Tokenizer()
-    rows = list(sample_responses(Policy(writer, tokenizer), groups, number=4, temperature=0.7, top_p=0.9, batch=2))
-    assert [row["id"] for row in rows] == ["a", "b", "c"]
-    assert all(row["responses"] == ["4", "5", "4", "5"] for row in rows)
-    assert all(row["right"] == [True, False, True, False] for row in rows)
-    asked = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0, "repetition_penalty": 1.0}
-    assert writer.options.items() >= asked.items()
+def test_responses_of_every_prompt(policy: Policy) -> None:
+    """In their order and with their truth; each differs, although the checkpoint's own settings allow one alone."""
+    groups = asked(3)
+    rows = list(sample_responses(policy, groups, number=4, max_tokens=3, batch=2))
+    assert [row["id"] for row in rows] == ["g0", "g1", "g2"]
+    assert all(len(set(row["responses"])) == 4 for row in rows)
+    for row in rows:
+        assert row["right"] == [exact_match(response, ["4"]) for response in row["responses"]]
+    # The second batch alone, and the state of torch's generator before the call, change nothing.
+    torch.manual_seed(9)
+    state = torch.get_rng_state()
+    assert [row["responses"] for row in sample_responses(policy, groups, number=4, max_tokens=3, batch=2)] == [
+        row["responses"] for row in rows
+    ]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_low_temperature_is_greedy(policy: Policy) -> None:
+    """Each response is what transformers' own `generate` writes after the prompt alone."""
+    groups = asked(2)
+    rows = sample_responses(policy, groups, number=2, max_tokens=6, temperature=1e-4)
+    model, processor = policy.model, cast(Any, policy.processor)
+    for row, item in zip(rows, groups, strict=True):
+        turns = prepare_multimodal_messages(messages(item.prompt, in_parts=True), images=list(item.images))
+        inputs = processor.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        options: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0, "pad_token_id": 0}
+        written = cast(Any, model).generate(**inputs, max_new_tokens=6, **options)
+        text = processor.tokenizer.decode(written[0, inputs["input_ids"].size(1) :], skip_special_tokens=True)
+        assert row["responses"] == [text, text]

@@ -13,7 +13,6 @@ from basereward.cli.commands import (
     eval,
     look,
     ls,
-    report,
     resume,
     score,
     sweep,
@@ -21,6 +20,7 @@ from basereward.cli.commands import (
 )
 from basereward.cli.commands.authoring import completion, new, schema
 from basereward.cli.commands.construction import select, verify
+from basereward.cli.commands.reporting import report, reproduce
 from basereward.cli.commands.serving import export, import_published, serve
 
 # In the order of `basereward --help`: write a recipe, look before training, train, use, and then the lists.
@@ -41,6 +41,7 @@ COMMANDS: dict[str, Command] = {
     "select": select.COMMAND,
     "verify": verify.COMMAND,
     "ensemble": ensemble.COMMAND,
+    "reproduce": reproduce.COMMAND,
     "report": report.COMMAND,
     "look": look.COMMAND,
     "convert": convert.COMMAND,

@@ -50,6 +50,6 @@ def read_turn(turn: object, *, where: str) -> dict[str, str]:
         raise RowRejected("bad_message", f'{where} is {shown(turn)}; a turn is {{"from": ..., "value": text}}')
     # mark=None: `<image>` stays part of the text here. The row format replaces it when it reads the finished row.
     [message] = MessageReader(mark=None).read([turn], column=where.strip("`"))
-    if message.image_parts:
-        raise RowRejected("unknown_key", f"{where} contains images, which this adapter does not read")
+    if message.image_parts or message.video_parts:
+        raise RowRejected("unknown_key", f"{where} contains images or videos, which this adapter does not read")
     return {"role": message.role, "content": message.text}

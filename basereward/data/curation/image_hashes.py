@@ -13,7 +13,7 @@ from scipy.fft import dctn
 from basereward.data.curation.words import hash64
 from basereward.data.images.image_store import read_archived
 from basereward.data.images.open_images import open_image
-from basereward.data.schema.group import ArchivedImage, Image
+from basereward.data.schema.group import ArchivedImage, Image, Video, Visual, flat_images
 from basereward.data.schema.rejections import RowRejected
 
 _T = TypeVar("_T")
@@ -80,8 +80,10 @@ class ImageHashes:
             self._add(self._fingerprints, name, _fingerprint(image, self.content(image)))
         return self._fingerprints[name]
 
-    def identity(self, image: Image) -> int:
-        """Hash the content of an image, or its name if the content cannot be read."""
+    def identity(self, image: Visual) -> int:
+        """Hash the content of an image or of the frames of a video, or its name if the content cannot be read."""
+        if isinstance(image, Video):
+            return hash64("video", repr(image.fps), *(self.identity(frame) for frame in flat_images([image])))
         content = self.content(image)
         # Missing images with different names must not make two groups duplicates.
         return hash64("unread", str(image)) if content is None else content

@@ -12,7 +12,7 @@ import numpy as np
 
 from basereward.data.curation.image_hashes import ImageFingerprint, ImageHashes
 from basereward.data.curation.words import hash64, normalise, prompt_text, shingles
-from basereward.data.schema.group import Group
+from basereward.data.schema.group import Group, flat_images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,7 +102,7 @@ def traits(group: Group, *, size: int, image_hashes: ImageHashes) -> Traits:
         prompt=hash64(text) if text else None,
         answers=frozenset(answers),
         grams=np.fromiter(sorted(grams), np.uint64, len(grams)),
-        images=tuple(image_hashes.fingerprint(image) for image in group.images),
+        images=tuple(image_hashes.fingerprint(image) for image in flat_images(group.images)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from basereward.data.schema.group import Turn
+from basereward.data.schema.group import Part, Turn
 from basereward.errors import ModelError
 
 SENTINEL = "basereward-response"
@@ -51,7 +51,13 @@ def _content(turn: Turn, *, in_parts: bool) -> str | list[dict[str, Any]]:
     if not in_parts:
         # Templates of text-only models concatenate the content with strings, so a list of parts would be an error.
         return "".join(part.text or "" for part in turn.parts)
-    return [{"type": "image"} if part.is_image else {"type": "text", "text": part.text} for part in turn.parts]
+    return [_part(part) for part in turn.parts]
+
+
+def _part(part: Part) -> dict[str, Any]:
+    if part.is_visual:
+        return {"type": "video" if part.is_video else "image"}
+    return {"type": "text", "text": part.text}
 
 
 def end_of_turn(tokenizer: Tokenizer, after: str) -> int:

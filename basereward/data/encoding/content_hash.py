@@ -12,7 +12,7 @@ import PIL.Image
 
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.images.image_store import read_archived
-from basereward.data.schema.group import ArchivedImage, Group, Image, role_texts
+from basereward.data.schema.group import ArchivedImage, Group, Image, role_texts, visual_content
 from basereward.data.schema.rejections import RowRejected
 
 ENDS = 32 * 1024
@@ -27,6 +27,7 @@ PARTS = {
     "tokenizer": "the tokenizer",
     "chat_template": "the chat template",
     "processor": "the image processor",
+    "video_processor": "the video processor, or the settings of data.encoding.video,",
 }
 """The parts of a backbone that have a hash, and their names in messages."""
 WHOLE_FILES = (
@@ -48,7 +49,7 @@ def encoded_content(group: Group) -> bytes:
     # Rows from the web contain lone surrogates, which strict UTF-8 refuses.
     digest = hashlib.blake2b(repr((turns, group.responses)).encode("utf-8", "surrogatepass"), digest_size=32)
     for image in group.all_images:
-        digest.update(hashlib.blake2b(image_content(image)).digest())
+        digest.update(hashlib.blake2b(visual_content(image, image_content)).digest())
     _add_places(digest, group)
     return digest.digest()
 
@@ -92,7 +93,7 @@ def group_content(group: Group) -> bytes:
     text = repr((turns, group.responses, preferences, annotations))
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
     for image in group.all_images:
-        digest.update(_image_file_content(image))
+        digest.update(visual_content(image, _image_file_content))
     _add_places(digest, group)
     return digest.digest()
 
@@ -173,7 +174,8 @@ def combined_content(contents: Iterable[bytes]) -> str:
 
 
 def encoder_hashes(encoder: Encoder) -> dict[str, str]:
-    """Compute SHA-256 hashes of an encoder's `tokenizer`, `chat_template` and, if it has one, `processor`.
+    """Compute SHA-256 hashes of an encoder's `tokenizer`, `chat_template` and, if it has them, `processor` and
+    `video_processor`.
 
     The hashes describe the objects after loading, so that a setting counts in whichever file it is written.
     """
@@ -192,6 +194,8 @@ def encoder_hashes(encoder: Encoder) -> dict[str, str]:
     if encoder.image_processor is not None:
         layout = (encoder.image_token_id, encoder.merge_size, encoder.image_marks)
         parts["processor"] = [encoder.image_processor.to_json_string(), *layout]
+    if encoder.videos is not None:
+        parts["video_processor"] = [encoder.videos.to_json_string()]
     return {
         name: hashlib.sha256(json.dumps(part, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
         for name, part in parts.items()

@@ -76,7 +76,7 @@ class ControlTokens:
     Args:
         tokenizer: the backbone's tokenizer.
         written: texts that the chat template writes around the texts of a conversation.
-        image_ids: tokens that stand for an image, or come before or after one.
+        image_ids: tokens that stand for an image or a video, or come before or after one.
 
     Attributes:
         ids: the id of each control token.
@@ -126,8 +126,8 @@ class ControlTokens:
             return turn
         parts: list[Part] = []
         # A token may extend over adjacent text parts, so they are marked as one text.
-        for is_image, run in groupby(turn.parts, key=lambda part: part.is_image):
-            if is_image:
+        for is_visual, run in groupby(turn.parts, key=lambda part: part.is_visual):
+            if is_visual:
                 parts += run
             else:
                 text = "".join(part.text or "" for part in run)
@@ -229,6 +229,6 @@ def _is_markup(content: str) -> bool:
 
 
 def _runs(turn: Turn) -> list[str]:
-    """Join the adjacent text parts of a turn; images separate the texts."""
-    runs = groupby(turn.parts, key=lambda part: part.is_image)
-    return ["".join(part.text or "" for part in run) for is_image, run in runs if not is_image]
+    """Join the adjacent text parts of a turn; images and videos separate the texts."""
+    runs = groupby(turn.parts, key=lambda part: part.is_visual)
+    return ["".join(part.text or "" for part in run) for is_visual, run in runs if not is_visual]

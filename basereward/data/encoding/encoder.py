@@ -35,24 +35,30 @@ from basereward.data.images.feature_store import FeatureStore
 from basereward.data.images.image_features import CachedFeatures, ImageReader
 from basereward.data.images.pixels import Pixels
 from basereward.data.images.tiles import marked
-from basereward.data.schema.group import Group, Part, Preference, Turn
+from basereward.data.schema.group import Group, Part, Preference, Turn, Video
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.text import check_text
+from basereward.data.videos.clips import Clip, VideoProcessor
 
 VERSION = 2
 """The version of the encoding. It is raised when a change gives a group other tokens, which invalidates all caches."""
 FREE_CHARACTERS = 16
 """Texts with at most this number of characters per allowed token are encoded without checking first if they can fit."""
 
-Positions = Callable[[Tensor, Tensor | None], Tensor]
+NO_VIDEOS = "use a Qwen2-VL, Qwen2.5-VL or Qwen3-VL, or give frames as images"
+"""What to do about a video that the backbone does not read."""
+
+Positions = Callable[..., Tensor]
 """Numbers the tokens of a prefix as the backbone does: `(input_ids (P,), image_grid_thw (n, 3) or None) -> positions
-(3, P) or (P,)`."""
+(3, P) or (P,)`. For a prompt with videos there is a third argument: n entries, the `Clip` of each video and None for
+images."""
 
 
 class EncodingError(RowRejected):
     """A group does not fit the backbone.
 
-    The reason is `too_long`, `image_without_vision`, `image_token_in_text` or `template_rejects`.
+    The reason is `too_long`, `image_without_vision`, `video_without_model`, `image_token_in_text` or
+    `template_rejects`.
 
     >>> EncodingError("too_long", "5000 tokens; data.encoding.max_tokens allows 4096").reason
     'too_long'
@@ -69,7 +75,7 @@ class Size:
 
     prefix: int  # tokens of the prompt, including those of its images
     branches: tuple[int, ...]  # tokens of each branch, including its end-of-turn token
-    images: int
+    images: int  # and videos
 
     @property
     def tokens(self) -> int:
@@ -106,12 +112,13 @@ class EncodedGroup:
         positions: `(3, P)` or `(P,)` int64, the positions of these tokens.
         branches: tokens of each branch, `(L,)` int64; one per response, or as the branch template makes them.
         preferences: of the group.
-        pixels: N patches of the images without cached features; None if there are none.
-        images_thw: `(n, 3)` int64, patches of each image in time, height and width; None without images.
+        pixels: N patches of the images and videos without cached features; None if there are none.
+        images_thw: `(n, 3)` int64, patches of each image or video in time, height and width; None without any.
         cached_features: for each of the n images, its key and cached features; empty without a feature store.
         lengths: tokens of each of the K responses without the end-of-turn token; empty: one less than its branch.
         branch_targets: the target of each branch for a generative head; empty for scalar heads.
-        visual_tokens: `(V,)` int64, the places in the prefix of the tokens that images take; None without images.
+        visual_tokens: `(V,)` int64, the places in the prefix of the tokens that images and videos take; None without
+            any.
         branch_images: the images in each branch; empty if no branch has any.
         num_response_images: how many of the n images, the last ones, are of responses; the others are of the prompt.
 
@@ -198,6 +205,7 @@ class Encoder:
         image_processor: the backbone's image processor; None for a text-only backbone.
         image_token_id: the id of the token that stands for one visual token; None for a text-only backbone.
         merge_size: the side of the square of patches that becomes one visual token.
+        videos: the backbone's video processor; None: it reads no videos.
         image_marks: ids of the tokens before and after an image, if the chat template does not write them.
         max_tokens: the longest prefix with a branch; longer groups raise `EncodingError("too_long", ...)`. Nothing is
             truncated.
@@ -227,6 +235,7 @@ class Encoder:
         image_processor: Any = None,
         image_token_id: int | None = None,
         merge_size: int = 1,
+        videos: VideoProcessor | None = None,
         image_marks: tuple[int, int] | None = None,
         max_tokens: int = 4096,
         same_positions: int | None = None,
@@ -237,7 +246,8 @@ class Encoder:
         self.tokenizer = tokenizer
         self.positions = positions
         self.image_processor = image_processor
-        self.images = ImageReader(image_processor, store=feature_store)
+        self.videos = videos
+        self.images = ImageReader(image_processor, store=feature_store, videos=videos)
         self.image_token_id = image_token_id
         self.merge_size = merge_size
         self.image_marks = image_marks
@@ -246,6 +256,7 @@ class Encoder:
         self.branch_template = branch_template
         self.template = ChatTemplate(tokenizer, in_parts=image_token_id is not None)
         image_ids = (*(() if image_token_id is None else (image_token_id,)), *(image_marks or ()))
+        image_ids += () if videos is None else (videos.token_id,)
         self.control = ControlTokens(tokenizer, written=self.template.frame.written, image_ids=image_ids)
         with explained():
             self._last_answer = find_answer_format(self.template, control=self.control)
@@ -295,14 +306,17 @@ class Encoder:
         self._check_images(group)
         images = self.images(group.all_images) if group.has_images else None
         images_thw = images.thw if images else None
+        clips = images.clips if images else ()
+        # Those of the prompt come first.
         prefix_thw = images_thw[: len(group.images)] if images_thw is not None and group.images else None
-        prefix = self._prefix(group, prefix_thw)
+        prefix_clips = clips[: len(group.images)]
+        prefix = self._prefix(group, prefix_thw, prefix_clips)
         branches, branch_targets = self._branches(group, images_thw, with_targets=with_targets)
         encoded = EncodedGroup(
             id=group.id,
             source=group.source,
             prefix=prefix,
-            positions=self.positions(prefix, prefix_thw),
+            positions=self._positions(prefix, prefix_thw, prefix_clips),
             branches=branches,
             preferences=group.preferences,
             pixels=images.pixels if images else None,
@@ -328,13 +342,13 @@ class Encoder:
         """
         check_text(group)
         self._check_images(group)
-        patches = self.images.measure(group.all_images)
-        # Only the product of a grid counts for the length, so one axis stands for all three.
-        grids = torch.tensor([[1, 1, n] for n in patches]) if patches else None
-        prefix = len(self._prefix(group, None if grids is None else grids[: len(group.images)]))
+        layout = self.images.layout(group.all_images)
+        grids = torch.tensor([grid for grid, _ in layout]) if layout else None
+        prefix_grids = None if grids is None else grids[: len(group.images)]
+        prefix = len(self._prefix(group, prefix_grids, [clip for _, clip in layout[: len(group.images)]]))
         branches = tuple(len(branch) for branch in self._branches(group, grids, with_targets=with_targets)[0])
         self.check_length(prefix + max(branches))
-        return Size(prefix, branches, len(patches))
+        return Size(prefix, branches, len(layout))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -347,7 +361,8 @@ class Encoder:
         branch_template = () if self.branch_template is None else (self.branch_template.fingerprint,)
         limit = () if self.same_positions is None else (self.same_positions,)
         ending = () if len(self.turn_end) == 1 else (("turn_end", *self.turn_end.tolist()),)
-        return hashlib.sha256(repr((*parts, *marks, *branch_template, *limit, *ending)).encode()).hexdigest()
+        videos = () if self.videos is None else (("videos", self.videos.to_json_string()),)
+        return hashlib.sha256(repr((*parts, *marks, *branch_template, *limit, *ending, *videos)).encode()).hexdigest()
 
     def check_length(self, longest: int) -> None:
         """Check the number of tokens of a prefix with its longest branch.
@@ -368,6 +383,9 @@ class Encoder:
         # A text-only backbone would answer about an image that it does not see.
         if group.has_images and self.image_processor is None:
             raise EncodingError("image_without_vision", "the row has an image, but the backbone is text-only")
+        if self.videos is None and any(isinstance(image, Video) for image in group.images):
+            # Before a video is opened, which may take long.
+            raise EncodingError("video_without_model", f"the row has a video, and the backbone reads none; {NO_VIDEOS}")
 
     def opening(self, group: Group) -> EncodedGroup:
         """Encode a prompt that the model answers itself, with the complete generation prompt.
@@ -381,14 +399,15 @@ class Encoder:
         self._check_images(group)
         images = self.images(group.images) if group.images else None
         images_thw = images.thw if images else None
+        clips = images.clips if images else ()
         rendered, marks = self._rendered(group.prompt)
-        ids = self._expanded(self.control.encode(rendered, marks), images_thw)
+        ids = self._encoded(rendered, marks, images_thw, clips)
         self.check_length(len(ids))
         return EncodedGroup(
             id=group.id,
             source=group.source,
             prefix=ids[:-1],
-            positions=self.positions(ids, images_thw)[..., :-1],
+            positions=self._positions(ids, images_thw, clips)[..., :-1],
             branches=(ids[-1:],),
             preferences=(),
             pixels=images.pixels if images else None,
@@ -398,11 +417,20 @@ class Encoder:
         )
 
     def _visual_tokens(self, prefix: Tensor) -> Tensor:
-        """`(V,)`, the places of the tokens of images."""
-        assert self.image_token_id is not None
-        return torch.eq(prefix, self.image_token_id).nonzero().flatten()
+        """`(V,)`, the places of the tokens of images and videos."""
+        return self._is_visual(prefix).nonzero().flatten()
 
-    def _prefix(self, group: Group, images_thw: Tensor | None) -> Tensor:
+    def _is_visual(self, ids: Tensor) -> Tensor:
+        """Which tokens stand for a visual token of an image or a video, `(P,)` bool."""
+        assert self.image_token_id is not None
+        is_image = torch.eq(ids, self.image_token_id)
+        return is_image if self.videos is None else is_image | torch.eq(ids, self.videos.token_id)
+
+    def _positions(self, ids: Tensor, images_thw: Tensor | None, clips: Sequence[Clip | None]) -> Tensor:
+        # Families that read no videos have positions with two arguments.
+        return self.positions(ids, images_thw, clips) if any(clips) else self.positions(ids, images_thw)
+
+    def _prefix(self, group: Group, images_thw: Tensor | None, clips: Sequence[Clip | None]) -> Tensor:
         template = self.branch_template
         rendered, marks = self._rendered(group.prompt if template is None else template.prompt(group))
         if template is not None and template.open:
@@ -410,22 +438,56 @@ class Encoder:
             rendered = rendered.rpartition(SENTINEL)[0]
         else:
             rendered = self._answer.without_cut(rendered)
-        return self._expanded(self.control.encode(rendered, marks), images_thw)
+        return self._encoded(rendered, marks, images_thw, clips)
 
-    def _expanded(self, prompt: list[int], images_thw: Tensor | None, *, name: str = "prompt") -> Tensor:
-        """Repeat the one token of each image to its number of visual tokens; `(P,)`, of a prompt or a branch."""
-        ids = torch.tensor(prompt, dtype=torch.int64)
+    def _encoded(
+        self, rendered: str, marks: Marks | None, images_thw: Tensor | None, clips: Sequence[Clip | None]
+    ) -> Tensor:
+        """Encode a rendered prompt, in which videos are written out and visual tokens are repeated; `(P,)`.
+
+        Args:
+            rendered, marks: the text, and the marks in it.
+            images_thw: `(n, 3)` patches of each image or video.
+            clips: n entries, of the videos, and None for images; empty without videos.
+        """
+        videos = [clip for clip in clips if clip is not None]
+        if self.videos is not None and videos:
+            rendered = self.videos.written(rendered, videos)
+        return self._expanded(self.control.encode(rendered, marks), self._token_counts(images_thw, clips))
+
+    def _token_counts(self, images_thw: Tensor | None, clips: Sequence[Clip | None]) -> list[tuple[int, int]]:
+        """The token of each place in a rendered prompt, and how many visual tokens belong there."""
+        if images_thw is None or self.image_token_id is None:
+            return []
+        sizes = (images_thw.prod(-1) // self.merge_size**2).tolist()
+        counts: list[tuple[int, int]] = []
+        for size, clip in zip(sizes, clips or [None] * len(sizes), strict=True):
+            if clip is None or self.videos is None:
+                counts.append((self.image_token_id, size))
+            else:
+                # A video may have several places, one for each patch in time.
+                counts += [(self.videos.token_id, number) for number in self.videos.token_counts(clip)]
+        return counts
+
+    def _expanded(self, rendered: list[int], counts: Sequence[tuple[int, int]], *, name: str = "prompt") -> Tensor:
+        """Repeat the one token of each image, or of a part of a video, to its number of visual tokens.
+
+        Args:
+            rendered: the tokens of a prompt or of a branch.
+            counts: of `_token_counts`.
+            name: of what is expanded, for messages.
+        """
+        ids = torch.tensor(rendered, dtype=torch.int64)
         if self.image_token_id is None:
             return ids
-        sizes = [] if images_thw is None else (images_thw.prod(-1) // self.merge_size**2).tolist()
-        places = ids == self.image_token_id
-        # Unequal if the chat template drops or repeats images. Image features would be assigned to the
+        places = self._is_visual(ids)
+        # Different if the chat template drops, repeats or exchanges images. Their features would be assigned to the
         # wrong tokens, or transformers would fail in the middle of training.
-        if int(places.sum()) != len(sizes):
-            detail = f"{int(places.sum())} image tokens in the rendered {name}, {len(sizes)} images"
+        if ids[places].tolist() != [token for token, _ in counts]:
+            detail = f"{int(places.sum())} image tokens in the rendered {name}, {len(counts)} images"
             raise EncodingError("image_token_in_text", detail)
         repeats = torch.ones_like(ids)
-        repeats[places] = torch.tensor(sizes, dtype=torch.int64)
+        repeats[places] = torch.tensor([number for _, number in counts], dtype=torch.int64)
         if self.image_marks is not None:
             ids, repeats = marked(ids, repeats, places, self.image_marks)
         return ids.repeat_interleave(repeats)
@@ -443,7 +505,8 @@ class Encoder:
         if images_thw is not None and group.response_images:
             shown = images_of_branches(group, _shown(len(branches), targets))
             for number, indices in enumerate(shown):
-                branches[number] = self._expanded(branches[number].tolist(), images_thw[list(indices)], name="response")
+                counts = self._token_counts(images_thw[list(indices)], ())
+                branches[number] = self._expanded(branches[number].tolist(), counts, name="response")
         return tuple(branches), tuple(targets)
 
     def _branch_images(
@@ -470,7 +533,8 @@ class Encoder:
         for index, indices in enumerate(images_of_responses(group)):
             tokens = self.plain(response_content(group, index))
             if images_thw is not None and indices:
-                tokens = self._expanded(tokens.tolist(), images_thw[list(indices)])
+                counts = self._token_counts(images_thw[list(indices)], ())
+                tokens = self._expanded(tokens.tolist(), counts, name="response")
             lengths.append(len(tokens))
         return tuple(lengths)
 

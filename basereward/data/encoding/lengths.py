@@ -28,7 +28,7 @@ from basereward.data.encoding.content_hash import (
     rows_hash,
 )
 from basereward.data.encoding.encoder import Encoder
-from basereward.data.schema.group import Group, RejectedRow, Split, role_texts
+from basereward.data.schema.group import Group, RejectedRow, Split, role_texts, visual_content
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.validation import check_usable
 from basereward.data.sources import Source
@@ -229,7 +229,7 @@ def _content(groups: Iterable[Group]) -> str:
         if group.response_images:
             digest.update(repr(response_places(group)).encode())
         for image in group.all_images:
-            digest.update(image_content(image))
+            digest.update(visual_content(image, image_content))
     return digest.hexdigest()
 
 

@@ -30,7 +30,7 @@ from basereward.data.schema.rows import RowFormat
 # If `columns` maps one of these, the row is read by that mapping alone.
 MAIN_COLUMNS = frozenset({"prompt", "chosen", "rejected", "responses", "ranking", "preferences", *IMAGE_COLUMNS})
 # Columns that a row of any format may have, and that mean the same in all of them.
-COMMON = ("id", "system", "images", "image", "margin", *ANNOTATIONS, *sorted(ALIAS_NAMES))
+COMMON = ("id", "system", "images", "image", "videos", "video", "margin", *ANNOTATIONS, *sorted(ALIAS_NAMES))
 
 
 class RejectedByAdapter(RowRejected):

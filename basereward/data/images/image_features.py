@@ -1,8 +1,9 @@
-"""Reads the images of a group: as patches, or as cached features."""
+"""Reads the images and videos of a group: as patches, or as cached features."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +16,11 @@ from torch import Tensor
 from basereward.data.images.feature_store import FeatureStore
 from basereward.data.images.open_images import ImageError, describe, open_image, read_image
 from basereward.data.images.pixels import Pixels, Shades, find_shades, read_pixels
-from basereward.data.images.vision_features import Features
-from basereward.data.schema.group import Image
+from basereward.data.images.vision_features import Features, Grid
+from basereward.data.schema.group import Video, Visual
+from basereward.data.videos.clips import Clip, VideoProcessor
+from basereward.data.videos.open_videos import read_frames, video_facts
+from basereward.data.videos.video_pixels import read_video_pixels
 
 # The limit of Qwen's image processors, which raise a ValueError for other images.
 _MAX_ASPECT_RATIO = 200
@@ -36,7 +40,7 @@ class CachedFeatures:
 
 @dataclass(frozen=True, slots=True)
 class ImageBatch:
-    """The images of one group. Shapes: n images, N patches.
+    """The images and videos of one group. Shapes: n images and videos, N patches.
 
     >>> ImageBatch(torch.tensor([[1, 4, 4]]), Pixels(torch.zeros(16, 588))).cached_features
     ()
@@ -45,6 +49,7 @@ class ImageBatch:
     thw: Tensor  # (n, 3) patches in time, height and width
     pixels: Pixels | None  # N patches of the images without cached features
     cached_features: tuple[CachedFeatures, ...] = ()  # (n,) with a feature store, else empty
+    clips: tuple[Clip | None, ...] = ()  # (n,) of the videos, and None for images; empty without videos
 
 
 class ImageReader:
@@ -53,11 +58,15 @@ class ImageReader:
     Args:
         processor: the backbone's image processor; None for a text-only backbone, which reads no images.
         store: the feature store, which is searched before an image is opened; None: features are not cached.
+        videos: the backbone's video processor; None: it reads no videos.
     """
 
-    def __init__(self, processor: Any, *, store: FeatureStore | None = None) -> None:
+    def __init__(
+        self, processor: Any, *, store: FeatureStore | None = None, videos: VideoProcessor | None = None
+    ) -> None:
         self.processor = processor
         self.store = store
+        self.videos = videos
 
     def with_store(self, store: FeatureStore) -> ImageReader:
         """Return a reader that searches a feature store."""
@@ -65,18 +74,70 @@ class ImageReader:
         reader.store = store
         return reader
 
-    def __call__(self, images: Sequence[Image]) -> ImageBatch:
-        """Read the images of a group.
+    def __call__(self, images: Sequence[Visual]) -> ImageBatch:
+        """Read the images and videos of a group.
 
         Raises:
-            ImageError: an image cannot be opened.
+            ImageError: an image or a video cannot be opened.
         """
+        if any(isinstance(image, Video) for image in images):
+            return self._read_with_videos(images)
         if self.store is None:
             all_pixels, all_grids = self._to_patches([self._open(image) for image in images])
             return ImageBatch(all_grids, all_pixels)
         return self._read_uncached(images, self.store)
 
-    def _read_uncached(self, images: Sequence[Image], store: FeatureStore) -> ImageBatch:
+    def _read_with_videos(self, images: Sequence[Visual]) -> ImageBatch:
+        """Read images and videos, each alone, since their patches have different numbers of frames."""
+        batches = [self._read_video(image) if isinstance(image, Video) else self((image,)) for image in images]
+        pixels = [batch.pixels for batch in batches if batch.pixels is not None]
+        cached: tuple[CachedFeatures, ...] = ()
+        clips: tuple[Clip | None, ...] = ()
+        for batch in batches:
+            cached += batch.cached_features
+            clips += batch.clips or (None,)
+        thw = torch.cat([batch.thw for batch in batches])
+        return ImageBatch(thw, Pixels.joined(pixels) if pixels else None, cached, clips)
+
+    def _read_video(self, video: Video) -> ImageBatch:
+        """Open a video, and cut the frames that are used into patches."""
+        processor = self._video_processor(video)
+        clip = processor.clip(video_facts(video))
+        frames = read_frames(video, clip.padded)
+        thw = torch.tensor([clip.grid])
+        pixels = read_video_pixels(processor.frame_processor, frames, clip, self._video_shades)
+        if self.store is None:
+            return ImageBatch(thw, pixels, clips=(clip,))
+        # The key is that of the patches, which depend on the choice of frames and on their size.
+        key = self.store.key(repr(clip.grid).encode() + pixels.patches.numpy().tobytes())
+        entry = CachedFeatures(key, self.store.find(key))
+        return ImageBatch(thw, pixels if entry.features is None else None, (entry,), (clip,))
+
+    def _video_processor(self, video: Video) -> VideoProcessor:
+        if self.videos is None:
+            raise ImageError("video_without_model", f"the row has a video, {video.name}, and the backbone reads none")
+        return self.videos
+
+    def layout(self, images: Sequence[Visual]) -> list[tuple[Grid, Clip | None]]:
+        """Find the patches of each image and video, and the frames of each video, without computing them.
+
+        The grid of an image has only the right product. Files are opened.
+
+        Raises:
+            ImageError: as `__call__`, for the same images.
+        """
+        found: list[tuple[Grid, Clip | None]] = []
+        for image in images:
+            if isinstance(image, Video):
+                clip = self._video_processor(image).clip(video_facts(image))
+                found.append((clip.grid, clip))
+            else:
+                opened = self._open(image)
+                patches = int(self.processor.get_number_of_image_patches(opened.height, opened.width))
+                found.append(((1, 1, patches), None))
+        return found
+
+    def _read_uncached(self, images: Sequence[Visual], store: FeatureStore) -> ImageBatch:
         """Look up every image in the store, and open those whose features are not in it."""
         cached, opened = [], []
         for image in images:
@@ -96,16 +157,15 @@ class ImageReader:
             thw.append(next(next_grids) if entry.features is None else torch.tensor(entry.features.grids[0]))
         return ImageBatch(torch.stack(thw), pixels, tuple(cached))
 
-    def measure(self, images: Sequence[Image]) -> list[int]:
-        """Count the patches of each image without computing them; the images are opened.
+    def measure(self, images: Sequence[Visual]) -> list[int]:
+        """Count the patches of each image and video without computing them; the files are opened.
 
         Raises:
             ImageError: as `__call__`, for the same images.
         """
-        opened = [self._open(image) for image in images]
-        return [int(self.processor.get_number_of_image_patches(image.height, image.width)) for image in opened]
+        return [math.prod(grid) for grid, _ in self.layout(images)]
 
-    def _look_up(self, image: Image, store: FeatureStore) -> tuple[CachedFeatures, Image]:
+    def _look_up(self, image: Visual, store: FeatureStore) -> tuple[CachedFeatures, bytes | PIL.Image.Image]:
         """Look up an image in the store; also return its content, so that it is not read again from disk."""
         content = read_image(image)
         key = store.key(content)
@@ -114,7 +174,7 @@ class ImageReader:
     def _to_patches(self, images: Sequence[PIL.Image.Image]) -> tuple[Pixels, Tensor]:
         return read_pixels(self.processor, images, self._shades)
 
-    def _open(self, image: Image, *, name: str | None = None) -> PIL.Image.Image:
+    def _open(self, image: Visual, *, name: str | None = None) -> PIL.Image.Image:
         opened = open_image(image, name=name)
         # Checked for every processor, so that whether a row is used does not depend on the backbone.
         if max(opened.size) > _MAX_ASPECT_RATIO * min(opened.size):
@@ -128,3 +188,7 @@ class ImageReader:
     @cached_property
     def _shades(self) -> Shades | None:
         return find_shades(self.processor)
+
+    @cached_property
+    def _video_shades(self) -> Shades | None:
+        return None if self.videos is None else find_shades(self.videos.frame_processor)

@@ -16,7 +16,7 @@ import PIL.ImageOps
 
 from basereward.data.images.image_store import MAX_BYTES, read_archived
 from basereward.data.images.image_store import ImageError as ImageError
-from basereward.data.schema.group import ArchivedImage, Image
+from basereward.data.schema.group import ArchivedImage, Image, Video, Visual
 
 # Width x height. A larger image takes gigabytes when it is decoded.
 MAX_PIXELS = 100_000_000
@@ -27,7 +27,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 _decoding = threading.Lock()
 
 
-def open_image(image: Image, *, name: str | None = None) -> PIL.Image.Image:
+def open_image(image: Visual, *, name: str | None = None) -> PIL.Image.Image:
     """Open an image in mode RGB.
 
     The orientation of the camera (EXIF) is applied, transparency becomes white, 16-bit grey is scaled to 8 bits, and
@@ -39,12 +39,13 @@ def open_image(image: Image, *, name: str | None = None) -> PIL.Image.Image:
 
     Raises:
         ImageError: `image_missing`; `image_unreadable` (not an image, damaged or empty); `image_too_large` (more than
-            `MAX_PIXELS` according to the header, before anything is decoded).
+            `MAX_PIXELS` according to the header, before anything is decoded); `video_not_read` (it is a video).
 
     >>> open_image(PIL.Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
     (255, 255, 255)
     """
     name = name or describe(image)
+    image = _not_video(image)
     if isinstance(image, PIL.Image.Image):
         return _decode(image, name=name, ours=False)
     if isinstance(image, ArchivedImage):
@@ -56,7 +57,7 @@ def open_image(image: Image, *, name: str | None = None) -> PIL.Image.Image:
         return _open(file, name=name)
 
 
-def read_image(image: Image) -> bytes | PIL.Image.Image:
+def read_image(image: Visual) -> bytes | PIL.Image.Image:
     """Read the bytes of an image file, or open an image that has no file.
 
     Raises:
@@ -65,6 +66,7 @@ def read_image(image: Image) -> bytes | PIL.Image.Image:
     >>> read_image(b"content of a file")
     b'content of a file'
     """
+    image = _not_video(image)
     if isinstance(image, PIL.Image.Image):
         return open_image(image)
     if isinstance(image, ArchivedImage):
@@ -74,6 +76,21 @@ def read_image(image: Image) -> bytes | PIL.Image.Image:
         return image
     with _file(image, name=describe(image)) as file:
         return file.read()
+
+
+def _not_video(image: Visual) -> Image:
+    """Return an image, and refuse a video.
+
+    Raises:
+        ImageError: `video_not_read`.
+    """
+    if isinstance(image, Video):
+        raise ImageError(
+            "video_not_read",
+            f"{image.name} is a video, and only images are read here. Give its frames as images (`images`), or leave "
+            "rows with videos out",
+        )
+    return image
 
 
 def _check_not_null(content: bytes) -> None:
@@ -114,12 +131,14 @@ MAX_SHOWN = 1000
 """Characters of an image's name in messages."""
 
 
-def describe(image: Image) -> str:
-    """Return the name of an image for messages: its path, or what it is.
+def describe(image: Visual) -> str:
+    """Return the name of an image or a video for messages: its path, or what it is.
 
     >>> describe(b"123")
     'image of 3 bytes'
     """
+    if isinstance(image, Video):
+        return image.name
     if isinstance(image, bytes):
         return f"image of {len(image)} bytes"
     if isinstance(image, PIL.Image.Image):

@@ -36,10 +36,15 @@ class Shades:
     table: Tensor  # (c, 256) float32
     frames: int  # f
 
-    def unpack(self, patches: Tensor) -> Tensor:
-        """Convert bytes of one frame, `(N, c * a)` uint8, to the processor's values, `(N, c * f * a)`."""
+    def unpack(self, patches: Tensor, *, frames: int = 1) -> Tensor:
+        """Convert bytes to the processor's values, `(N, c * f * a)`.
+
+        Args:
+            patches: bytes of one frame, which is repeated, `(N, c * a)` uint8; or of f frames, `(N, c * f * a)`.
+            frames: 1 or f.
+        """
         channels = len(self.table)
-        shape = (len(patches), channels, 1, patches.shape[1] // channels)
+        shape = (len(patches), channels, frames, patches.shape[1] // channels // frames)
         if patches.device.type != "cpu":
             levels_by_channel = patches.view(shape)
             # Indexing by bytes would be read as a mask.
@@ -63,13 +68,14 @@ class Pixels:
     torch.Size([1, 6])
     """
 
-    patches: Tensor  # (N, c * a) uint8, or (N, c * f * a) float32
+    patches: Tensor  # (N, c * a) uint8, or of videos (N, c * f * a) uint8, or (N, c * f * a) float32
     shades: Shades | None = None
+    frames: int = 1  # of a patch in bytes: 1 if all its frames are the same, else f
 
     @property
     def values(self) -> Tensor:
         """The input of the vision tower, `(N, c * f * a)` float32."""
-        return self.patches if self.shades is None else self.shades.unpack(self.patches)
+        return self.patches if self.shades is None else self.shades.unpack(self.patches, frames=self.frames)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Pixels:
         """Apply a function to the patches."""
@@ -77,8 +83,21 @@ class Pixels:
 
     @staticmethod
     def joined(pixels: Sequence[Pixels]) -> Pixels:
-        """Concatenate patches of one processor."""
-        return replace(pixels[0], patches=torch.cat([part.patches for part in pixels]))
+        """Concatenate patches of one processor. Beside patches of videos, those of images repeat their frame.
+
+        >>> image, video = Pixels(torch.tensor([[1, 2, 3]])), Pixels(torch.tensor([[1, 4, 2, 5, 3, 6]]), frames=2)
+        >>> Pixels.joined([image, video]).patches.tolist()
+        [[1, 1, 2, 2, 3, 3], [1, 4, 2, 5, 3, 6]]
+        """
+        frames = max(part.frames for part in pixels)
+        patches = [part.patches if part.frames == frames else _repeated(part.patches, frames) for part in pixels]
+        return replace(pixels[0], patches=torch.cat(patches), frames=frames)
+
+
+def _repeated(patches: Tensor, frames: int) -> Tensor:
+    """Repeat the one frame of patches, `(N, c * a)` to `(N, c * f * a)`."""
+    parts = patches.reshape(len(patches), 3, 1, -1)
+    return parts.expand(-1, -1, frames, -1).flatten(1)
 
 
 def read_pixels(processor: Any, images: Sequence[PIL.Image.Image], shades: Shades | None) -> tuple[Pixels, Tensor]:
@@ -96,7 +115,7 @@ def read_pixels(processor: Any, images: Sequence[PIL.Image.Image], shades: Shade
     if shades is None:
         features = processor(images=list(images), return_tensors="pt")
         return Pixels(features["pixel_values"]), features["image_grid_thw"]
-    features = _bytes_of(processor, images)
+    features = bytes_of(processor, images)
     return Pixels(features["pixel_values"].to(torch.uint8), shades), features["image_grid_thw"]
 
 
@@ -120,14 +139,14 @@ def find_shades(processor: Any) -> Shades | None:
     resized = PIL.Image.fromarray(noise)
     frames = int(processor.temporal_patch_size)
     values = processor(images=[every_level], do_resize=False, return_tensors="pt")["pixel_values"]
-    levels = _bytes_of(processor, [every_level], do_resize=False)["pixel_values"]
+    levels = bytes_of(processor, [every_level], do_resize=False)["pixel_values"]
     if any(len(shades.unique()) < 256 for shades in _by_channel(levels)):
         return None
     first = values.view(len(values), 3, frames, -1)[:, :, 0]
     table = torch.zeros(3, 256).scatter_(1, _by_channel(levels).long(), _by_channel(first))
     shades = Shades(table, frames)
     expected = [values, processor(images=[resized], return_tensors="pt")["pixel_values"]]
-    unnormalized = [levels, _bytes_of(processor, [resized])["pixel_values"]]
+    unnormalized = [levels, bytes_of(processor, [resized])["pixel_values"]]
     for image_bytes, image_values in zip(unnormalized, expected, strict=True):
         if not torch.equal(shades.unpack(image_bytes.to(torch.uint8)), image_values):
             return None
@@ -139,8 +158,14 @@ def _by_channel(patches: Tensor) -> Tensor:
     return patches.reshape(len(patches), 3, -1).movedim(1, 0).flatten(1)
 
 
-def _bytes_of(processor: Any, images: Sequence[PIL.Image.Image], **options: Any) -> Any:
-    """Cut images into patches of one frame with whole values from 0 to 255, in the data type of the processor."""
+def bytes_of(processor: Any, images: Sequence[PIL.Image.Image], **options: Any) -> Any:
+    """Cut images into patches of one frame with whole values from 0 to 255, in the data type of the processor.
+
+    Args:
+        processor: as in `read_pixels`.
+        images: n images in mode RGB.
+        options: of the processor.
+    """
     # Rescaling, normalization and the repetition of frames are what the table replaces.
     plain = {"do_rescale": False, "do_normalize": False, "temporal_patch_size": 1, "return_tensors": "pt"}
     return processor(images=list(images), **plain, **options)

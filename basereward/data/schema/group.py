@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -33,27 +33,54 @@ class ArchivedImage:
 Image: TypeAlias = "str | Path | bytes | PIL.Image.Image | ArchivedImage"
 """An image: a path, the bytes of an image file, a decoded PIL image, or a member of an archive."""
 
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A video: images of its frames, or a file that `basereward.data.videos.open_videos` decodes.
+
+    Attributes:
+        frames: the frames in their order; empty if the video is a file.
+        file: the path, the content or the place in an archive of a video file; None if the frames are images.
+        fps: the frames per second of `frames`; None: unknown. A file states its own.
+        name: for messages.
+
+    >>> Video(frames=("1.png", "2.png"), fps=2.0, name="clip")
+    Video(fps=2.0, name='clip')
+    """
+
+    # Not in the repr, because bytes of images would fill the log.
+    frames: tuple[Image, ...] = field(default=(), repr=False)
+    file: str | Path | bytes | ArchivedImage | None = field(default=None, repr=False)
+    fps: float | None = None
+    name: str = "video"
+
+
+Visual: TypeAlias = "Image | Video"
+"""What stands at a place of a prompt that is not text."""
+
 Split: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a turn: text, or the place of the next image (`text` is None).
+    """One part of a turn: text, or the place of the next image or video (`text` is None).
 
-    >>> Part("What is this?").is_image, IMAGE.is_image
-    (False, True)
+    >>> Part("What is this?").is_visual, IMAGE.is_visual, VIDEO.is_visual, VIDEO.is_video
+    (False, True, True, True)
     """
 
     text: str | None
+    is_video: bool = field(default=False, repr=False)
 
     @property
-    def is_image(self) -> bool:
-        """Whether the part is the place of an image."""
+    def is_visual(self) -> bool:
+        """Whether the part is the place of an image or a video."""
         return self.text is None
 
 
 IMAGE = Part(None)
+VIDEO = Part(None, is_video=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +157,8 @@ class Group:
         prompt: the turns before the responses.
         responses: the texts of the K responses; empty for a response that is an image alone.
         preferences: the preferences among the responses.
-        images: the images of the prompt; the n-th one belongs to the n-th image part of `prompt`.
+        images: the images and videos of the prompt; the n-th one belongs to the n-th place in `prompt`, which is of the
+            same kind.
         critiques: a target of generative heads: K texts, or none.
         reasonings: a target of generative heads: texts about two responses each.
         ratings: K numbers, or none; higher is better. Heads that learn ratings need the range 0 to 1.
@@ -147,7 +175,7 @@ class Group:
     responses: tuple[str, ...]
     preferences: tuple[Preference, ...] = ()
     # Not in the repr, because bytes of images would fill the log.
-    images: tuple[Image, ...] = field(default=(), repr=False)
+    images: tuple[Visual, ...] = field(default=(), repr=False)
     critiques: tuple[str, ...] = ()
     reasonings: tuple[Reasoning, ...] = ()
     ratings: tuple[float, ...] = ()
@@ -163,13 +191,13 @@ class Group:
         return bool(self.images or self.response_images)
 
     @property
-    def all_images(self) -> tuple[Image, ...]:
-        """The images of the prompt, then those of each response.
+    def all_images(self) -> tuple[Visual, ...]:
+        """The images and videos of the prompt, then the images of each response.
 
         >>> Group("0", "s", (), ("",), images=("a.png",), response_images=((PlacedImage(0, "b.png"),),)).all_images
         ('a.png', 'b.png')
         """
-        images = list(self.images)
+        images: list[Visual] = list(self.images)
         for placed in self.response_images:
             images += [item.image for item in placed]
         return tuple(images)
@@ -240,28 +268,81 @@ class RejectedRow:
     fault: bool = True
 
 
-def image_files(groups: Iterable[Group]) -> Iterator[Path]:
-    """Yield the files of the images of groups; images that are no files are left out.
+def part_text(part: Part) -> str:
+    """The text of a part for people, with a mark for an image or a video.
 
-    >>> list(image_files([Group("a", "text", (), ("4", "5"), images=("a.png", b""))]))
-    [PosixPath('a.png')]
+    >>> part_text(Part("Hi")), part_text(IMAGE), part_text(VIDEO)
+    ('Hi', '<image>', '<video>')
+    """
+    if part.text is not None:
+        return part.text
+    return "<video>" if part.is_video else "<image>"
+
+
+def image_files(groups: Iterable[Group]) -> Iterator[Path]:
+    """Yield the files of the images and videos of groups; those that are no files are left out.
+
+    >>> list(image_files([Group("a", "text", (), ("4", "5"), images=("a.png", b"", Video(("1.png",))))]))
+    [PosixPath('a.png'), PosixPath('1.png')]
     """
     for group in groups:
-        for image in group.all_images:
+        for image in flat_images(group.all_images):
             if isinstance(image, str | Path):
                 yield Path(image)
 
 
-def role_texts(turns: Sequence[Turn]) -> list[tuple[str, list[str | None]]]:
-    """List the role and the texts of each turn, with None at image places.
+def flat_images(visuals: Iterable[Visual]) -> Iterator[Image]:
+    """Yield images, the frames of videos, and the files of videos that are not images, in their order.
 
-    >>> role_texts([Turn("user", (IMAGE, Part("What is it?")))])
-    [('user', [None, 'What is it?'])]
+    >>> list(flat_images(["a.png", Video(("1.png", "2.png")), Video(file="b.mp4")]))
+    ['a.png', '1.png', '2.png', 'b.mp4']
+    """
+    for visual in visuals:
+        if not isinstance(visual, Video):
+            yield visual
+        elif visual.file is not None:
+            yield visual.file
+        else:
+            yield from visual.frames
+
+
+def split_visuals(visuals: Iterable[Visual]) -> tuple[list[Image], list[Video]]:
+    """Separate images and videos, each in their order.
+
+    >>> split_visuals([Video(("1.png",)), "a.png"])
+    (['a.png'], [Video(fps=None, name='video')])
+    """
+    images: list[Image] = []
+    videos: list[Video] = []
+    for visual in visuals:
+        if isinstance(visual, Video):
+            videos.append(visual)
+        else:
+            images.append(visual)
+    return images, videos
+
+
+def visual_content(visual: Visual, of_image: Callable[[Image], bytes]) -> bytes:
+    """Describe an image by a function; of a video, its frames or its file, in their order.
+
+    >>> visual_content(Video(("a.png", "b.png"), fps=2.0), lambda image: str(image).encode())
+    b"('video', 2.0, [b'a.png', b'b.png'])"
+    """
+    if not isinstance(visual, Video):
+        return of_image(visual)
+    return repr(("video", visual.fps, [of_image(image) for image in flat_images([visual])])).encode()
+
+
+def role_texts(turns: Sequence[Turn]) -> list[tuple[str, list[str | bool | None]]]:
+    """List the role and the texts of each turn, with None at the places of images and True at those of videos.
+
+    >>> role_texts([Turn("user", (IMAGE, VIDEO, Part("What is it?")))])
+    [('user', [None, True, 'What is it?'])]
     """
     # Hashes of prompts are made of the repr of this list: another form would move rows between splits.
-    listed: list[tuple[str, list[str | None]]] = []
+    listed: list[tuple[str, list[str | bool | None]]] = []
     for turn in turns:
-        listed.append((turn.role, [part.text for part in turn.parts]))
+        listed.append((turn.role, [True if part.is_video else part.text for part in turn.parts]))
     return listed
 
 

@@ -1,4 +1,7 @@
-"""Reads chat messages: `{"role", "content"}` or `{"from", "value"}`, with images in parts or in a key of their own."""
+"""Reads chat messages: `{"role", "content"}` or `{"from", "value"}`, with images and videos in parts.
+
+The images of a message may also be in a key of their own.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from basereward.data.images.array_images import image_of_array, is_array
 from basereward.data.python_text import parse_python
@@ -34,7 +37,14 @@ NAMED_IMAGE = re.compile(r"<img>([^<>]+)</img>")
 IMAGE_KEYS = ("images", "image")
 # Type of a part -> the keys that may contain its text or its image. OpenAI's API uses `image_url`, the chat templates
 # of `transformers` the four keys of `image`.
-PART_KEYS = {"text": ("text",), "image": ("image", "url", "path", "base64"), "image_url": ("image_url",)}
+PART_KEYS = {
+    "text": ("text",),
+    "image": ("image", "url", "path", "base64"),
+    "image_url": ("image_url",),
+    # As those of images; `video` may also be a list of frames. vLLM extends OpenAI's API by `video_url`.
+    "video": ("video", "url", "path", "base64", "fps"),
+    "video_url": ("video_url",),
+}
 
 # Keys of messages that do not change the conversation. They are reported like unread columns. Any other unread key
 # rejects the row, because it may be part of the conversation (`tool_calls`, `thinking`, `name`, ...).
@@ -48,7 +58,7 @@ METADATA = frozenset(
 )  # fmt: skip
 
 JSON_MESSAGES = re.compile(r'\s*(?:\[\s*)?\{\s*"(?:role|content|from|value)"\s*:')
-JSON_PARTS = re.compile(r'\s*\[\s*\{\s*"(?:type|text|image|image_url)"\s*:')
+JSON_PARTS = re.compile(r'\s*\[\s*\{\s*"(?:type|text|image|image_url|video|video_url)"\s*:')
 PYTHON_MESSAGES = re.compile(r"\s*(?:array\(\s*)?(?:\[\s*)?\{\s*'(?:role|content|from|value|type)'\s*:")
 # The same for messages in which another key (`id`, `turn`) comes first.
 JSON_OBJECTS = re.compile(r'\s*(?:\[\s*)?\{\s*"')
@@ -69,12 +79,26 @@ class ImagePart:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoPart:
+    """The place of a video in a message; `video` is its reference if the message contains it.
+
+    >>> VideoPart("cat.mp4")
+    VideoPart(video='cat.mp4')
+    """
+
+    video: Any = None
+
+
+MessagePart: TypeAlias = "str | ImagePart | VideoPart"
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One validated message. Content as a string equals content with one text part of the same text.
 
     Attributes:
         role: `system`, `user` or `assistant`.
-        parts: the texts and the places of images, in order.
+        parts: the texts and the places of images and videos, in order.
         typed: whether the content is a list of parts.
 
     >>> message = Message("user", (ImagePart(), "What is ", "this?"))
@@ -83,7 +107,7 @@ class Message:
     """
 
     role: str
-    parts: tuple[str | ImagePart, ...]
+    parts: tuple[MessagePart, ...]
     typed: bool = field(default=False, compare=False)
 
     @property
@@ -95,6 +119,11 @@ class Message:
     def image_parts(self) -> list[ImagePart]:
         """The image parts in order."""
         return [part for part in self.parts if isinstance(part, ImagePart)]
+
+    @property
+    def video_parts(self) -> list[VideoPart]:
+        """The video parts in order."""
+        return [part for part in self.parts if isinstance(part, VideoPart)]
 
 
 class MessageReader:
@@ -161,6 +190,8 @@ class MessageReader:
                 "bad_turns",
                 f"`{column}` ends with a turn of the {last.role}; its last turn must be the response of the assistant",
             )
+        if last.video_parts:
+            raise RowRejected("video", f"`{column}`: the response contains a video; responses are texts and images")
         return before, last
 
     def _decoded(self, value: object, *, column: str) -> object:
@@ -196,13 +227,13 @@ class MessageReader:
             parts = self._with_images(parts, images, where=where)
         return Message(role, parts, typed=isinstance(content, list))
 
-    def _text_parts(self, text: str) -> tuple[str | ImagePart, ...]:
+    def _text_parts(self, text: str) -> tuple[MessagePart, ...]:
         """Split a text at the images that it names, as `<img>cat.png</img>`."""
         if self.mark is None or "<img>" not in text:
             return (text,)
         # The pattern has one group, so every second piece is a name.
         pieces = NAMED_IMAGE.split(text)
-        parts: list[str | ImagePart] = []
+        parts: list[MessagePart] = []
         for number, piece in enumerate(pieces):
             if number % 2:
                 parts.append(ImagePart(piece.strip()))
@@ -223,9 +254,7 @@ class MessageReader:
                 )
             self.unread.add(f"{column.partition('[')[0]}[].{key}")
 
-    def _with_images(
-        self, parts: tuple[str | ImagePart, ...], images: list[Any], *, where: str
-    ) -> tuple[str | ImagePart, ...]:
+    def _with_images(self, parts: tuple[MessagePart, ...], images: list[Any], *, where: str) -> tuple[MessagePart, ...]:
         """Put a message's images in place of its image parts or marks, or at its beginning if it has neither."""
         if any(isinstance(part, ImagePart) and part.image is not None for part in parts):
             raise RowRejected("conflicting_columns", f"{where}: images are both in its parts and in its key `images`")
@@ -244,16 +273,16 @@ class MessageReader:
         return tuple(ImagePart(next(next_images)) if isinstance(part, ImagePart) else part for part in parts)
 
 
-def _count_places(parts: Sequence[str | ImagePart]) -> int:
+def _count_places(parts: Sequence[MessagePart]) -> int:
     """Count the image parts."""
     return sum(isinstance(part, ImagePart) for part in parts)
 
 
-def _split(parts: tuple[str | ImagePart, ...], mark: str) -> tuple[str | ImagePart, ...]:
+def _split(parts: tuple[MessagePart, ...], mark: str) -> tuple[MessagePart, ...]:
     """Replace each mark in a text by an image part."""
-    split: list[str | ImagePart] = []
+    split: list[MessagePart] = []
     for part in parts:
-        if isinstance(part, ImagePart):
+        if not isinstance(part, str):
             split.append(part)
             continue
         for i, text in enumerate(part.split(mark)):
@@ -359,8 +388,8 @@ def _role(value: object, *, key: str, where: str) -> str:
     return SPEAKERS[value]
 
 
-def _part(part: object, *, where: str) -> str | ImagePart:
-    """Read one part of a message: a text part as its text, an image part as the place of an image.
+def _part(part: object, *, where: str) -> MessagePart:
+    """Read one part of a message: a text part as its text, others as the place of an image or a video.
 
     Raises:
         RowRejected: `bad_message`, `unknown_part`, `wrong_type` or `conflicting_columns`.
@@ -372,6 +401,8 @@ def _part(part: object, *, where: str) -> str | ImagePart:
     if not isinstance(kind, str) or kind not in PART_KEYS:
         raise RowRejected("unknown_part", f"{where}: {unknown('type', str(kind)[:60], PART_KEYS)}")
     cells = _part_cells(part, kind=kind, where=where)
+    if kind in ("video", "video_url"):
+        return _video_part(part, cells, where=where)
     if kind != "text":
         return _image_part(part, cells, where=where)
     text = part.get("text")
@@ -408,6 +439,34 @@ def _image_part(part: Mapping[Any, Any], cells: Mapping[str, Any], *, where: str
     if part["type"] == "image_url":
         raise RowRejected("unknown_part", f"{where}: image_url is {shown(part.get('image_url'))}; a URL is needed")
     return ImagePart()
+
+
+def _video_part(part: Mapping[Any, Any], cells: dict[str, Any], *, where: str) -> VideoPart:
+    """Read a video part from its cells that are not empty; it has none if the video is in the row's `videos`."""
+    fps = cells.pop("fps", None)
+    if len(cells) > 1:
+        raise RowRejected("conflicting_columns", f"{where}: a video is given by {' and by '.join(cells)}; give one")
+    if not cells:
+        if part["type"] == "video_url" or fps is not None:
+            raise RowRejected("unknown_part", f"{where} is {shown(dict(part))}; a video is needed")
+        return VideoPart()
+    [(key, value)] = cells.items()
+    if key == "base64":
+        value = {"bytes": value}
+    if key == "video_url":
+        value = _video_address(value, where=where)
+    # The frames per second belong to the frames, and a file states its own; `find_video` checks both.
+    return VideoPart(value if fps is None else {"video": value, "fps": fps})
+
+
+def _video_address(value: object, *, where: str) -> object:
+    """Return the address of a video in the form of vLLM: itself, or an object with it."""
+    if not isinstance(value, Mapping):
+        return value
+    if set(value) != {"url"} or not isinstance(value["url"], str):
+        detail = f'{where}: video_url is {shown(value)}; a string or {{"url": ...}} is needed'
+        raise RowRejected("unknown_part", detail)
+    return value["url"]
 
 
 def _reference(value: object, *, key: str, where: str) -> object:

@@ -6,12 +6,15 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
-from basereward.data.schema.group import IMAGE, Part, Turn
+from basereward.data.schema.group import IMAGE, VIDEO, Part, Turn
 from basereward.data.schema.image_marks import with_numbered_marks
-from basereward.data.schema.messages import ImagePart, Message, MessageReader, shown
+from basereward.data.schema.messages import ImagePart, Message, MessagePart, MessageReader, VideoPart, shown
 from basereward.data.schema.rejections import ColumnRejected, RowRejected
 from basereward.data.schema.text import is_blank
 from basereward.errors import format_count
+
+VIDEO_MARK = "<video>"
+"""The text in a prompt that stands for the next video of the row."""
 
 
 def join_prompt(prompt: list[Message] | None, before: Sequence[list[Message]]) -> list[Message]:
@@ -164,7 +167,7 @@ def place_images(
 
     Raises:
         RowRejected: `image_count` (the numbers of places and images differ); `conflicting_columns` (images are both in
-            the messages and in the image column); `empty_prompt`.
+            the messages and in the image column).
 
     >>> turns, references = place_images([Message("user", ("What is this?",))], ["cat.png"], mark="<image>")
     >>> [part.text for part in turns[0].parts], references
@@ -182,8 +185,88 @@ def place_images(
         turns = _with_leading_images(turns, count=len(references))
     elif num_places != len(references):
         raise _wrong_count(num_places, len(references), mark=None if image_parts else mark, subject=subject)
-    _check_not_empty(turns)
     return tuple(turns), references
+
+
+def place_videos(messages: Sequence[Message], videos: Sequence[Any]) -> tuple[list[Message], list[Any]]:
+    """Give every video of a row a place in its messages.
+
+    Places are the video parts, and, if there are none and the row has a video column, each mark `<video>`. Without a
+    column the mark is text, because it is also a tag of HTML. If there are no places at all, the videos go to the start
+    of the first user turn.
+
+    Args:
+        messages: the messages of the prompt.
+        videos: the video column of the row; empty if it has none.
+
+    Returns:
+        The messages with a video part at every place, and the references of the videos in the order of their places.
+
+    Raises:
+        RowRejected: `video_count` (the numbers of places and videos differ); `conflicting_columns` (videos are both in
+            the messages and in the video column).
+
+    >>> messages, references = place_videos([Message("user", ("Who wins? <video>",))], ["race.mp4"])
+    >>> messages[0].parts, references
+    (('Who wins? ', VideoPart(video=None)), ['race.mp4'])
+    """
+    parts = _video_parts(messages)
+    inline = [part.video for part in parts if part.video is not None]
+    if inline and videos:
+        detail = "videos are both in the parts of the prompt and in `videos`; give them in one of the two"
+        raise RowRejected("conflicting_columns", detail)
+    placed = list(messages) if parts or not videos else [_with_video_parts(message) for message in messages]
+    num_places = sum(len(message.video_parts) for message in placed)
+    if videos and not num_places:
+        return _with_leading_videos(messages, count=len(videos)), list(videos)
+    references = inline or list(videos)
+    if num_places != len(references):
+        places, rows = format_count(num_places, "video place"), format_count(len(references), "video")
+        raise RowRejected("video_count", f"the prompt has {places}, and the row has {rows}")
+    return placed, references
+
+
+def _video_parts(messages: Sequence[Message]) -> list[VideoPart]:
+    """List the video parts of all messages, in order."""
+    return list(itertools.chain.from_iterable(message.video_parts for message in messages))
+
+
+def _with_video_parts(message: Message) -> Message:
+    """Replace each mark of a video in the texts of a message by a video part."""
+    parts: list[MessagePart] = []
+    for part in message.parts:
+        if not isinstance(part, str):
+            parts.append(part)
+            continue
+        for i, text in enumerate(part.split(VIDEO_MARK)):
+            if i:
+                parts.append(VideoPart())
+            if text:
+                parts.append(text)
+    return Message(message.role, tuple(parts), typed=message.typed)
+
+
+def _with_leading_videos(messages: Sequence[Message], *, count: int) -> list[Message]:
+    """Put video parts at the start of the first user turn, before its text."""
+    first = next(i for i, message in enumerate(messages) if message.role == "user")
+    message = messages[first]
+    with_videos = Message("user", (VideoPart(),) * count + message.parts, typed=message.typed)
+    return [*messages[:first], with_videos, *messages[first + 1 :]]
+
+
+def in_place_order(turns: Sequence[Turn], images: Sequence[Any], videos: Sequence[Any]) -> list[Any]:
+    """Join the images and videos of a prompt in the order of their places.
+
+    >>> in_place_order([Turn("user", (VIDEO, IMAGE, VIDEO))], ["cat.png"], ["a.mp4", "b.mp4"])
+    ['a.mp4', 'cat.png', 'b.mp4']
+    """
+    next_image, next_video = iter(images), iter(videos)
+    ordered: list[Any] = []
+    for turn in turns:
+        for part in turn.parts:
+            if part.is_visual:
+                ordered.append(next(next_video if part.is_video else next_image))
+    return ordered
 
 
 def _image_parts(messages: Sequence[Message]) -> list[ImagePart]:
@@ -230,22 +313,28 @@ def _count_images(turns: Sequence[Turn]) -> int:
     return sum(turn.parts.count(IMAGE) for turn in turns)
 
 
-def _check_not_empty(turns: Sequence[Turn]) -> None:
-    """Check that a prompt has an image or visible text."""
+def check_not_empty(turns: Sequence[Turn]) -> None:
+    """Check that a prompt has an image, a video or visible text.
+
+    Raises:
+        RowRejected: `empty_prompt`.
+
+    >>> check_not_empty([Turn("user", (IMAGE,))])
+    """
     if all(map(_is_empty_turn, turns)):
         raise RowRejected("empty_prompt", "the prompt is empty: it has neither text nor images")
 
 
 def _is_empty_turn(turn: Turn) -> bool:
-    return not any(part.is_image or not is_blank(part.text or "") for part in turn.parts)
+    return not any(part.is_visual or not is_blank(part.text or "") for part in turn.parts)
 
 
 def _turn(message: Message, *, mark: str | None) -> Turn:
     """Convert a message to a turn; each mark in its texts becomes an image place."""
     parts: list[Part] = []
     for part in message.parts:
-        if isinstance(part, ImagePart):
-            parts.append(IMAGE)
+        if not isinstance(part, str):
+            parts.append(IMAGE if isinstance(part, ImagePart) else VIDEO)
             continue
         for i, text in enumerate(part.split(mark) if mark else [part]):
             if i:

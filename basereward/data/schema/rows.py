@@ -8,7 +8,8 @@
 `ranking[i]` is the rank of response i; lower is better, and equal ranks are a tie. `prompt` may be absent if `chosen`
 and `rejected` are message lists that begin with it. `instruction` with an optional `input` replaces `prompt`. `system`
 is the first turn of the prompt, `history` its earlier turns. An image is a path, `{"path": ..., "bytes": ...}`, or a
-data URI in base64.
+data URI in base64. `videos` has one entry for each video: the path of a file or of a folder of frames, or a list of
+frames (see `basereward.data.videos.references`).
 
 Responses may have images, in parts of their messages or in columns of their own:
 
@@ -42,12 +43,21 @@ from basereward.data.schema.columns import (
     media_of,
     split_mapping,
 )
-from basereward.data.schema.group import Group, PlacedImage, Preference
+from basereward.data.schema.group import Group, PlacedImage, Preference, Turn, Visual
 from basereward.data.schema.image_references import find_image, image_list
 from basereward.data.schema.messages import PLACE, Message, MessageReader, is_empty, shown
 from basereward.data.schema.missing_columns import columns_found, no_prompt
 from basereward.data.schema.preferences import check_ratings, read_preferences
-from basereward.data.schema.prompts import join_prompt, place_images, with_history, with_input, with_system
+from basereward.data.schema.prompts import (
+    check_not_empty,
+    in_place_order,
+    join_prompt,
+    place_images,
+    place_videos,
+    with_history,
+    with_input,
+    with_system,
+)
 from basereward.data.schema.rejections import ColumnRejected, RowRejected, located
 from basereward.data.schema.responses.read_responses import (
     IMAGE_COLUMNS,
@@ -57,20 +67,22 @@ from basereward.data.schema.responses.read_responses import (
     response_images,
 )
 from basereward.data.schema.text import is_rendered
+from basereward.data.videos.references import find_video, video_list
 from basereward.errors import DataError, unknown
 
 COLUMNS = (
     "id", "prompt", "chosen", "rejected", "responses", "ranking", "preferences", "margin", "margins", "images", "image",
-    "response_images", "chosen_images", "rejected_images", "system", "history", "input", *ANNOTATIONS,
+    "response_images", "chosen_images", "rejected_images", "videos", "video", "system", "history", "input",
+    *ANNOTATIONS,
 )  # fmt: skip
 # In files in which all cells are text, such as CSV, lists are JSON text and numbers are digits.
 # Other columns that begin with a bracket are text: a prompt may be `[1, 2] + [3] = ?`.
 LISTS = (
     "responses", "ranking", "preferences", "margins", "ratings", "critiques", "reasonings", "history", "images",
-    "image", *IMAGE_COLUMNS,
+    "image", "videos", *IMAGE_COLUMNS,
 )  # fmt: skip
 NUMBERS = ("margin", "chosen_rating", "rejected_rating")
-EMPTY_TEXT_IS_NULL = ("images", "image", *IMAGE_COLUMNS, "system", "history", "input")
+EMPTY_TEXT_IS_NULL = ("images", "image", *IMAGE_COLUMNS, "videos", "video", "system", "history", "input")
 
 
 class RowFormat:
@@ -192,7 +204,9 @@ class RowFormat:
         images = _image_cells(cells, no_column=not self._has_image_column(row))
         has_images = bool(images or placed) or any(message.image_parts for message in messages)
         check_media(unread, has_images=has_images)
+        messages, videos = place_videos(messages, _video_cells(cells))
         turns, references = place_images(messages, images, mark=self.image_mark)
+        check_not_empty(turns)
         self.report.skipped.update(dict.fromkeys(sorted(reader.unread)))
         for column in sorted(reader.literal):
             self.report.notes[f"{column} has JSON objects that are no messages; they are read as text"] = None
@@ -204,7 +218,7 @@ class RowFormat:
             prompt=turns,
             responses=responses,
             preferences=self._preferences(cells, responses, annotations["ratings"], row=row),
-            images=tuple(find_image(image, place=i, images=self.images) for i, image in enumerate(references)),
+            images=self._visuals(turns, references, videos),
             response_images=placed,
             **annotations,
         )
@@ -225,6 +239,12 @@ class RowFormat:
             texts.append(text)
             placed.append(images)
         return before, tuple(texts), response_images(placed)
+
+    def _visuals(self, turns: Sequence[Turn], images: Sequence[Any], videos: Sequence[Any]) -> tuple[Visual, ...]:
+        """Resolve the images and videos of a row, in the order of their places."""
+        found = [find_image(image, place=i, images=self.images) for i, image in enumerate(images)]
+        clips = [find_video(video, place=i, images=self.images) for i, video in enumerate(videos)]
+        return tuple(in_place_order(turns, found, clips))
 
     def _find_rendered(self, prompt: Sequence[Message], responses: Iterable[tuple[str, str]]) -> None:
         """Report the columns whose text a chat template has rendered; it would be put into the template again."""
@@ -395,6 +415,13 @@ def _image_cells(cells: Mapping[str, Any], *, no_column: bool) -> list[Any] | No
         raise RowRejected("conflicting_columns", "the row has both `images` and `image`; give one of them")
     images = image_list(cells.get("images", cells.get("image")))
     return images if images is not None or no_column else []
+
+
+def _video_cells(cells: Mapping[str, Any]) -> list[Any]:
+    """Return the video references of a row."""
+    if "videos" in cells and "video" in cells:
+        raise RowRejected("conflicting_columns", "the row has both `videos` and `video`; give one of them")
+    return video_list(cells.get("videos", cells.get("video"))) or []
 
 
 def _id(cells: Mapping[str, Any], *, default: str) -> str:

@@ -9,7 +9,7 @@ from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.text import is_blank
 
 # Texts that stand for an image in prompts. In a response they are left over from an image that is not in the row.
-IMAGE_MARKS = ("<image>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
+IMAGE_MARKS = ("<image>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 
 
 def check_usable(group: Group) -> None:

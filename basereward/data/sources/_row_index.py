@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import PIL.Image
 
-from basereward.data.schema.group import ArchivedImage, Group, Image, role_texts
+from basereward.data.schema.group import ArchivedImage, Group, Image, role_texts, visual_content
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,7 +83,7 @@ def prompt_key(group: Group, *, seed: int, root: str) -> int:
     turns = role_texts(group.prompt)
     digest = hashlib.blake2b(repr(turns).encode(), digest_size=8, key=str(seed).encode())
     for image in group.images:
-        digest.update(_identity(image, root=root))
+        digest.update(visual_content(image, lambda picture: _identity(picture, root=root)))
     return int.from_bytes(digest.digest(), "big")
 
 

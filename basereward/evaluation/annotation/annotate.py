@@ -103,7 +103,7 @@ def annotate(
     opening = Opening(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s, send=send)
     writing = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
     engine = opening.engine(lazy=cluster is not None)
-    asker = PairAsker(engine, template, compiled, writing, attempts, retry_temperature)
+    asker = PairAsker(engine, template, compiled, writing, attempts, retry_temperature, opening.content())
     on_cluster = None if cluster is None else AskingCluster(cluster, opening)
     result = _Annotation(asker, on_cluster).run(pairs, outputs, send=send)
     lost = Counter(row.reason for row in opened.rejected(split)) + Counter(tie=ties)
@@ -218,9 +218,11 @@ class _Annotation:
         """What the stored answers depend on. With another header they are refused, since the judge would differ."""
         return {
             "judge": self.asker.engine.name,
+            "content": self.asker.content,
             "prompt_sha256": self.asker.prompt.sha256,
             "seed": self.asker.writing.seed,
             "temperature": self.asker.writing.temperature,
+            "top_p": self.asker.writing.top_p,
             "max_tokens": self.asker.writing.max_tokens,
             **self.asker.retrying,
             "pairs": digest(pairs),

@@ -15,7 +15,7 @@ from basereward.evaluation.annotation.rows import Pair, digest, reasoning
 from basereward.evaluation.judging.answers import Answers
 from basereward.evaluation.judging.judge import compared
 from basereward.inference.judges.engine import Answer, Engine, OnCompletion, Request
-from basereward.inference.judges.open_engine import LOCAL, VLLM, open_engine
+from basereward.inference.judges.open_engine import LOCAL, VLLM, judge_content, open_engine
 from basereward.io.hashing import combined_sha256
 from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import Prompt
@@ -37,6 +37,7 @@ class PairAsker:
         writing: sampling parameters; each attempt has the next seed.
         attempts: the most texts for each pair.
         retry_temperature: of all texts of a pair after the first; None: the same.
+        content: of the judge, as of `judge_content`.
     """
 
     engine: Engine
@@ -45,6 +46,7 @@ class PairAsker:
     writing: SamplingParams
     attempts: int
     retry_temperature: float | None
+    content: str | None = None
 
     @property
     def retrying(self) -> dict[str, float | None]:
@@ -131,6 +133,14 @@ class Opening:
         options: dict[str, Any] = {"concurrency": self.concurrency, "timeout_s": self.timeout_s, "send": self.send}
         return open_engine(self.model, endpoint=self.endpoint, **options)
 
+    def content(self) -> str | None:
+        """`judge_content` of the model.
+
+        Raises:
+            ModelError, RunError: as of `judge_content`.
+        """
+        return judge_content(self.model, endpoint=self.endpoint)
+
 
 class _LazyEngine:
     """An engine in this process, opened at its first request."""
@@ -176,7 +186,7 @@ class AskingCluster:
         Returns:
             What is reported about the workers.
         """
-        settings = (asker.prompt, asker.pattern, asker.writing, asker.attempts, asker.retry_temperature)
+        settings = (asker.prompt, asker.pattern, asker.writing, asker.attempts, asker.retry_temperature, asker.content)
         work = _PairAskingWork(self.opening, *settings, pairs=pairs, known=dict(answers.known), trusted=is_trusted())
         with ShardedRows(self.options, folder=folder) as rows:
             running = rows.run(work, num_rows=len(pairs), what="asking the judge", multiple=PAIRS_OF_BLOCK)
@@ -207,6 +217,7 @@ class _PairAskingWork:
     writing: SamplingParams
     attempts: int
     retry_temperature: float | None
+    content: str | None
     pairs: Sequence[Pair]
     known: Mapping[str, dict[str, Any]]
     trusted: bool
@@ -223,9 +234,10 @@ class _PairAskingWork:
     def key(self, rows: range) -> str:
         """As in `ShardWorker`."""
         opening, writing = self.opening, self.writing
-        judge = (opening.model, opening.endpoint, opening.send, self.prompt.sha256, str(self.pattern), self.attempts)
-        sampling = (writing.max_tokens, writing.temperature, writing.top_p, writing.seed, self.retry_temperature)
-        parts = [("judge", repr((judge, sampling))), ("pairs", digest(self.pairs[rows.start : rows.stop]))]
+        judge = (opening.model, opening.endpoint, opening.send, self.content, self.prompt.sha256, str(self.pattern))
+        attempts = (self.attempts, self.retry_temperature)
+        sampling = (writing.max_tokens, writing.temperature, writing.top_p, writing.seed)
+        parts = [("judge", repr((judge, attempts, sampling))), ("pairs", digest(self.pairs[rows.start : rows.stop]))]
         return combined_sha256(parts)[:32]
 
     def write(self, rows: range, target: Path) -> dict[str, Any]:

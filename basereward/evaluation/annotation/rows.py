@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from basereward.data.images.open_images import open_image
-from basereward.data.schema.group import Group, Image, Turn
+from basereward.data.images.open_images import ImageError, open_image
+from basereward.data.schema.group import Group, Image, Turn, Video, split_visuals
 from basereward.io.files import write_atomic
 
 
@@ -87,8 +87,11 @@ def pair_row(pair: Pair, folder: Path) -> dict[str, Any]:
         "preferences": [[0, 1] if pair.winner_first else [1, 0]],
         "verdict": pair.verdict,
     }
-    if group.images:
-        row["images"] = list(_image_paths(group.images, folder))
+    images, videos = split_visuals(group.images)
+    if images:
+        row["images"] = list(_image_paths(images, folder))
+    if videos:
+        row["videos"] = [_video_reference(video, folder) for video in videos]
     if group.response_images:
         row["response_images"] = [
             list(_image_paths([placed.image for placed in group.images_of(index)], folder)) for index in pair.shown
@@ -104,7 +107,7 @@ def _response(group: Group, index: int) -> Any:
 
 
 def message_of(turn: Turn) -> dict[str, Any]:
-    """A turn as a message, in which `{"type": "image"}` is the place of the next image.
+    """A turn as a message, in which `{"type": "image"}` and `{"type": "video"}` are places of the next image or video.
 
     >>> from basereward.data.schema.group import IMAGE, Part
     >>> message_of(Turn("user", (IMAGE, Part("What is it?"))))["content"][0]
@@ -112,8 +115,25 @@ def message_of(turn: Turn) -> dict[str, Any]:
     """
     content: list[dict[str, Any]] = []
     for part in turn.parts:
-        content.append({"type": "image"} if part.is_image else {"type": "text", "text": part.text})
+        if part.is_visual:
+            content.append({"type": "video" if part.is_video else "image"})
+        else:
+            content.append({"type": "text", "text": part.text})
     return {"role": turn.role, "content": content}
+
+
+def _video_reference(video: Video, folder: Path) -> dict[str, Any] | str:
+    """A video as it stands in a row: the frames, or the path of a file.
+
+    Raises:
+        ImageError: it is a file without a path, or a frame cannot be opened.
+    """
+    if isinstance(video.file, str | Path):
+        return str(Path(video.file).absolute())
+    if video.file is not None:
+        raise ImageError("video_not_read", f"{video.name} has no path, which the written row needs; give its path")
+    frames = {"frames": list(_image_paths(video.frames, folder))}
+    return frames if video.fps is None else {**frames, "fps": video.fps}
 
 
 def _image_paths(images: Sequence[Image], folder: Path) -> Iterator[str]:

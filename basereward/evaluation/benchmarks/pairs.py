@@ -16,7 +16,7 @@ from basereward.data.images.image_store import ImageStore
 from basereward.data.open_rows import open_images, open_table
 from basereward.data.readers.find import matching_files
 from basereward.data.schema.columns import shown_names
-from basereward.data.schema.group import Group, Image, PlacedImage
+from basereward.data.schema.group import Group, Image, PlacedImage, Video, Visual
 from basereward.data.schema.missing_columns import MappedColumns
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
@@ -53,7 +53,7 @@ class _PairRow:
     @property
     def images(self) -> tuple[Any, ...]:
         # Absolute, so that the digest does not depend on the working directory.
-        return tuple(map(_absolute, self.group.images))
+        return tuple(map(_absolute_visual, self.group.images))
 
     @property
     def response_images(self) -> tuple[tuple[PlacedImage, ...], ...]:
@@ -66,6 +66,14 @@ class _PairRow:
 def _absolute(image: Image) -> Image:
     """An image, with the absolute path if it is a file."""
     return Path(image).absolute() if isinstance(image, Path) else image
+
+
+def _absolute_visual(visual: Visual) -> Visual:
+    """An image or a video, with the absolute paths of its files."""
+    if not isinstance(visual, Video):
+        return _absolute(visual)
+    file = visual.file.absolute() if isinstance(visual.file, Path) else visual.file
+    return replace(visual, frames=tuple(map(_absolute, visual.frames)), file=file)
 
 
 class Pairs:

@@ -141,8 +141,8 @@ class GenerativeJudge:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The facts of `Judge`, and the seed of sampling."""
-        return {**self.judge.facts, "kind": "generative judge", "seed": self.judge.writing.seed}
+        """The facts of `Judge`."""
+        return {**self.judge.facts, "kind": "generative judge"}
 
     @property
     def inputs(self) -> list[Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import PIL.Image
 
 from basereward.data.images.open_images import open_image, read_image
-from basereward.data.schema.group import ArchivedImage, Image
+from basereward.data.schema.group import ArchivedImage, Image, Visual
 from basereward.io.files import write_atomic
 
 IMAGES = "images"
@@ -47,7 +47,7 @@ class PictureFolder:
         self._rows_folder = folder.absolute()
         self.folder = folder / IMAGES
 
-    def locate(self, image: Image) -> tuple[str, Path | ArchivedImage]:
+    def locate(self, image: Visual) -> tuple[str, Path | ArchivedImage]:
         """Check that an image can be opened, and give it a place on the disk, where it is not in memory.
 
         Returns:
@@ -67,7 +67,7 @@ class PictureFolder:
         if isinstance(image, str | Path):
             # Absolute, because the working folder of a later call may be another one.
             return digest, Path(image).absolute()
-        return digest, self._rows_folder / self.copy(image)
+        return digest, self._rows_folder / self.copy(content)
 
     def copy(self, image: Image) -> str:
         """Copy an image to the folder; in a format that browsers do not show, as PNG.

@@ -45,6 +45,7 @@ class Judge:
         send: what the engine adds to every request, for the record.
         prompt_file: the user's own file of the prompt.
         trained: whether it is a trained judge that is itself evaluated.
+        content: `judge_content` of a judge on this machine; None for one behind an address.
     """
 
     engine: Engine
@@ -56,6 +57,7 @@ class Judge:
     send: str | None = None
     prompt_file: Path | None = None
     trained: bool = False
+    content: str | None = None
 
     @property
     def label(self) -> str:
@@ -67,12 +69,15 @@ class Judge:
         """Everything that an answer depends on."""
         return {
             "judge": self.engine.name,
+            "content": self.content,
             "prompt_sha256": self.prompt.sha256,
             "order": self.order,
             "votes": self.votes,
             "pattern": None if self.pattern is None else self.pattern.pattern,
             "send": self.send,
             "temperature": self.writing.temperature,
+            "top_p": self.writing.top_p,
+            "seed": self.writing.seed,
             "max_tokens": self.writing.max_tokens,
         }
 

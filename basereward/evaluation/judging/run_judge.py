@@ -7,7 +7,7 @@ from pathlib import Path
 from basereward.errors import DataError, ModelError
 from basereward.evaluation.judging.judge import Judge
 from basereward.evaluation.outcome import AnswerOrder
-from basereward.inference.judges.open_engine import open_engine
+from basereward.inference.judges.open_engine import LOCAL, judge_content, open_engine
 from basereward.io.secrets import redact
 from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import PAIRWISE, load_prompt
@@ -65,6 +65,7 @@ def open_judge(
         # This one goes to files and to MLflow, where no key may appear.
         send=None if send is None else redact(send),
         prompt_file=None if prompt_file is None else Path(prompt_file),
+        content=judge_content(model, endpoint=endpoint),
     )
 
 
@@ -96,6 +97,7 @@ def open_trained_judge(
         votes=votes,
         pattern=head.pattern,
         trained=True,
+        content=judge_content(model, endpoint=LOCAL),
     )
 
 

@@ -22,6 +22,7 @@ CELL_MAY = {"variant": str | list[str], "metric": str, "value": float, "count": 
 FILE = {"paper": dict, "columns": dict[str, dict[str, Any]], "rows": dict[str, list[float | None]]}
 FILE_MAY = {
     "note": str,
+    "benchmarks": list[str],
     "experiment": str | list[str],
     "cells": dict[str, str | list[str]],
     "row_notes": dict[str, str],
@@ -102,6 +103,8 @@ class TableFile:
             self._check_column(name, column)
         for row, printed in self.content["rows"].items():
             self._check_row(row, printed)
+        for benchmark in self.content.get("benchmarks", []):
+            self._check_known("benchmark", benchmark, VARIANTS, where="benchmarks")
         for section in ("row_notes", "cells"):
             for row in self.content.get(section, {}):
                 self._check_known("row", row, self.content["rows"], where=section)

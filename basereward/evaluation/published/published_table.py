@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from basereward.errors import DataError
+from basereward.errors import DataError, unknown
 from basereward.evaluation.published.published_file import TableFile, listed, open_table
-from basereward.evaluation.published.published_value import UNKNOWN
+from basereward.evaluation.published.published_value import MEAN_OF_BENCHMARKS, UNKNOWN
 from basereward.recipe.yaml.files import experiments_folders, yaml_files
 
 
@@ -64,10 +64,37 @@ class PublishedTable:
     """experiments that reproduce the table"""
     joined: Mapping[str, tuple[str, ...]]
     """row -> the cells or ensembles of the experiments that reproduce it, without their seeds"""
+    further_benchmarks: tuple[str, ...] = ()
+    """benchmarks that its experiments are measured on beside those of its columns"""
 
     def digits(self, row: str) -> int:
         """The number of digits after the point in a row. Rows that a table copies from other papers may have fewer."""
         return max((_digits(cell.printed) for cell in self.rows[row].values()), default=0)
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """All benchmarks of the table: also those of which it does not say how they are counted.
+
+        >>> tables_of("head_depth")[0].benchmarks
+        ['vl_rewardbench', 'mm_rlhf_rewardbench']
+        """
+        found: dict[str, None] = {}
+        for cells in self.rows.values():
+            found |= dict.fromkeys(cell.benchmark for cell in cells.values())
+        found |= dict.fromkeys(self.further_benchmarks)
+        return [benchmark for benchmark in found if benchmark != MEAN_OF_BENCHMARKS]
+
+    def comparable_benchmarks(self, row: str) -> list[str]:
+        """The benchmarks of a row, without columns that are means and cells of an unknown protocol.
+
+        >>> tables_of("head_depth")[0].comparable_benchmarks("1 layer")
+        ['vl_rewardbench', 'mm_rlhf_rewardbench']
+        """
+        found: dict[str, None] = {}
+        for column, cell in self.rows[row].items():
+            if cell.variants and column not in self.means:
+                found[cell.benchmark] = None
+        return list(found)
 
 
 def read_published_table(file: Path) -> PublishedTable:
@@ -95,6 +122,7 @@ def read_published_table(file: Path) -> PublishedTable:
         rows={row: _cells(table, row) for row in content["rows"]},
         experiments=tuple(listed(content.get("experiment", []))),
         joined={row: tuple(listed(names)) for row, names in content.get("cells", {}).items()},
+        further_benchmarks=tuple(content.get("benchmarks", [])),
     )
 
 
@@ -111,17 +139,60 @@ def tables_of(experiment: str, *, folder: Path | None = None) -> list[PublishedT
     >>> [table.title for table in tables_of("head_depth")]
     ['Table 2']
     """
-    tables: list[PublishedTable] = []
+    tables = named_tables(folder).values()
+    return [table for table in tables if experiment in map(_without_folder, table.experiments)]
+
+
+def named_tables(folder: Path | None = None) -> dict[str, PublishedTable]:
+    """All tables by the names of their files, in the order of the numbers in them.
+
+    Args:
+        folder: of the tables; None: `published` of the folders of experiments.
+
+    Raises:
+        DataError: files are wrong; the message lists the faults of all files.
+
+    >>> named_tables()["basereward_table_2"].experiments
+    ('head_depth',)
+    """
+    tables: dict[str, PublishedTable] = {}
     faults: list[str] = []
     files = yaml_files(experiments_folders("published") if folder is None else [folder])
     for file in sorted(files, key=_sort_key):
         try:
-            tables.append(read_published_table(file))
+            tables[file.stem] = read_published_table(file)
         except DataError as error:
             faults.append(str(error))
     if faults:
         raise DataError("\n".join(faults))
-    return [table for table in tables if experiment in map(_without_folder, table.experiments)]
+    return tables
+
+
+def reproducible_table(given: str) -> tuple[str, PublishedTable]:
+    """A table that an experiment reproduces.
+
+    Args:
+        given: the name of its file, or a part of it that no other has, such as `table_2` of `basereward_table_2`.
+
+    Returns:
+        The name of its file, and the table.
+
+    Raises:
+        DataError: there is no such table, or no experiment reproduces it; the message lists those that one does.
+
+    >>> reproducible_table("table_2")[0]
+    'basereward_table_2'
+    """
+    tables = named_tables()
+    reproduced = [name for name, table in tables.items() if table.experiments]
+    matches = [given] if given in reproduced else [name for name in reproduced if name.endswith(f"_{given}")]
+    if len(matches) > 1:
+        raise DataError(f"table '{given}' may be {' or '.join(matches)}; give the whole name")
+    if given in tables and not matches:
+        raise DataError(f"no experiment reproduces the table '{given}'; those that one does: {', '.join(reproduced)}")
+    if not matches:
+        raise DataError(unknown("table", given, reproduced))
+    return matches[0], tables[matches[0]]
 
 
 def _without_folder(experiment: str) -> str:

@@ -17,6 +17,9 @@ OMNI_TASKS = (
     *("text_to_text", "text_image_to_text", "text_video_to_text", "text_audio_to_text"),
     *("text_to_image", "text_image_to_image", "text_to_video", "text_to_audio", "text_to_3D"),
 )
+SAMPLE_SIZES = (1, 2, 4, 8)
+# Not a benchmark of its own: means of columns of the same table.
+MEAN_OF_BENCHMARKS = "mean_of_benchmarks"
 
 VARIANTS: Mapping[str, tuple[str, ...]] = {
     "vl_rewardbench": (*SCHEMES, *(f"{scheme}_dedupe_by_id" for scheme in SCHEMES)),
@@ -33,8 +36,8 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     # same models in the benchmark's paper by up to 42 points. No evaluation of ours is of this variant.
     "videorewardbench": ("micro", "yojo"),
     "omnirewardbench": ("with_ties", "without_ties"),
-    # Not a benchmark of its own: means of columns of the same table.
-    "mean_of_benchmarks": ("two_columns", "three_columns", "four_columns", "six_columns"),
+    "best_of_n": ("over_n",),
+    MEAN_OF_BENCHMARKS: ("two_columns", "three_columns", "four_columns", "six_columns"),
 }
 METRICS: Mapping[str, tuple[str, ...]] = {
     "vl_rewardbench": VL_METRICS,
@@ -54,7 +57,8 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("mr2bench_image", "mr2bench_video"), ("overall",)),
     "videorewardbench": ("overall", "macro", *VIDEO_CATEGORIES),
     "omnirewardbench": ("overall", *OMNI_TASKS),
-    "mean_of_benchmarks": ("overall", "multimodal", "text"),
+    "best_of_n": ("overall", *(f"best_of_{n}" for n in SAMPLE_SIZES)),
+    MEAN_OF_BENCHMARKS: ("overall", "multimodal", "text"),
 }
 
 

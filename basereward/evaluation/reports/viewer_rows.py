@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from basereward.data.schema.group import Group, Part, Preference, RejectedRow, Split
+from basereward.data.schema.group import Group, Part, Preference, RejectedRow, Split, flat_images
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources import Source
+from basereward.data.videos.shown_frames import with_shown_frames
 from basereward.evaluation.reports.thumbnails import side_for
 from basereward.evaluation.reports.viewer_files import Picture, ViewerFiles
 from basereward.io.progress import track
@@ -59,7 +60,9 @@ def collect(
     for split, place in track(spread(usable, at_most=rows), "opening rows and images", total=selected):
         group = groups[split][place]
         try:
-            pictures = files.pictures(group.all_images, side=side_for(selected * len(group.all_images)))
+            group = with_shown_frames(group)
+            images = list(flat_images(group.all_images))
+            pictures = files.pictures(images, side=side_for(selected * len(images)))
         except RowRejected as rejection:
             rejected.append(RejectedRow(source.name, split, group.id, rejection.reason, rejection.detail))
         else:

@@ -76,14 +76,14 @@ def best_of_n(prompts: Sequence[ScoredResponses], sizes: Iterable[int] | None = 
     [(1, 0.5, 0.5), (2, 0.833, 0.833), (4, 1.0, 1.0)]
     """
     number = _responses(prompts)
-    chosen = sorted(set(_powers(number) if sizes is None else sizes))
+    chosen = sorted(set(powers(number) if sizes is None else sizes))
     if not chosen or not 1 <= chosen[0] <= chosen[-1] <= number:
         raise DataError(f"best-of-N for N = {chosen}: allowed are 1 to {number}, the number of responses of a prompt")
-    first = np.array([_chosen_right(prompt, 1) for prompt in prompts])
+    first = np.array([chosen_right(prompt, 1) for prompt in prompts])
     points: list[BestOfN] = []
     for n in chosen:
-        values = np.array([_chosen_right(prompt, n) for prompt in prompts])
-        reachable = [_any_right(sum(prompt.right), number, n) for prompt in prompts]
+        values = np.array([chosen_right(prompt, n) for prompt in prompts])
+        reachable = [any_right(sum(prompt.right), number, n) for prompt in prompts]
         gain = values - first
         points.append(
             BestOfN(n, float(values.mean()), _bounds(values), float(gain.mean()), _bounds(gain), _mean(reachable))
@@ -149,20 +149,20 @@ def _responses(prompts: Sequence[ScoredResponses]) -> int:
     return numbers.pop()
 
 
-def _powers(number: int) -> list[int]:
+def powers(number: int) -> list[int]:
     """1, 2, 4, ... up to a number, and the number.
 
-    >>> _powers(8), _powers(6)
+    >>> powers(8), powers(6)
     ([1, 2, 4, 8], [1, 2, 4, 6])
     """
     powers = [2**exponent for exponent in range(number.bit_length()) if 2**exponent <= number]
     return powers if powers[-1] == number else [*powers, number]
 
 
-def _chosen_right(prompt: ScoredResponses, n: int) -> float:
+def chosen_right(prompt: ScoredResponses, n: int) -> float:
     """The share of all subsets of `n` responses whose response with the highest score is right.
 
-    >>> _chosen_right(ScoredResponses([1.0, 1.0], [True, False]), 2)  # a tie is a draw
+    >>> chosen_right(ScoredResponses([1.0, 1.0], [True, False]), 2)  # a tie is a draw
     0.5
     """
     number = len(prompt.scores)
@@ -177,10 +177,10 @@ def _chosen_right(prompt: ScoredResponses, n: int) -> float:
     return share
 
 
-def _any_right(right: int, number: int, n: int) -> float:
+def any_right(right: int, number: int, n: int) -> float:
     """The share of all subsets of `n` of `number` responses that hold one of the `right` ones.
 
-    >>> _any_right(1, 4, 2)
+    >>> any_right(1, 4, 2)
     0.5
     """
     return 1 - math.comb(number - right, n) / math.comb(number, n)

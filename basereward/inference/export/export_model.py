@@ -147,6 +147,8 @@ def _write_weights(scorer: Scorer, folder: Path, *, form: ExportForm, adapter: b
     tokenizer.save_pretrained(folder)
     if scorer.encoder.image_processor is not None:
         scorer.encoder.image_processor.save_pretrained(folder)
+    if scorer.encoder.videos is not None:
+        scorer.encoder.videos.save_pretrained(folder)
 
 
 def _floating_point(scorer: Scorer) -> None:

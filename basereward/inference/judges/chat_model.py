@@ -71,18 +71,24 @@ class ChatModel:
         return self.encoder.opening(group)
 
     def generate(
-        self, prompts: Sequence[EncodedGroup], sampling: SamplingParams, *, is_cancelled: IsCancelled | None = None
+        self,
+        prompts: Sequence[EncodedGroup],
+        sampling: SamplingParams,
+        *,
+        names: Sequence[str] | None = None,
+        is_cancelled: IsCancelled | None = None,
     ) -> list[GeneratedText]:
         """Generates one text for each encoded conversation, all in one batch.
 
         Args:
             prompts: at least one.
             sampling: of all texts; `sampling.samples` is 1.
+            names: of the conversations, as of `TextGenerator`.
             is_cancelled: as in `TextGenerator`.
         """
         rows = collate(prompts, layout="tree", pad_id=self.encoder.pad_id).to(self.device)
         with self.precision():
-            generated = self.generator(rows, sampling, is_cancelled=is_cancelled)
+            generated = self.generator(rows, sampling, names=names, is_cancelled=is_cancelled)
         texts: list[GeneratedText] = []
         for prompt, (tokens,) in zip(prompts, generated, strict=True):
             text = self.encoder.tokenizer.decode(tokens, skip_special_tokens=False)  # type: ignore[attr-defined]

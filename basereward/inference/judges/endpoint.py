@@ -21,6 +21,7 @@ from basereward.io.http.client import HTTPClient, MalformedHeader, Reply, TooLar
 from basereward.io.limits import MIB, parse_json
 from basereward.io.secrets import redact
 from basereward.model.generation.generate import SamplingParams
+from basereward.model.generation.seeded_sampling import text_seed
 
 KEY = "OPENAI_API_KEY"
 # Statuses of temporary faults, besides all from 500: the same request may succeed later.
@@ -147,7 +148,8 @@ class Endpoint:
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "seed": sampling.seed,
+            # Servers draw the tokens of a request from its seed; with one seed for all, their draws would be equal.
+            "seed": text_seed(sampling.seed, request.id),
         }
         return {key: value for key, value in {**body, **self.extra}.items() if value is not None}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeAlias
 
-from basereward.data.schema.group import Group, Image, Turn
+from basereward.data.schema.group import Group, Turn, Visual
 from basereward.model.generation.generate import SamplingParams
 
 
@@ -18,7 +18,7 @@ class Request:
     Attributes:
         id: identifies the answer.
         turns: the conversation.
-        images: the images of the conversation's image parts, in order.
+        images: the images and videos at the places of the conversation, in order.
         comparison: of a request to compare, the group with the two responses in the order shown. A trained judge
             encodes them as in training; other engines read the conversation.
 
@@ -28,7 +28,7 @@ class Request:
 
     id: str
     turns: tuple[Turn, ...]
-    images: tuple[Image, ...] = ()
+    images: tuple[Visual, ...] = ()
     comparison: Group | None = None
 
 

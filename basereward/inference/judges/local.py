@@ -55,7 +55,9 @@ class LocalEngine:
         """As `Engine.generate`, one batch after the other."""
 
         def complete(encoded: Sequence[EncodedRequest]) -> Iterator[Completion]:
-            texts = self.chat.generate([group for _, group in encoded], sampling)
+            # By the request and not by its batch: a resumed call has other batches.
+            names = [request.id for request, _ in encoded]
+            texts = self.chat.generate([group for _, group in encoded], sampling, names=names)
             for (request, _), generated in zip(encoded, texts, strict=True):
                 yield Completion(request.id, generated.text, generated.prompt_tokens, generated.tokens)
 

@@ -10,13 +10,13 @@ from typing import Any
 import PIL.Image
 
 from basereward.data.images.open_images import open_image, read_image
-from basereward.data.schema.group import Image, Turn
+from basereward.data.schema.group import Turn, Visual
 
 # Formats that servers read, so that the file is sent unchanged, with their media types.
 MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
 
 
-def chat_messages(turns: Sequence[Turn], images: Sequence[Image]) -> list[dict[str, Any]]:
+def chat_messages(turns: Sequence[Turn], images: Sequence[Visual]) -> list[dict[str, Any]]:
     """Converts turns to messages, with images as data URIs at their places.
 
     Args:
@@ -24,7 +24,7 @@ def chat_messages(turns: Sequence[Turn], images: Sequence[Image]) -> list[dict[s
         images: of its image parts, in order.
 
     Raises:
-        ImageError: an image cannot be opened.
+        ImageError: an image cannot be opened, or it is a video, which the protocol does not have.
 
     >>> from basereward.data.schema.group import Part
     >>> chat_messages([Turn("user", (Part("2 + "), Part("2?")))], [])
@@ -33,10 +33,10 @@ def chat_messages(turns: Sequence[Turn], images: Sequence[Image]) -> list[dict[s
     remaining = iter(images)
     messages: list[dict[str, Any]] = []
     for turn in turns:
-        if any(part.is_image for part in turn.parts):
+        if any(part.is_visual for part in turn.parts):
             content: Any = []
             for part in turn.parts:
-                if part.is_image:
+                if part.is_visual:
                     content.append({"type": "image_url", "image_url": {"url": data_uri(next(remaining))}})
                 else:
                     content.append({"type": "text", "text": part.text})
@@ -47,7 +47,7 @@ def chat_messages(turns: Sequence[Turn], images: Sequence[Image]) -> list[dict[s
     return messages
 
 
-def data_uri(image: Image) -> str:
+def data_uri(image: Visual) -> str:
     """A data URI of the unchanged file if servers read its format, otherwise of a PNG.
 
     Raises:

@@ -8,6 +8,29 @@ from basereward.inference.judges.engine import Engine
 LOCAL, VLLM = "local", "vllm"
 
 
+def judge_content(model: str, *, endpoint: str) -> str | None:
+    """A hash of everything in a judge that its texts depend on: a folder may be trained again under its name.
+
+    Args:
+        model, endpoint: as of `open_engine`.
+
+    Returns:
+        Of a trained judge the hash of its model; of a chat checkpoint a hash of its files, or the commit on the hub.
+        None for the address of a server, which does not say what it serves, and for a checkpoint that cannot be found.
+
+    Raises:
+        ModelError, RunError: the model cannot be opened.
+
+    >>> judge_content("Qwen2.5-VL-7B", endpoint="http://localhost:8000/v1") is None
+    True
+    """
+    if endpoint not in (LOCAL, VLLM):
+        return None
+    from basereward.inference.judges.content import local_content
+
+    return local_content(model, endpoint=endpoint)
+
+
 def open_engine(
     model: str, *, endpoint: str, concurrency: int = 8, timeout_s: float = 120.0, send: str | None = None
 ) -> Engine:

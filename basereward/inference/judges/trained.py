@@ -106,6 +106,8 @@ class TrainedJudge:
         """Generate the texts of one batch."""
         rows = collate([group for _, group in encoded], layout="tree", pad_id=self._encoder.pad_id)
         with self._scorer.precision():
-            texts = self._generator.generate(rows.to(self._scorer.device), sampling)
+            # By the request and not by its batch: a resumed call has other batches.
+            names = [request.id for request, _ in encoded]
+            texts = self._generator.generate(rows.to(self._scorer.device), sampling, names=names)
         for (request, group), (tokens,) in zip(encoded, texts, strict=True):
             yield Completion(request.id, self._generator.text(tokens), group.longest, len(tokens))

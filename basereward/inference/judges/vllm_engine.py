@@ -14,6 +14,7 @@ from basereward.errors import ModelError
 from basereward.inference.judges.engine import Answer, Completion, Failed, OnCompletion, Request, several
 from basereward.inference.judges.messages import chat_messages
 from basereward.model.generation.generate import SamplingParams
+from basereward.model.generation.seeded_sampling import text_seed
 
 # Requests of one call. vLLM schedules them itself, so more are faster; but texts arrive only when the call ends, and an
 # interruption loses the texts of the running call.
@@ -47,9 +48,7 @@ class VLLMEngine:
         self, requests: Iterable[Request], sampling: SamplingParams, *, on_completion: OnCompletion | None = None
     ) -> Iterator[Answer]:
         """As `Engine.generate`; vLLM forms the batches."""
-        params = self.sampling_params(
-            max_tokens=sampling.max_tokens, temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed
-        )
+        options = {"max_tokens": sampling.max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p}
         for part in several(requests, REQUESTS_PER_CALL):
             accepted, conversations = [], []
             for request in part:
@@ -59,6 +58,9 @@ class VLLMEngine:
                     yield Failed(request.id, f"{rejection.reason}: {rejection.detail}", 0, refused=True)
                 else:
                     accepted.append(request)
+            # vLLM draws the tokens of a request from its own seed; with one seed for all, their draws would be equal.
+            seeds = [text_seed(sampling.seed, request.id) for request in accepted]
+            params = [self.sampling_params(**options, seed=seed) for seed in seeds]
             for request, output in zip(accepted, self.llm.chat(conversations, params), strict=True):
                 # One completion, because `sampling.samples` is 1.
                 (generated,) = output.outputs

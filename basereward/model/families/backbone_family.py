@@ -17,7 +17,9 @@ from torch import Tensor
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from basereward.data.images.vision_features import Grid
+from basereward.data.videos.clips import VideoProcessor
 from basereward.errors import ModelError
+from basereward.recipe.schema import VideoRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,29 @@ class VisionFamily(BackboneFamily, ABC):
         Raises:
             ModelError: the settings of the image processor are not usable.
         """
+
+    def video_processor(
+        self,
+        config: PreTrainedConfig,
+        *,
+        image_processor: Any,
+        path: str | Path,
+        source: dict[str, Any],
+        settings: VideoRecipe,
+    ) -> VideoProcessor | None:
+        """What the family says about videos; None: it reads none, and rows with videos are rejected.
+
+        Args:
+            config: of the checkpoint.
+            image_processor: of the checkpoint.
+            path: hub id or folder.
+            source: keyword arguments of transformers that say what is read.
+            settings: of the recipe.
+
+        Raises:
+            ModelError: the settings of the video processor are not usable.
+        """
+        return None
 
     @abstractmethod
     def encode_images(self, transformer: PreTrainedModel, patches: Tensor, grids: Sequence[Grid]) -> list[Tensor]:

@@ -17,7 +17,7 @@ from basereward.model.families.registry import find_family
 from basereward.model.heads.contracts import GenerativeHead
 from basereward.model.saving.folder_checks import check_text_files, explained
 from basereward.recipe import make
-from basereward.recipe.schema import Recipe
+from basereward.recipe.schema import Recipe, VideoRecipe
 from basereward.recipe.trust import is_trusted
 
 
@@ -29,6 +29,7 @@ def load_encoder(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     max_tokens: int = 4096,
+    video: VideoRecipe | None = None,
     whole_turn: bool = False,
     trust_remote_code: bool = False,
     files: str | Path | None = None,
@@ -41,6 +42,7 @@ def load_encoder(
         image_backend: which of transformers' image processors is used; they resample differently.
         min_pixels, max_pixels: size of an image after resizing; None: the image processor's own limit.
         max_tokens: limit of a prompt with one response; longer groups are rejected.
+        video: which frames of a video are used; None: the defaults of the recipe.
         whole_turn: see `Encoder`.
         trust_remote_code: whether code of the checkpoint may run; it also needs the caller's `trusting` block.
         files: the folder of tokenizer, chat template and image processor, if they are not in `path`.
@@ -65,18 +67,30 @@ def load_encoder(
         if not isinstance(family, VisionFamily):
             limits: dict[str, Any] = {"max_tokens": max_tokens, "same_positions": same_positions(config)}
             return Encoder(tokenizer, positions=TextPositions(), whole_turn=whole_turn, **limits)
+    _check_backend(image_backend)
+    with quiet_transformers(), explained(place):
+        processor = AutoImageProcessor.from_pretrained(place, backend=image_backend, **source)
+        options: dict[str, Any] = family.encoder_options(
+            config, processor=processor, tokenizer=tokenizer, path=place, min_pixels=min_pixels, max_pixels=max_pixels
+        )
+        options["videos"] = family.video_processor(
+            config, image_processor=processor, path=place, source=source, settings=video or VideoRecipe()
+        )
+        options |= {"max_tokens": max_tokens, "same_positions": same_positions(config)}
+        return Encoder(tokenizer, image_token_id=config.image_token_id, whole_turn=whole_turn, **options)
+
+
+def _check_backend(image_backend: str) -> None:
+    """Checks that the image backend is installed.
+
+    Raises:
+        ModelError: it is not.
+    """
     if image_backend == "torchvision" and importlib.util.find_spec("torchvision") is None:
         raise ModelError(
             "data.encoding.image_backend is torchvision, which is not installed. Install it, or set "
             "data.encoding.image_backend=pil (the two resample differently, so scores differ a little)."
         )
-    with quiet_transformers(), explained(place):
-        processor = AutoImageProcessor.from_pretrained(place, backend=image_backend, **source)
-        options = family.encoder_options(
-            config, processor=processor, tokenizer=tokenizer, path=place, min_pixels=min_pixels, max_pixels=max_pixels
-        )
-        options |= {"max_tokens": max_tokens, "same_positions": same_positions(config)}
-        return Encoder(tokenizer, image_token_id=config.image_token_id, whole_turn=whole_turn, **options)
 
 
 def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, *, place: str | Path) -> None:
@@ -132,6 +146,7 @@ def recipe_encoder(
         min_pixels=settings.min_pixels,
         max_pixels=settings.max_pixels,
         max_tokens=settings.max_tokens,
+        video=settings.video,
         whole_turn=settings.ending == "template",
         trust_remote_code=recipe.model.backbone.trust_remote_code,
         files=files,

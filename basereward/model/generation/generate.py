@@ -9,10 +9,10 @@ the vocabulary.
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -24,6 +24,7 @@ from transformers import (
     Cache,
     DynamicCache,
     GenerationConfig,
+    LogitsProcessorList,
     PreTrainedConfig,
     PreTrainedModel,
     StoppingCriteria,
@@ -36,12 +37,13 @@ from basereward.errors import ModelError
 from basereward.model.attention.layout_check import arbitrary_tokens
 from basereward.model.backbone import Backbone
 from basereward.model.families.lm_head import WEIGHT, LanguageHead
+from basereward.model.generation.seeded_sampling import row_sampling, text_seed
 
 IsCancelled: TypeAlias = Callable[[], Sequence[bool]]
 """Whether the text of each row is not needed any more; it is called before every token."""
 
-# One thread of the process generates at a time: sampling uses the random number generator of the process, and Qwen-VL
-# models store the offset of their positions as an attribute between the steps of `generate`.
+# One thread of the process generates at a time: Qwen-VL models store the offset of their positions as an attribute
+# between the steps of `generate`.
 _generating = threading.Lock()
 
 
@@ -54,7 +56,8 @@ class SamplingParams:
         temperature: of sampling; 0 takes the most likely token.
         top_p: sampling draws from the smallest set of tokens that together have this probability.
         samples: texts for each branch.
-        seed: of sampling.
+        seed: of sampling. A sampled text depends on it, on the tokens before the text, on the name of the branch and on
+            the number of the sample, but not on the rest of the batch.
 
     >>> SamplingParams(max_tokens=8).temperature  # greedy
     0.0
@@ -85,21 +88,29 @@ class TextGenerator:
 
     @torch.no_grad()
     def __call__(
-        self, batch: TreeBatch, sampling: SamplingParams, *, is_cancelled: IsCancelled | None = None
+        self,
+        batch: TreeBatch,
+        sampling: SamplingParams,
+        *,
+        names: Sequence[str] | None = None,
+        is_cancelled: IsCancelled | None = None,
     ) -> list[list[Tensor]]:
         """Generates text after every branch of a batch of tree rows.
 
         Args:
             batch: one tree row with B branches.
             sampling: settings of the texts.
+            names: one for each branch, such as the id of a request: branches with equal tokens and other names get
+                other random numbers. None: none has a name.
             is_cancelled: says of every text, B times `sampling.samples`, whether it can end early; None: none can.
 
         Returns:
             For every branch `sampling.samples` texts of `(n,)` tokens, without the end-of-turn token. A text that was
             truncated has `max_tokens` tokens.
         """
+        branches = _branch_columns(batch)
         rows: list[Tensor] = []
-        for columns in _branch_columns(batch):
+        for columns in branches:
             # `generate` repeats rows for several samples, but not the cache that it is given.
             rows += [columns] * sampling.samples
         # Layers that keep all keys. By the configuration, a sliding-window layer would drop those outside of the window
@@ -111,7 +122,7 @@ class TextGenerator:
         columns = torch.stack([_left_padded(row, longest) for row in rows]).to(device)
         mask = torch.stack([_left_padded(torch.ones_like(row), longest) for row in rows]).to(device)
         model = self.causal_model()
-        with _generating, _seeded(sampling.seed, device) if sampling.temperature else contextlib.nullcontext():
+        with _generating:
             generated = model.generate(
                 input_ids=batch.rows.input_ids[0, columns].masked_fill(mask == 0, self.pad),
                 attention_mask=mask,
@@ -120,6 +131,7 @@ class TextGenerator:
                 # Without the last token: `generate` feeds it to get the first logits.
                 past_key_values=_gathered(cache, columns[:, :-1]),
                 generation_config=self._config(sampling),
+                logits_processor=_sampling_steps(batch, branches, sampling, names, prompt_tokens=longest),
                 stopping_criteria=StoppingCriteriaList([] if is_cancelled is None else [_Cancelled(is_cancelled)]),
             )
         texts = [_until(self.end, row[longest:]) for row in generated]
@@ -127,15 +139,12 @@ class TextGenerator:
 
     def _config(self, sampling: SamplingParams) -> GenerationConfig:
         """The settings in the form of transformers."""
-        method: dict[str, Any] = {"do_sample": False}
-        if sampling.temperature:
-            # transformers' default top_k of 50 would change the distribution; 0 turns it off.
-            method = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         return GenerationConfig(
             max_new_tokens=sampling.max_tokens,
             eos_token_id=self.end,
             pad_token_id=self.pad,
-            **method,
+            # Also for sampled texts: `row_sampling` draws the token, and it is then the only possible one.
+            do_sample=False,
         )
 
     def causal_model(self) -> Any:
@@ -222,12 +231,45 @@ def check_language_head(backbone: Backbone, language: LanguageHead) -> None:
         )
 
 
-@contextlib.contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch's generator for a block, and restores its state."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+def _sampling_steps(
+    batch: TreeBatch,
+    branches: Sequence[Tensor],
+    sampling: SamplingParams,
+    names: Sequence[str] | None,
+    *,
+    prompt_tokens: int,
+) -> LogitsProcessorList:
+    """What draws the tokens of all texts; nothing at temperature 0. The arguments are those of `_text_seeds`."""
+    if not sampling.temperature:
+        return LogitsProcessorList()
+    return row_sampling(
+        _text_seeds(batch, branches, sampling, names),
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        prompt_tokens=prompt_tokens,
+        max_tokens=sampling.max_tokens,
+    )
+
+
+def _text_seeds(
+    batch: TreeBatch, branches: Sequence[Tensor], sampling: SamplingParams, names: Sequence[str] | None
+) -> list[int]:
+    """The seeds of all texts: `sampling.samples` for each branch.
+
+    Args:
+        batch: one tree row.
+        branches: for each of its B branches, the columns of its prefix and its own tokens.
+        sampling: its `seed` and `samples`.
+        names: of the branches; None: none has a name.
+    """
+    tokens = batch.rows.input_ids[0].cpu()
+    seeds: list[int] = []
+    for index, columns in enumerate(branches):
+        # A server that gets this seed with a request without a name writes the same text.
+        seed = sampling.seed if names is None else text_seed(sampling.seed, names[index])
+        content = hashlib.sha256(tokens[columns].numpy().tobytes()).hexdigest()
+        seeds += [text_seed(seed, content, sample) for sample in range(sampling.samples)]
+    return seeds
 
 
 def _left_padded(values: Tensor, length: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -42,12 +42,15 @@ class ResponseGenerator:
         # A forward pass has counters of its own, because several threads may score with one model.
         return ResponseGenerator(self.encoder, self.backbone, self.language, tally=tally)
 
-    def generate(self, batch: TreeBatch, sampling: SamplingParams) -> list[list[Tensor]]:
+    def generate(
+        self, batch: TreeBatch, sampling: SamplingParams, *, names: Sequence[str] | None = None
+    ) -> list[list[Tensor]]:
         """Generates text after every branch.
 
         Args:
             batch: tree rows with B branches.
             sampling: settings of the texts.
+            names: of the branches, as of `TextGenerator`.
 
         Returns:
             For each of the B branches `sampling.samples` texts of `(n,)` tokens. A text ends with the end-of-turn
@@ -62,7 +65,7 @@ class ResponseGenerator:
         generator = TextGenerator(self.backbone, self.language, end=end, pad=self.encoder.pad_id)
         # Critics also generate during training, where dropout would change the text.
         with _evaluation_mode(self.backbone), whole_weights(self.backbone):
-            texts_of_branches = generator(batch, sampling)
+            texts_of_branches = generator(batch, sampling, names=names)
         completed: list[list[Tensor]] = []
         for texts in texts_of_branches:
             completed.append([self._with_end(text, max_tokens=sampling.max_tokens) for text in texts])

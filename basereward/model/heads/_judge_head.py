@@ -90,8 +90,8 @@ class JudgeTemplate(HeadTemplate):
         """The judge's turn up to the first answer, with the sentinel where branches continue."""
         (turn,) = self.judge_prompt.turns(group)
         *before, last = turn.parts
-        # An image has no text to which the sentinel could be appended.
-        if last.is_image:
+        # An image or a video has no text to which the sentinel could be appended.
+        if last.is_visual:
             return (Turn(turn.role, (*before, last, Part(SENTINEL))),)
         return (Turn(turn.role, (*before, Part(f"{last.text}{SENTINEL}"))),)
 

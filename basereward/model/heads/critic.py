@@ -37,7 +37,8 @@ class Critic(MLP):
         layers, activation, width, dropout: of the layers that give the score; see `MLP`.
         language_weight: factor of the cross-entropy over critiques, added to the loss over scores.
         max_tokens: limit of a generated critique; a longer one is truncated, and the score is read at its end.
-        temperature: of sampling; 0 takes the most likely token. Above 0, scores depend on the batch.
+        temperature: of sampling; 0 takes the most likely token. The draws depend on the tokens of
+            the response alone.
         samples: critiques for each response; the score is the mean over them. Training generates one.
         critiques: where training reads the scores that it ranks: at the end of critiques `given` in the data; of the
             model's `own`, generated anew at every step and not learned as language; or of `both`, each with half of

@@ -62,7 +62,8 @@ class Generative(JudgeHead):
         order: the orders in which a pair is shown, in training and in scoring: `both`, as `given`, or one at `random`.
             Completion reasoning is always shown in its own order, because its words refer to answer 1 and answer 2.
         votes: verdicts for a pair in one order, with thinking; more than 1 need a temperature above 0.
-        temperature: of sampling; 0 takes the most likely token. Above 0, scores depend on the batch.
+        temperature: of sampling; 0 takes the most likely token. The draws depend on the tokens of
+            the comparison alone.
         top_p: sampling draws from the smallest set of tokens that together have this probability.
         max_tokens: limit of a text with reasoning; a longer text is truncated and has no verdict.
         pairs: at most this many preferences of a group are learned, spread evenly over them; with thinking, of those

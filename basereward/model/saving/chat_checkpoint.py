@@ -33,11 +33,12 @@ HASHED = ("*.safetensors", CARD)
 """Files of a saved model on which its chat checkpoint depends."""
 
 
-def chat_checkpoint(folder: Path) -> Path:
-    """The folder of the chat checkpoint of a saved judge, which is written into the cache at the first call.
+def chat_checkpoint(folder: Path, *, target: Path | None = None) -> Path:
+    """The folder of the chat checkpoint of a saved judge, which is written at the first call.
 
     Args:
-        folder: written by `save_model`.
+        folder: written by `save_model`; its files must not change if `target` is given.
+        target: the folder of the chat checkpoint; None: one in the cache, by the content of the judge.
 
     Returns:
         A folder with config, weights, tokenizer, chat template and image processor; adapters are merged.
@@ -46,9 +47,8 @@ def chat_checkpoint(folder: Path) -> Path:
         ModelError: the folder is not a saved model, or its head is not generative.
         OSError: the folder cannot be written.
     """
-    files = sorted(file for pattern in HASHED for file in folder.rglob(pattern))
-    digest = combined_sha256([(file.relative_to(folder).as_posix(), file_sha256(file)) for file in files])
-    target = cache_folder() / "policies" / digest[:16]
+    if target is None:
+        target = _in_cache(folder)
     if (target / "config.json").is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -65,6 +65,12 @@ def chat_checkpoint(folder: Path) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def _in_cache(folder: Path) -> Path:
+    files = sorted(file for pattern in HASHED for file in folder.rglob(pattern))
+    digest = combined_sha256([(file.relative_to(folder).as_posix(), file_sha256(file)) for file in files])
+    return cache_folder() / "policies" / digest[:16]
 
 
 def write_chat_checkpoint(model: RewardModel, folder: Path, *, encoder: Encoder) -> None:
@@ -89,6 +95,8 @@ def write_chat_checkpoint(model: RewardModel, folder: Path, *, encoder: Encoder)
         encoder.tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]
         if encoder.image_processor is not None:
             encoder.image_processor.save_pretrained(folder)
+        if encoder.videos is not None:
+            encoder.videos.save_pretrained(folder)
     open_to_readers(folder)
 
 

@@ -214,6 +214,8 @@ def _save_processor(encoder: Encoder, folder: Path) -> None:
     encoder.tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]
     if encoder.image_processor is not None:
         encoder.image_processor.save_pretrained(folder)
+    if encoder.videos is not None:
+        encoder.videos.save_pretrained(folder)
 
 
 def _own_hashes(folder: Path) -> dict[str, str]:

@@ -36,6 +36,20 @@ QWEN_PREPROCESSOR = {
     "max_pixels": 12845056,
 }
 
+QWEN3_VIDEO_PREPROCESSOR = {
+    # The constants of Qwen3-VL's own video_preprocessor_config.json. The sizes are those of all frames together.
+    "video_processor_type": "Qwen3VLVideoProcessor",
+    "size": {"longest_edge": 25165824, "shortest_edge": 4096},
+    "patch_size": 16,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "fps": 2,
+    "min_frames": 4,
+    "max_frames": 768,
+    "image_mean": QWEN_PREPROCESSOR["image_mean"],
+    "image_std": QWEN_PREPROCESSOR["image_std"],
+}
+
 
 @dataclass(frozen=True, slots=True)
 class TinySizes:
@@ -68,6 +82,7 @@ class TinyFamily:
         model: name of the model class in transformers, with its language-model head.
         settings: keyword arguments of the configuration.
         preprocessor: content of `preprocessor_config.json`; None for a text-only family.
+        video_preprocessor: content of `video_preprocessor_config.json`; None for families without one.
         tokenizer: builds the tokenizer.
         initialise: draws the weights that the model class leaves at zero, with a standard deviation.
 
@@ -81,6 +96,7 @@ class TinyFamily:
     preprocessor: Mapping[str, Any] | None = None
     tokenizer: Callable[[], PreTrainedTokenizerFast] = byte_level_tokenizer
     initialise: Callable[[Any, float], None] | None = None
+    video_preprocessor: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +188,7 @@ def image_model(
     preprocessor: Mapping[str, Any],
     tokenizer: Callable[[], PreTrainedTokenizerFast] = byte_level_tokenizer,
     initialise: Callable[[Any, float], None] | None = None,
+    video_preprocessor: Mapping[str, Any] | None = None,
 ) -> Callable[[Settings], ImageModelMaker]:
     """A decorator: turns the settings of a family that reads images into its maker; for the arguments see `TinyFamily`.
 
@@ -181,7 +198,8 @@ def image_model(
     """
 
     def complete(settings: Settings) -> ImageModelMaker:
-        return ImageModelMaker(TinyFamily(config, model, settings, preprocessor, tokenizer, initialise))
+        family = TinyFamily(config, model, settings, preprocessor, tokenizer, initialise, video_preprocessor)
+        return ImageModelMaker(family)
 
     return complete
 
@@ -212,6 +230,9 @@ def write_tiny(folder: Path, family: TinyFamily, sizes: TinySizes, *, initialize
     write_checkpoint(folder, build, tokenizer=tokenizer, seed=seed)
     if family.preprocessor is not None:
         write_preprocessor(folder, family.preprocessor)
+    if family.video_preprocessor is not None:
+        text = json.dumps(family.video_preprocessor, indent=2) + "\n"
+        (folder / "video_preprocessor_config.json").write_text(text)
 
 
 def write_checkpoint(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from basereward.model.tiny_models._checkpoint import (
+    QWEN3_VIDEO_PREPROCESSOR,
     QWEN_PREPROCESSOR,
     TinySizes,
     image_model,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     config="Qwen3VLConfig",
     model="Qwen3VLForConditionalGeneration",
     preprocessor=QWEN_PREPROCESSOR | {"processor_class": "Qwen3VLProcessor", "patch_size": 16},
+    video_preprocessor=QWEN3_VIDEO_PREPROCESSOR,
 )
 def tiny_qwen3_vl(sizes: TinySizes, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     """A Qwen3-VL of random weights; `hidden_size` is a multiple of 32.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,7 +12,9 @@ from annotated_types import Ge, Interval
 from basereward.errors import DataError
 from basereward.evaluation.annotation.annotate import annotate, pair_rows
 from basereward.evaluation.annotation.rows import reasoning
+from basereward.inference.judges.open_engine import judge_content
 from basereward.pipelines.stages.contracts import PREVIEWED, StageResult, definition, write_rows
+from basereward.pipelines.stages.inputs import source_files
 from basereward.pipelines.stages.row_files import read_rows
 from basereward.recipe.fragment import load_source
 
@@ -77,9 +79,15 @@ class Annotate:
         self.options |= {"concurrency": concurrency, "timeout_s": timeout_s}
 
     def definitions(self) -> Mapping[str, Any]:
-        """As `Stage.definitions`: the source, if it is named."""
-        source = self.source
-        return {"source": definition(partial(load_source, source))} if isinstance(source, str) else {}
+        """As `Stage.definitions`: the content of the judge, and the source if it is named."""
+        source, model, endpoint = self.source, self.options["model"], self.options["endpoint"]
+        defined = {"model": definition(partial(judge_content, model, endpoint=endpoint))}
+        return defined | ({"source": definition(partial(load_source, source))} if isinstance(source, str) else {})
+
+    def inputs(self) -> Sequence[Path]:
+        """As `Stage.inputs`: those of the source, and the file of the prompt."""
+        prompt = self.options["prompt_file"]
+        return [*source_files(self.source), *([Path(prompt)] if prompt is not None else [])]
 
     def preview(self, folder: Path) -> Mapping[str, str]:
         """As `Stage.preview`: the first pairs, with a sentence as reasoning."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Protocol
 from basereward.errors import BaseRewardError
 from basereward.io.files import write_atomic
 
+UNTRAINED = "not trained yet: "
+"""With the name of a stage, stands in for its model."""
 PREVIEWED = 8
 """Groups of a source from which stand-ins are made."""
 
@@ -36,7 +38,7 @@ class StageResult:
 class Stage(Protocol):
     """A stage that does not train.
 
-    Its arguments are keyword-only; those that name a file or a folder are its inputs. It is constructed before anything
+    Its arguments are keyword-only. It is constructed before anything
     runs, which finds wrong arguments, and again with the outputs of earlier stages.
 
     Attributes:
@@ -50,6 +52,11 @@ class Stage(Protocol):
     def definitions(self) -> Mapping[str, Any]:
         """What the arguments name beside files, as JSON: a source, a benchmark, an experiment. If a definition changes,
         the stage is another one. It is called before `preview`; see `definition`."""
+        ...
+
+    def inputs(self) -> Sequence[Path]:
+        """The files and folders that the arguments name, whether they exist or not. If the content of one changes, the
+        stage is another one."""
         ...
 
     def preview(self, folder: Path) -> Mapping[str, str]:

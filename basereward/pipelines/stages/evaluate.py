@@ -15,9 +15,11 @@ from basereward.evaluation.annotation.annotate import pair_rows
 from basereward.evaluation.benchmark import load_benchmark, open_pairs
 from basereward.evaluation.judging.run_judge import open_trained_judge
 from basereward.evaluation.run_benchmark import evaluate
+from basereward.inference.model_content import named_model_content
 from basereward.io.files import write_atomic
 from basereward.io.limits import read_json_object
 from basereward.pipelines.stages.contracts import PREVIEWED, StageResult, definition, write_rows
+from basereward.pipelines.stages.inputs import benchmark_files, source_files
 from basereward.recipe.fragment import assign_overrides, load_fragment, load_source
 
 MEASURED = "evaluation.json"
@@ -81,14 +83,19 @@ class Evaluate:
         self.overrides = overrides or []
 
     def definitions(self) -> Mapping[str, Any]:
-        """As `Stage.definitions`: the benchmarks, and the source if it is named."""
+        """As `Stage.definitions`: the content of the model, the benchmarks, and the source if it is named."""
         source = self.source
-        defined: dict[str, Any] = {}
+        defined: dict[str, Any] = {"model": definition(partial(named_model_content, self.model))}
         for name in self.benchmarks:
             defined[f"benchmark {name}"] = definition(partial(load_fragment, name, "benchmarks"))
         if isinstance(source, str):
             defined["source"] = definition(partial(load_source, source))
         return defined
+
+    def inputs(self) -> Sequence[Path]:
+        """As `Stage.inputs`: those of the pairs, the source and the benchmarks."""
+        files = benchmark_files(self.benchmarks, overrides=self.overrides, data=self.data)
+        return [*files, *source_files(self.source)]
 
     def preview(self, folder: Path) -> Mapping[str, str]:
         """As `Stage.preview`; opens the benchmarks and reads rows."""

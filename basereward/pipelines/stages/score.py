@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from basereward.data.schema.group import Group
 from basereward.data.sources.jsonl import read_rows as read_groups
 from basereward.errors import DataError
+from basereward.inference.model_content import named_model_content
 from basereward.inference.score_file import score
-from basereward.pipelines.stages.contracts import StageResult, write_rows
+from basereward.pipelines.stages.contracts import StageResult, definition, write_rows
 from basereward.pipelines.stages.row_files import read_rows
 
 
@@ -34,8 +36,12 @@ class Score:
         self.model = model
 
     def definitions(self) -> Mapping[str, Any]:
-        """As `Stage.definitions`; all arguments are files or values."""
-        return {}
+        """As `Stage.definitions`: the content of the model."""
+        return {"model": definition(partial(named_model_content, self.model))}
+
+    def inputs(self) -> Sequence[Path]:
+        """As `Stage.inputs`: the rows."""
+        return [Path(file) for file in self.files]
 
     def preview(self, folder: Path) -> Mapping[str, str]:
         """As `Stage.preview`, with margins of 0."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -53,6 +53,10 @@ class Select:
     def definitions(self) -> Mapping[str, Any]:
         """As `Stage.definitions`; all arguments are files or values."""
         return {}
+
+    def inputs(self) -> Sequence[Path]:
+        """As `Stage.inputs`: the rows."""
+        return [Path(file) for file in self.files]
 
     def preview(self, folder: Path) -> Mapping[str, str]:
         """As `Stage.preview`: all rows of the stand-ins, since their numbers mean nothing."""

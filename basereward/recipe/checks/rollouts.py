@@ -36,6 +36,18 @@ def learns_from_rollouts(node: Node | None) -> bool:
     return False
 
 
+def writes_by_vllm(node: Node | None) -> bool:
+    """Whether the rollouts of an objective are written by vLLM.
+
+    Args:
+        node: section `objective` of a recipe, or None.
+
+    >>> writes_by_vllm({"_target_": "grpo", "rollouts": "vllm"}), writes_by_vllm({"_target_": "grpo"})
+    (True, False)
+    """
+    return learns_from_rollouts(node) and (node or {}).get("rollouts") == "vllm"
+
+
 def rollout_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Keys that reinforcement learning excludes, and `model.start` in a recipe that does not use it.
 
@@ -56,6 +68,23 @@ def rollout_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
     for key, (is_set, message) in _excluded(recipe).items():
         if is_set:
             yield key, reason + message
+    yield from _engine_problems(recipe)
+
+
+def _engine_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """A server of vLLM that nothing uses, and a device without vLLM."""
+    node = recipe.objective or {}
+    has_server = node.get("vllm_mode") == "server"
+    if not writes_by_vllm(node):
+        if has_server:
+            yield "objective.vllm_mode", "only rollouts of vLLM use a server; set objective.rollouts=vllm"
+    elif recipe.trainer.accelerator in ("cpu", "mps"):
+        yield (
+            "objective.rollouts",
+            f"vllm needs a GPU, and trainer.accelerator is {recipe.trainer.accelerator}. Set it to auto",
+        )
+    if node.get("vllm_server_base_url") is not None and not has_server:
+        yield "objective.vllm_server_base_url", "it is for objective.vllm_mode=server, which is not set"
 
 
 def _excluded(recipe: Recipe) -> dict[str, tuple[bool, str]]:

@@ -60,6 +60,12 @@ def _target(kind: TargetKind) -> JsonSchema:
     }
 
 
+def _inner_schema(inner: TargetKind, kind: TargetKind) -> JsonSchema:
+    """The schema of a node within a node. One of the same kind could hold itself without end, so its arguments are
+    left open."""
+    return {"type": "object", "properties": {TARGET: _target(kind)}} if inner == kind else component_schema(inner)
+
+
 def _arguments(name: str, kind: TargetKind) -> dict[str, JsonSchema]:
     """The schema of every argument of a target that a recipe may give."""
     meanings = _meanings(locate(name, kind))
@@ -69,7 +75,7 @@ def _arguments(name: str, kind: TargetKind) -> dict[str, JsonSchema]:
         if (kind, argument) in DEFINED:
             schema = _defined(DEFINED[kind, argument], parameter.hint)
         elif (kind, argument) in INNER:
-            schema = {"anyOf": [component_schema(INNER[kind, argument]), {"type": "null"}]}
+            schema = {"anyOf": [_inner_schema(INNER[kind, argument], kind), {"type": "null"}]}
         if argument in meanings:
             schema = {"description": meanings[argument]} | schema
         if parameter.default is not MISSING:

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import GenerationConfig
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig
 from trl.data_utils import prepare_multimodal_messages
 
 from basereward.data.lazy_table import LazyTable
-from basereward.errors import BaseRewardError, TrainingError
+from basereward.errors import BaseRewardError, NothingToLearnError
 from basereward.io.interrupts import Terminated
 from basereward.model.families.parts import part_of
 from basereward.model.policy import Policy
@@ -86,6 +87,8 @@ class RunTrainer(JudgeTrainer):
     control: Any
     generation_config: Any
     generation_kwargs: dict[str, Any]
+    eos_token_ids: list[int]
+    use_vllm: bool
     lr_scheduler: Any
     optimizer: Any
 
@@ -109,9 +112,19 @@ class RunTrainer(JudgeTrainer):
         self.saved_at = -1
         self._useless: dict[str, int] = dict.fromkeys(USELESS, 0)
         super().__init__(policy, reward, rows, objective, settings, **options)
+        if self.use_vllm:
+            # TRL makes neither, and held-out rows are answered by transformers with every engine.
+            self.generation_kwargs = self._held_out_generation()
+            self.generation_config = GenerationConfig(**self.generation_kwargs)
         # They print to standard output, which belongs to the result.
         for printer in (PrinterCallback, ProgressCallback):
             self.remove_callback(printer)
+
+    def _held_out_generation(self) -> dict[str, Any]:
+        """Settings of transformers' generation; the block of `_greedy` adds its own."""
+        tokenizer: Any = getattr(self.processing_class, "tokenizer", self.processing_class)
+        limits = {"max_new_tokens": self.args.max_completion_length, "eos_token_id": self.eos_token_ids}
+        return {**limits, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id}
 
     # Optimizer
 
@@ -172,7 +185,7 @@ class RunTrainer(JudgeTrainer):
 
         Raises:
             BaseRewardError: the reward has failed.
-            TrainingError: no rollout of `PATIENCE` generations in succession could be used.
+            NothingToLearnError: no rollout of `PATIENCE` generations in succession could be used.
         """
         states = _random_states()
         batch: dict[str, Any] | None = None
@@ -191,7 +204,7 @@ class RunTrainer(JudgeTrainer):
     def _check_useful(self, batch: Mapping[str, Any]) -> None:
         """
         Raises:
-            TrainingError: no rollout of `PATIENCE` generations in succession could be used.
+            NothingToLearnError: no rollout of `PATIENCE` generations in succession could be used.
         """
         if not self.model.training:
             return
@@ -206,7 +219,7 @@ class RunTrainer(JudgeTrainer):
             if self._useless[name] and is_first():
                 logger.warning("step %d: %s", self.state.global_step + 1, USELESS[name])
             if self._useless[name] >= PATIENCE:
-                raise TrainingError(f"in {PATIENCE} generations in succession {USELESS[name]}")
+                raise NothingToLearnError(f"in {PATIENCE} generations in succession {USELESS[name]}")
 
     def _last_metric(self, name: str) -> float | None:
         values = self._metrics["train"].get(name)
@@ -246,16 +259,17 @@ class RunTrainer(JudgeTrainer):
 
         Without dropout, which adapters may have.
         """
-        settings, states = (self.generation_config, self.generation_kwargs), _random_states()
+        settings, states = (self.generation_config, self.generation_kwargs, self.use_vllm), _random_states()
         was_training = self.model.training
         self.model.eval()
+        self.use_vllm = False
         self.generation_kwargs = {**settings[1], **GREEDY}
         self.generation_config = type(settings[0])(**self.generation_kwargs, disable_compile=True)
         try:
             yield
         finally:
             self.model.train(was_training)
-            self.generation_config, self.generation_kwargs = settings
+            self.generation_config, self.generation_kwargs, self.use_vllm = settings
             _set_random_states(states)
 
     # Validations and checkpoints

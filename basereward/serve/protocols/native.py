@@ -1,4 +1,4 @@
-"""Our own protocol: POST /score with a prompt, responses and images."""
+"""Our own protocol: POST /score with a prompt, responses, images and videos."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ class ScoreBody(BaseModel):
     responses: list[str | dict[str, Any] | list[dict[str, Any]]] = Field(description="responses to the prompt")
     images: list[str] = Field(default=[], description="data URIs, base64, allowed paths or allowed addresses")
     response_images: list[list[str]] = Field(default=[], description="for each response its images, as in `images`")
+    videos: list[str | list[str] | dict[str, Any]] = Field(
+        default=[], description="lists of frames, {frames, fps}, data URIs or allowed paths"
+    )
     scale: Scale = Field(default="raw", description="of the scores")
     clip: float | None = Field(default=None, gt=0, description="largest absolute value of a score")
 
@@ -49,7 +52,9 @@ def router(service: ScoringService) -> APIRouter:
     async def score(http: HTTPRequest) -> ScoreAnswer:
         """One score for each response to a prompt; higher is better."""
         body = await service.read(http, ScoreBody)
-        scores = await service.score(http, body.prompt, body.responses, body.images, body.response_images)
+        scores = await service.score(
+            http, body.prompt, body.responses, body.images, body.response_images, videos=body.videos
+        )
         statistics = service.pool.info.get("scores", {})
         return ScoreAnswer(
             scores=scaled(scores, body.scale, statistics=statistics, clip=body.clip),

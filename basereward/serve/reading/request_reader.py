@@ -15,8 +15,9 @@ import PIL.Image
 
 from basereward.data.images.image_store import ImageError, ImageStore
 from basereward.data.images.open_images import FORMATS, read_image
-from basereward.data.schema.group import Group, Image, PlacedImage
+from basereward.data.schema.group import Group, Image, PlacedImage, Video, Visual, flat_images, visual_content
 from basereward.data.schema.rows import RowFormat
+from basereward.data.videos.open_videos import read_video_file, video_facts
 from basereward.errors import DataError
 from basereward.io.http.addresses import public_addresses
 from basereward.io.http.client import HTTPClient, PrivateAddress, TooLarge, TooSlow
@@ -52,6 +53,10 @@ class _ServedImages(ImageStore):
             raise ImageError("image_outside_root", f"{name} is not below the folder of images")
         return path
 
+    def listing(self, folder: str) -> list[str]:
+        """As the base; without a folder nothing is listed."""
+        return [] if self._folder is None else super().listing(folder)
+
 
 class RequestReader:
     """Converts requests to groups.
@@ -78,6 +83,8 @@ class RequestReader:
         responses: Sequence[Any],
         images: Sequence[Any] = (),
         response_images: Sequence[Sequence[Any]] = (),
+        *,
+        videos: Sequence[Any] = (),
     ) -> Group:
         """Reads one request. It may download images, so it belongs into a thread of its own.
 
@@ -86,6 +93,8 @@ class RequestReader:
             responses: texts, or messages of the assistant.
             images: data URIs, base64, paths or addresses, in the order of their places in the prompt.
             response_images: for each response a list of its images, in the forms of `images`.
+            videos: lists of frames, which are given as images are, or data URIs or paths of files or of folders of
+                frames. Each frame counts as an image.
 
         Raises:
             DataError: something is malformed, too large, or not allowed.
@@ -96,18 +105,24 @@ class RequestReader:
             "responses": [self._with_downloads(response) for response in responses],
             "images": self._all_downloaded(images) or None,
             "response_images": [self._all_downloaded(own) for own in response_images] or None,
+            "videos": list(videos) or None,
         }
         # The server states where images are, so `<image>` in a prompt without images is a word.
         # The id of `ScoresGroups.score`: a judge that shows pairs in random order draws the order from it.
         group = RowFormat(images=self._images, for_training=False).group(
             row, source="serve", row_id="0", where="request"
         )
-        number = len(group.all_images)
-        if number > self._settings.max_images:
-            raise DataError(f"{number} images; at most {self._settings.max_images} are allowed")
+        num_images = sum(1 for _ in flat_images(group.all_images))
+        if num_images > self._settings.max_images:
+            raise DataError(
+                f"{num_images} images and frames of videos; at most {self._settings.max_images} are allowed"
+            )
+        contents: list[Visual] = []
+        for image in group.images:
+            contents.append(self._video(image) if isinstance(image, Video) else self._content(image))
         return Group(
             *(group.id, group.source, group.prompt, group.responses),
-            images=tuple(self._content(image) for image in group.images),
+            images=tuple(contents),
             response_images=tuple(self._contents(placed) for placed in group.response_images),
         )
 
@@ -141,6 +156,21 @@ class RequestReader:
         characters = _characters(prompt) + sum(map(_characters, responses))
         if characters > self._settings.max_characters:
             raise DataError(f"{characters:,} characters; at most {self._settings.max_characters:,} are allowed")
+
+    def _video(self, video: Video) -> Video:
+        """A video whose frames, or whose file, are bytes within the limits; they are decoded by the worker."""
+        if video.file is None:
+            return replace(video, frames=tuple(self._content(frame) for frame in video.frames))
+        # In memory, so that the worker reads what was checked.
+        video = replace(video, file=read_video_file(video))
+        facts, settings = video_facts(video), self._settings
+        if facts.width * facts.height > settings.max_image_pixels:
+            size = f"{facts.width} x {facts.height} pixels"
+            raise DataError(f"a video has frames of {size}; at most {settings.max_image_pixels:,} pixels are allowed")
+        pixels, limit = facts.frames * facts.width * facts.height, settings.max_image_pixels * settings.max_images
+        if pixels > limit:
+            raise DataError(f"a video has {pixels:,} pixels in all its frames; at most {limit:,} are allowed")
+        return video
 
     def _content(self, image: Image) -> bytes:
         """The bytes of an image, whose header is looked at; it is decoded by the worker."""
@@ -248,9 +278,13 @@ def prompt_key(group: Group) -> bytes:
     """
     digest = hashlib.sha256(repr(group.prompt).encode("utf-8", "surrogatepass"))
     for image in group.images:
-        assert isinstance(image, bytes)
-        digest.update(hashlib.sha256(image).digest())
+        digest.update(visual_content(image, _image_digest))
     return digest.digest()
+
+
+def _image_digest(image: Image) -> bytes:
+    assert isinstance(image, bytes)
+    return hashlib.sha256(image).digest()
 
 
 def download(address: str) -> bytes:

@@ -18,7 +18,7 @@ from basereward.io.files import cache_folder, is_special
 from basereward.io.limits import kind_of
 from basereward.io.names import folder_fault
 from basereward.recipe import Recipe
-from basereward.recipe.checks.rollouts import learns_from_rollouts
+from basereward.recipe.checks.rollouts import learns_from_rollouts, writes_by_vllm
 from basereward.runs.run_folder import runs_root
 from basereward.runs.tracking.mlflow_store import database_of, tracking_uri
 
@@ -73,6 +73,8 @@ def accelerator_problems(recipe: Recipe) -> Iterator[Problem]:
     has_driver["gpu"] = any(has_driver.values())
     if not has_driver.get(accelerator, True):
         yield "trainer.accelerator", f"{accelerator} given, and this machine has none. Allowed here: auto, cpu"
+    if writes_by_vllm(recipe.objective) and not has_driver["cuda"]:
+        yield "objective.rollouts", "vllm given, and this machine has no GPU. Allowed here: auto, transformers"
 
 
 WITHOUT_PACKAGE = {
@@ -82,6 +84,7 @@ WITHOUT_PACKAGE = {
     "data.encoding.image_backend": "pil",
     "tracking.also": "[]",
     "objective": "null",
+    "objective.rollouts": "auto",
 }
 """Values that need no package, by the keys whose other values do."""
 
@@ -122,6 +125,8 @@ def _needed_packages(recipe: Recipe) -> list[tuple[str, str, str, str]]:
         needed.append(("data.encoding.image_backend", "torchvision", "torchvision", "'basereward[video]'"))
     if learns_from_rollouts(recipe.objective):
         needed.append(("objective", str((recipe.objective or {})["_target_"]), "trl", "'basereward[rl]'"))
+        if writes_by_vllm(recipe.objective):
+            needed.append(("objective.rollouts", "vllm", "vllm", "'basereward[rl-vllm]'"))
     for name in recipe.tracking.also:
         # The names of the loggers are those of their packages and of our extras.
         needed.append(("tracking.also", name, name, f"'basereward[{name}]'"))

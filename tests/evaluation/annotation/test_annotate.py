@@ -114,7 +114,7 @@ def test_attempts_are_counted(tmp_path: Path) -> None:
     for group in read_rows(tmp_path / "told.disagreed.jsonl"):  # these rows can be trained on as pairs
         (preference,) = group.preferences
         assert (group.responses[preference.winner], group.reasonings) == ("4", ())
-    assert len({body["seed"] for body in server.asked}) == 3
+    assert len({body["seed"] for body in server.asked}) == len(server.asked)
 
 
 def test_verdict_without_reasoning_is_requested_again(tmp_path: Path) -> None:

@@ -21,10 +21,11 @@ from basereward.evaluation.construction.verify import Verification
 from tests.helpers.chat_servers import serving, words
 from tests.helpers.construction import annotate_all, text_selection
 from tests.helpers.forked_program import ForkedProgram
-from tests.helpers.support import picture, write_rows
+from tests.helpers.support import checkpoint, picture, write_rows
 
 PACKAGE = "basereward.evaluation.construction"
 KILLED = f"""
+import json
 kill_at(Moment(sys.argv[1], int(sys.argv[2])))
 from {PACKAGE}.judges import JudgeOptions
 from {PACKAGE}.publish import publish
@@ -32,9 +33,12 @@ from {PACKAGE}.select import select
 if sys.argv[3] == "publish":
     publish(sys.argv[4], out=sys.argv[5])
 else:
-    select([sys.argv[4]], judges=sys.argv[6:8], probe=sys.argv[8], out=sys.argv[5], options=JudgeOptions(votes=3))
+    asked = json.loads(sys.argv[6])
+    options = JudgeOptions(**asked.pop("options"))
+    select([sys.argv[4]], out=sys.argv[5], options=options, **asked)
 """
-"""The arguments: the place and the number of the call at which the process kills itself, the stage, and its inputs."""
+"""The arguments: the place and the number of the call at which the process kills itself, the stage, its input and its
+output, and for `select` its other arguments as JSON."""
 
 
 def killed(place: str, call: int, *arguments: object) -> int | None:
@@ -98,10 +102,38 @@ def test_killed_selection_gives_the_same_files(
     removed. The next call gives the files of an undisturbed one, byte for byte."""
     source, judges, whole = inputs
     out = tmp_path / "selection"
-    assert killed(place, call, "select", source, out, *judges) == -signal.SIGKILL
+    asked = {"judges": judges[:2], "probe": judges[2], "options": {"votes": 3}}
+    assert killed(place, call, "select", source, out, json.dumps(asked)) == -signal.SIGKILL
     assert not (out / "selection.json").exists() or "remove_others" in place
     select([str(source)], judges=judges[:2], probe=judges[2], out=str(out), options=JudgeOptions(votes=3))
     assert tree(out) == tree(whole)
+
+
+def answers_by_id(folder: Path) -> dict[str, str]:
+    """Return the texts of the judges of a selection by their requests."""
+    lines: list[str] = []
+    for file in sorted((folder / "judges").glob("*.all.jsonl")):
+        lines += file.read_text().splitlines()[1:]
+    return {line["id"]: line["text"] for line in map(json.loads, lines)}
+
+
+def test_killed_local_judge_gives_the_same_votes(tmp_path: Path) -> None:
+    """A checkpoint votes three times on seven pairs at temperature 1, in batches of 16. It is killed after ten votes,
+    so that the rest have other batches, and gives the votes of an undisturbed call."""
+    rows = [{"id": f"{i}", "prompt": f"{i}?", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(7)]
+    source = write_rows(tmp_path / "pairs.jsonl", rows)
+    judges = [f"{checkpoint('qwen3', tmp_path / 'model')}@local"]
+    options: dict[str, Any] = {"votes": 3, "max_tokens": 4}
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    select([str(source)], judges=judges, out=str(whole), options=JudgeOptions(**options))
+    expected = answers_by_id(whole)
+    assert len(set(expected.values())) > 10
+    asked = json.dumps({"judges": judges, "options": options})
+    place = "basereward.io.journal:Journal.append"
+    assert killed(place, 11, "select", source, out, asked) == -signal.SIGKILL
+    assert 0 < len(answers_by_id(out)) < 21
+    select([str(source)], judges=judges, out=str(out), options=JudgeOptions(**options))
+    assert answers_by_id(out) == expected
 
 
 def test_votes_are_counted_as_by_hand(inputs: tuple[Path, list[str], Path]) -> None:

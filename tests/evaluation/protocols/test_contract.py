@@ -58,10 +58,10 @@ def opened(file: Path, folder: Path) -> Benchmark:
 
 
 def test_every_protocol_has_a_benchmark() -> None:
-    """The benchmarks use exactly the eleven protocols that have test rows."""
+    """The benchmarks use exactly the twelve protocols that have test rows."""
     targets = {yaml.safe_load(file.read_text())["protocol"]["_target_"] for file in FILES}
     assert targets == set(ROWS)
-    assert len(ROWS) == 11
+    assert len(ROWS) == 12
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -149,7 +149,7 @@ def test_every_variant_measures_perfect_and_reversed_scores(file: Path, tmp_path
         for judged_item in perfect
     ]
     for name, variant in opened(file, tmp_path).variants.items():
-        if "length_controlled" in name or name in ("per_vote", "over_votes"):
+        if "length_controlled" in name or name in ("per_vote", "over_votes", "over_n"):
             continue
         best, worst = variant(perfect), variant(reverse)
         assert next(iter(best)) in ("overall", "acc")
@@ -194,6 +194,8 @@ BAD = [
     pytest.param("judgebench", {"source": "gsm8k"}, "gsm8k", id="source"),
     pytest.param("multimodal_rewardbench_2", {"chosen": "tie"}, "unknown chosen 'TIE'", id="chosen"),
     pytest.param("multimodal_rewardbench_2", {"response_b_text": ""}, "both empty", id="empty_answer"),
+    pytest.param("best_of_n", {"right": [True, False]}, "2 values for 3", id="two_truths"),
+    pytest.param("best_of_n", {"right": [1, 0, 1]}, "true and false", id="truths_as_numbers"),
     pytest.param("mr2bench", {"rankings": [1, 2, 3]}, "3 ranks for 4", id="three_ranks"),
     pytest.param("mr2bench", {"rankings": [2, 2, 2, 2]}, "the rank 2", id="all_ranks_equal"),
     pytest.param("mr2bench", {"rankings": [1, 2, 3, "4"]}, "whole numbers", id="rank_as_text"),

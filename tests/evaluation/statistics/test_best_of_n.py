@@ -6,6 +6,8 @@ import itertools
 import random
 
 import pytest
+from scipy.integrate import quad
+from scipy.stats import norm
 
 from basereward.errors import DataError
 from basereward.evaluation.statistics.best_of_n import ScoredResponses, best_of_n
@@ -48,6 +50,31 @@ def test_ends_of_the_curve() -> None:
     assert (perfect[0].value, perfect[0].gain, perfect[-1].value) == (0.5, 0.0, 1.0)
     reversed_scores = best_of_n([ScoredResponses([-float(value) for value in right], right)] * 5)
     assert [point.value for point in reversed_scores] == pytest.approx([0.5, 1 / 6, 0.0])
+
+
+@pytest.mark.parametrize("lead", [0.0, 0.8, 2.0])
+def test_scripted_judge_follows_the_order_statistics(lead: float) -> None:
+    """A judge scores right responses N(lead, 1) and wrong ones N(0, 1); a policy is right with chance 0.4. The chance
+    that the highest of n scores is of a right response is the integral of n 0.4 f(x - lead) G(x)^(n-1), where G is the
+    distribution of a score. Every point is within the interval of 600 prompts; a judge without a lead gains nothing."""
+    rng, share = random.Random(round(10 * lead)), 0.4
+    prompts: list[ScoredResponses] = []
+    for _ in range(600):
+        right = [rng.random() < share for _ in range(8)]
+        prompts.append(ScoredResponses([rng.gauss(lead if value else 0.0, 1.0) for value in right], right))
+
+    def density(x: float, n: int) -> float:
+        below = share * norm.cdf(x - lead) + (1 - share) * norm.cdf(x)
+        return float(n * share * norm.pdf(x - lead) * below ** (n - 1))
+
+    for point in best_of_n(prompts):
+        expected = quad(density, -10, 12, args=(point.n,))[0]
+        low, high = point.interval
+        assert low < expected < high
+        # The gain is paired by prompt, so its interval is of its own.
+        gain_low, gain_high = point.gain_interval
+        assert gain_low - 1e-9 <= expected - share <= gain_high + 1e-9
+        assert point.any_right == pytest.approx(1 - (1 - share) ** point.n, abs=0.03)
 
 
 def test_prompts_that_cannot_be_compared_are_refused() -> None:

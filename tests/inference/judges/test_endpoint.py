@@ -7,6 +7,7 @@ import base64
 import io
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def test_extra_body_keys_are_sent() -> None:
         generate(server.url, [request("a")], extra=extra)
     (body,) = server.asked
     assert "max_tokens" not in body
-    expected = {"reasoning_effort": "low", "max_completion_tokens": 5, "temperature": 1, "model": "judge", "seed": 3}
+    expected = {"reasoning_effort": "low", "max_completion_tokens": 5, "temperature": 1, "model": "judge"}
     assert {key: body[key] for key in expected} == expected
 
 
@@ -69,8 +70,22 @@ def test_every_request_is_answered_once() -> None:
     assert answers == {name: Completion(name, f"Say {name}.", 7, 3) for name in names}
     assert len(server.asked) == 20
     assert 2 <= server.most_at_once <= 3
-    sent = {key: server.asked[0][key] for key in ("model", "max_tokens", "temperature", "seed")}
-    assert sent == {"model": "judge", "max_tokens": 9, "temperature": 0.5, "seed": 3}
+    sent = {key: server.asked[0][key] for key in ("model", "max_tokens", "temperature")}
+    assert sent == {"model": "judge", "max_tokens": 9, "temperature": 0.5}
+
+
+def test_seed_is_that_of_the_request() -> None:
+    """Each request has its own seed, which is the same whatever is asked with it, and another one for another seed of
+    all."""
+    with serving(lambda body, number: "yes") as server:
+        generate(server.url, [request(name) for name in ("a", "b", "c")])
+        generate(server.url, [request("b")])
+        list(Endpoint(server.url, "judge").generate([request("b")], replace(SAMPLING, seed=4)))
+    seeds = [(words(body), body["seed"]) for body in server.asked]
+    assert len(dict(seeds[:3]).values()) == 3
+    assert seeds[3] in seeds[:3]
+    assert len({seed for _, seed in seeds}) == 4
+    assert all(0 <= seed < 2**31 for _, seed in seeds)
 
 
 def test_requests_are_read_lazily() -> None:

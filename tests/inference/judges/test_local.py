@@ -56,6 +56,26 @@ def test_images_change_the_completion(tmp_path: Path) -> None:
     assert answers["a"].text != answers["b"].text
 
 
+def test_sampled_votes_depend_on_their_requests_alone(tmp_path: Path) -> None:
+    """Batches of one, three and all requests, and the requests that are left after an interruption, get the same votes.
+    Equal prompts under other ids and other seeds get other votes."""
+    engine: Any = open_engine(str(checkpoint("qwen2_5_vl", tmp_path / "model")), endpoint="local")
+    turns = [(Turn("user", (Part("Which one?" * length),)),) for length in (1, 1, 1, 3, 2, 5, 1)]
+    requests = [Request(f"{number}/0/1/0", turn) for number, turn in enumerate(turns)]
+
+    def votes(asked: list[Request], *, batch_size: int, seed: int = 0) -> dict[str, str]:
+        engine.batch_size = batch_size
+        sampling = SamplingParams(max_tokens=6, temperature=1.0, top_p=0.9, seed=seed)
+        return {answer.id: answer.text for answer in engine.generate(asked, sampling)}
+
+    whole = votes(requests, batch_size=len(requests))
+    assert votes(requests, batch_size=1) == whole
+    assert votes(requests, batch_size=3) == whole
+    assert whole | votes(requests[4:], batch_size=3) == whole
+    assert len(set(whole.values())) == 7
+    assert not set(votes(requests, batch_size=7, seed=1).values()) & set(whole.values())
+
+
 @pytest.mark.parametrize("family", ["qwen3", "qwen2_5_vl"])
 def test_control_tokens_in_a_prompt_are_plain_text(family: str, tmp_path: Path) -> None:
     """An answer that contains control tokens as text adds no control token to the prompt, and its text is kept

@@ -51,6 +51,11 @@ def test_votes_of_a_trained_judge(judge: str, tmp_path: Path, capsys: pytest.Cap
     requests = [compared(prompt, asked, asked.responses[i], asked.responses[j], f"{i}{j}") for i, j in shown]
     answers: Any = list(engine.generate(requests, SamplingParams(max_tokens=6)))
     assert [answer.text for answer in answers] == texts
+    sampled = SamplingParams(max_tokens=6, temperature=1.0)
+    together: Any = list(engine.generate(requests, sampled))
+    votes = {answer.id: answer.text for answer in together}
+    alone: Any = [next(iter(engine.generate([request], sampled))) for request in requests]
+    assert {answer.id: answer.text for answer in alone} == votes
     other = load_prompt("pairwise_thinking", fields=PAIRWISE)
     with pytest.raises(ModelError):
         list(engine.generate([compared(other, asked, "4", "5", "a")], SamplingParams(max_tokens=6)))

@@ -118,6 +118,23 @@ def test_seed_sets_the_sampled_texts(tmp_path: Path) -> None:
     assert sample(1) == first != sample(2)
 
 
+def test_samples_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+    """Three samples after each branch are the same in a batch of three groups, alone, and in another order."""
+    path = checkpoint("qwen2_5_vl", tmp_path / "model")
+    encoder = load_encoder(path)
+    generator = text_generator(path, encoder)
+    groups = mixed_groups(vision=True)[:3]
+    sampling = SamplingParams(max_tokens=5, temperature=1.0, samples=3)
+
+    def sample(items: list[Group]) -> list[list[list[int]]]:
+        return [[text.tolist() for text in samples] for samples in generator(tree_batch(encoder, items), sampling)]
+
+    alone = [sample([item]) for item in groups]
+    assert sample(groups) == alone[0] + alone[1] + alone[2]
+    assert sample(groups[::-1]) == alone[2] + alone[1] + alone[0]
+    assert all(len({tuple(text) for text in samples}) > 1 for samples in alone[0])
+
+
 def test_completions_are_decoded_with_special_tokens(tmp_path: Path) -> None:
     """The tokens of a completion are decoded with nothing left out."""
     encoder = load_encoder(checkpoint("qwen2", tmp_path / "model"))

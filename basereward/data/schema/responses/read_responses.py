@@ -9,7 +9,7 @@ from typing import Any
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.group import Image, PlacedImage, Turn
 from basereward.data.schema.image_references import find_image, image_list
-from basereward.data.schema.messages import ImagePart, Message, shown
+from basereward.data.schema.messages import ImagePart, Message, VideoPart, shown
 from basereward.data.schema.missing_columns import missing_response
 from basereward.data.schema.prompts import place_images
 from basereward.data.schema.rejections import RowRejected
@@ -117,7 +117,12 @@ def _names_of_missing(missing: list[str], columns: Mapping[str, str]) -> list[st
 
 
 def placed_response(
-    parts: tuple[str | ImagePart, ...], cell: ResponseCell, *, mark: str | None, store: ImageStore, typed: bool
+    parts: tuple[str | ImagePart | VideoPart, ...],
+    cell: ResponseCell,
+    *,
+    mark: str | None,
+    store: ImageStore,
+    typed: bool,
 ) -> tuple[str, tuple[PlacedImage, ...]]:
     """The text of a response and its images with their places.
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from basereward.errors import DataError
 from basereward.evaluation.evaluation_folder import Evaluation, read_evaluation
-from basereward.recipe import Experiment
+from basereward.recipe import Experiment, recipe_sha256
 from basereward.runs.common_test_set import TestedGroups, by_key
-from basereward.runs.run_folder import RunFolder
+from basereward.runs.run_folder import RunFolder, unfinished_with
 from basereward.runs.score_files import ScoredGroup, known_scores
 from basereward.runs.tracking.mlflow_store import masked
 from basereward.sweeps.results import CellResult, results
@@ -20,11 +20,15 @@ from basereward.sweeps.results import CellResult, results
 REWARD, EXACT_MATCH = "train/reward", "train/policy/exact_match"
 HELD_OUT, HELD_OUT_REWARD = "val/exact_match", "val/reward"
 ROLLOUT_LENGTH, KL = "train/completions/mean_length", "train/kl/reference"
+ENTROPY, PRE_CLIP = "train/entropy", "train/clip_ratio/pre_clip"
+# Of a judge: shares of its verdicts about held-out pairs, in both orders of the responses.
+VERDICTS_RIGHT, ORDER_CONSISTENCY, NO_VERDICT = "val/accuracy", "val/order_consistency", "val/no_verdict"
 RIGHT, WRONG = "train/policy/reward_right", "train/policy/reward_wrong"
 WRONG_PROBABILITY = "train/policy/wrong_probability"
 CURVES = (
     *("train/loss", "val/pair_accuracy"),
     *(REWARD, EXACT_MATCH, HELD_OUT, HELD_OUT_REWARD, ROLLOUT_LENGTH, KL, WRONG_PROBABILITY),
+    *(ENTROPY, PRE_CLIP, VERDICTS_RIGHT, ORDER_CONSISTENCY, NO_VERDICT),
     *(f"{name}{quantile}" for name in (RIGHT, WRONG) for quantile in ("", "_p10", "_p90")),
 )
 PEAK_MEMORY = "mem/peak_gib"
@@ -79,6 +83,8 @@ class Contender:
     name: str
     results: Sequence[CellResult]
     trained: Sequence[TrainedRun] = field(default=())
+    failed: Sequence[str] = field(default=())
+    """the class of the error of each cell whose newest run has failed"""
 
     @property
     def missing(self) -> list[str]:
@@ -107,8 +113,20 @@ def gather(experiment: Experiment) -> list[Contender]:
     contenders: list[Contender] = []
     for name, members in results_by_name.items():
         trained = [_trained(result, result.run) for result in members if result.run is not None]
-        contenders.append(Contender(name, members, trained))
+        contenders.append(Contender(name, members, trained, _errors(members)))
     return contenders
+
+
+def _errors(results_of_cells: Iterable[CellResult]) -> list[str]:
+    """The classes of the errors of cells without a finished run whose newest run has failed."""
+    errors: list[str] = []
+    for result in results_of_cells:
+        if result.run is not None or result.cell is None:
+            continue
+        stopped = unfinished_with(recipe_sha256(result.cell.recipe))
+        if stopped is not None and stopped.state == "failed":
+            errors.append(str(stopped.status.get("error_type")))
+    return errors
 
 
 def all_results(contenders: Iterable[Contender]) -> list[CellResult]:

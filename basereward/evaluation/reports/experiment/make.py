@@ -22,7 +22,8 @@ from basereward.evaluation.reports.experiment.gather import Contender, TrainedRu
 from basereward.evaluation.reports.experiment.paper_section import paper
 from basereward.evaluation.reports.experiment.parts import Section, listed
 from basereward.evaluation.reports.experiment.recipe_section import costs, differences, runs
-from basereward.evaluation.reports.experiment.reinforcement_section import reinforcement
+from basereward.evaluation.reports.experiment.reinforcement.judges import judges
+from basereward.evaluation.reports.experiment.reinforcement.policies import policies
 from basereward.evaluation.reports.experiment.results_section import learning, results, trust
 from basereward.evaluation.reports.experiment.sweep_settings import SweepSettings, describe
 from basereward.evaluation.reports.markup import Markup, MarkupChild, escape, join, tag
@@ -158,7 +159,8 @@ def _sections(
         results(contenders, accuracy, _compared(experiment, contenders)),
         paper(tables_of(experiment.name), contenders),
         benchmarks(contenders, groups),
-        reinforcement(contenders),
+        policies(contenders),
+        judges(contenders),
         learning(contenders),
         trust(contenders),
         costs(contenders),

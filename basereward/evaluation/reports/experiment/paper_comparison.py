@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from basereward.evaluation.benchmarks.stand_in_names import stand_in_name
 from basereward.evaluation.evaluation_folder import Evaluation, StoredMeasure
 from basereward.evaluation.published.published_table import PrintedCell, PublishedTable
 from basereward.evaluation.reports.experiment.gather import Contender
@@ -37,15 +38,23 @@ class MeasuredCell:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
-def measured_cells(table: PublishedTable, row: str, contender: Contender) -> dict[str, MeasuredCell]:
+def measured_cells(
+    table: PublishedTable, row: str, contender: Contender, *, stand_ins: bool = False
+) -> dict[str, MeasuredCell]:
     """Our values for a row of a published table.
+
+    Args:
+        table: the table.
+        row: its name.
+        contender: the recipe or ensemble that is to reproduce it.
+        stand_ins: whether the values are those on the stand-ins of the benchmarks, which compare with nothing.
 
     Returns:
         The values by column, without columns that were not evaluated or whose protocol the paper does not state.
     """
     cells: dict[str, MeasuredCell] = {}
     for column, printed in table.rows[row].items():
-        measured = None if column in table.means else _measured(printed, contender)
+        measured = None if column in table.means else _measured(printed, contender, stand_ins=stand_ins)
         if measured is not None:
             cells[column] = measured
     _add_means(cells, {column: parts for column, parts in table.means.items() if column in table.rows[row]})
@@ -63,17 +72,16 @@ def _add_means(cells: dict[str, MeasuredCell], means: Mapping[str, Sequence[str]
         pending = [column for column in pending if column not in ready]
 
 
-def not_evaluated(table: PublishedTable, row: str, contender: Contender) -> list[str]:
-    """The benchmarks of a row that no run of the recipe was evaluated on as a whole.
+def not_evaluated(table: PublishedTable, row: str, contender: Contender, *, stand_ins: bool = False) -> list[str]:
+    """The benchmarks of a row that no run of the recipe was evaluated on as a whole; with `stand_ins`, on the stand-in.
 
     Benchmarks whose protocol the paper does not state are left out: no evaluation could fill their cells.
     """
-    required: dict[str, None] = {}
-    for column, printed in table.rows[row].items():
-        if printed.variants and column not in table.means:
-            required[printed.benchmark] = None
-    evaluated = {evaluation.benchmark for evaluation in _whole_evaluations(contender)}
-    return [benchmark for benchmark in required if benchmark not in evaluated]
+    return [
+        benchmark
+        for benchmark in table.comparable_benchmarks(row)
+        if not any(_evaluations(contender, benchmark, stand_ins=stand_ins))
+    ]
 
 
 def difference(cell: PrintedCell, measured: MeasuredCell) -> float | None:
@@ -102,20 +110,22 @@ def joined(table: PublishedTable, contenders: Sequence[Contender]) -> Mapping[st
     return rows
 
 
-def _whole_evaluations(contender: Contender) -> Iterator[Evaluation]:
-    # A published value is of the whole benchmark, so that a partial evaluation does not compare with it.
+def _evaluations(contender: Contender, benchmark: str, *, stand_ins: bool) -> Iterator[Evaluation]:
+    """The whole evaluations of a benchmark, or those of its stand-in."""
     for trained in contender.trained:
-        yield from filter(is_whole, trained.evaluations)
+        for evaluation in trained.evaluations:
+            # A published value is of the whole benchmark, so that a partial evaluation does not compare with it.
+            is_counted = evaluation.partial is None if stand_ins else is_whole(evaluation)
+            if is_counted and evaluation.benchmark == (stand_in_name(benchmark) if stand_ins else benchmark):
+                yield evaluation
 
 
-def _measured(cell: PrintedCell, contender: Contender) -> MeasuredCell | None:
+def _measured(cell: PrintedCell, contender: Contender, *, stand_ins: bool) -> MeasuredCell | None:
     # The likeliest variant comes first; one that was not evaluated is followed by the next.
     for variant in cell.variants:
         values: list[float] = []
         counts: list[str] = []
-        for evaluation in _whole_evaluations(contender):
-            if evaluation.benchmark != cell.benchmark:
-                continue
+        for evaluation in _evaluations(contender, cell.benchmark, stand_ins=stand_ins):
             measure = evaluation.variants.get(variant, {}).get(cell.metric)
             if measure is not None and measure.value is not None:
                 values.append(measure.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from basereward.evaluation.benchmarks.stand_in_names import stand_in_file
 from basereward.evaluation.published.published_table import PrintedCell, PublishedTable
 from basereward.evaluation.reports.experiment.gather import Contender, all_results
 from basereward.evaluation.reports.experiment.paper_comparison import (
@@ -50,13 +51,29 @@ class _Footnotes:
         return listed(entries, class_="footnotes")
 
 
-def paper(tables: Sequence[PublishedTable], contenders: Sequence[Contender]) -> Section | None:
-    """Make the section; None if the experiment is to reproduce no published table."""
+STAND_INS = (
+    "Our values are measured on stand-ins: made rows about scanned digits and numbers in the layout of each benchmark, "
+    "by models of random weights or for a trial. They show that every step runs. They are not comparable with the "
+    "published values, so no difference is given."
+)
+
+
+def paper(
+    tables: Sequence[PublishedTable], contenders: Sequence[Contender], *, stand_ins: bool = False
+) -> Section | None:
+    """Make the section; None if the experiment is to reproduce no published table.
+
+    Args:
+        tables: as printed.
+        contenders: recipes and ensembles.
+        stand_ins: whether our values are those on the stand-ins of the benchmarks, which are shown without differences.
+    """
     if not tables:
         return None
-    body: list[MarkupChild] = [note(_explanation(contenders))]
+    warning = tag("p", STAND_INS, class_="warning") if stand_ins else None
+    body: list[MarkupChild] = [warning, note(_explanation(contenders))]
     for published in tables:
-        body += _table(published, contenders)
+        body += _table(published, contenders, stand_ins=stand_ins)
     return Section("paper", "Comparison with the paper", body)
 
 
@@ -77,14 +94,16 @@ def _explanation(contenders: Sequence[Contender]) -> str:
     )
 
 
-def _table(published: PublishedTable, contenders: Sequence[Contender]) -> list[MarkupChild]:
+def _table(published: PublishedTable, contenders: Sequence[Contender], *, stand_ins: bool) -> list[MarkupChild]:
     footnotes = _Footnotes()
     contender_by_row = joined(published, contenders)
     header: list[MarkupChild] = ["percent"]
     for column in published.columns:
         mark = footnotes.mark(published.column_notes.get(column))
         header.append(join([column.replace("_", " "), mark]))
-    bodies = [_row_pair(published, name, contender_by_row.get(name), footnotes) for name in published.rows]
+    bodies: list[Markup] = []
+    for name in published.rows:
+        bodies.append(_row_pair(published, name, contender_by_row.get(name), footnotes, stand_ins=stand_ins))
     source = f"{published.title}, {published.paper}" + (f" (arXiv:{published.arxiv})" if published.arxiv else "")
     return [
         tag("h3", published.title),
@@ -92,7 +111,7 @@ def _table(published: PublishedTable, contenders: Sequence[Contender]) -> list[M
         note(published.note) if published.note else None,
         footnotes.html(),
         _absent_rows(published, contender_by_row),
-        _missing_commands(published, contender_by_row),
+        _missing_commands(published, contender_by_row, stand_ins=stand_ins),
     ]
 
 
@@ -103,7 +122,9 @@ def _absent_rows(published: PublishedTable, contender_by_row: Mapping[str, Conte
     return note(f"Not among the cells here: {', '.join(absent)}.") if absent else None
 
 
-def _row_pair(published: PublishedTable, name: str, contender: Contender | None, footnotes: _Footnotes) -> Markup:
+def _row_pair(
+    published: PublishedTable, name: str, contender: Contender | None, footnotes: _Footnotes, *, stand_ins: bool
+) -> Markup:
     """A row as printed and, if a recipe is to reproduce it, our values and the differences below it."""
     digits = published.digits(name)
     printed = published.rows[name]
@@ -111,8 +132,9 @@ def _row_pair(published: PublishedTable, name: str, contender: Contender | None,
     title = join([name, footnotes.mark(published.row_notes.get(name))])
     rows = [row(title, cells, class_="paper")]
     if contender is not None:
-        measured = measured_cells(published, name, contender)
-        rows += _our_rows(contender, measured, printed, columns=published.columns, digits=digits)
+        measured = measured_cells(published, name, contender, stand_ins=stand_ins)
+        ours, differences = _our_rows(contender, measured, printed, columns=published.columns, digits=digits)
+        rows += [ours] if stand_ins else [ours, differences]
     return tag("tbody", *rows)
 
 
@@ -144,7 +166,7 @@ def _our_rows(
     *,
     columns: Iterable[str],
     digits: int,
-) -> list[Markup]:
+) -> tuple[Markup, Markup]:
     """Two rows: our values, and their differences from the printed ones in percentage points."""
     values: list[MarkupChild] = []
     differences: list[MarkupChild] = []
@@ -156,10 +178,8 @@ def _our_rows(
         else:
             values.append(_empty_cell(printed.get(column), column))
             differences.append(cell())
-    return [
-        row(tag("span", contender.name), values, class_="ours"),
-        row("difference", differences, class_="difference"),
-    ]
+    ours = row(tag("span", contender.name), values, class_="ours")
+    return ours, row("difference", differences, class_="difference")
 
 
 def _measured_cell(measured: MeasuredCell, column: str, digits: int) -> Markup:
@@ -184,14 +204,17 @@ def _empty_cell(printed: PrintedCell | None, column: str) -> Markup:
     return cell(NONE if printed.variants else "?", data_column=column, title=title)
 
 
-def _missing_commands(published: PublishedTable, contender_by_row: Mapping[str, Contender]) -> Markup | None:
+def _missing_commands(
+    published: PublishedTable, contender_by_row: Mapping[str, Contender], *, stand_ins: bool
+) -> Markup | None:
     """The commands for evaluations that are missing; None if there are none."""
     # By the name of the recipe, because several rows may have the same one.
     commands_by_recipe: dict[str, list[Markup]] = {}
     for name, contender in contender_by_row.items():
-        benchmarks = not_evaluated(published, name, contender)
+        benchmarks = not_evaluated(published, name, contender, stand_ins=stand_ins)
         if benchmarks and contender.trained:
-            options = " ".join(f"--benchmark {benchmark}" for benchmark in benchmarks)
+            files = [stand_in_file(benchmark) if stand_ins else benchmark for benchmark in benchmarks]
+            options = " ".join(f"--benchmark {file}" for file in files)
             commands_by_recipe[contender.name] = [
                 command(f"basereward eval {run.run.run_id} {options}") for run in contender.trained
             ]

@@ -20,10 +20,13 @@ from transformers.vision_utils import (
 )
 
 from basereward.data.images.vision_features import Grid
+from basereward.data.videos.clips import Clip, VideoProcessor
 from basereward.errors import ModelError
 from basereward.model.attention.segment_attention import SEGMENT_ATTENTION, register_segment_attention
 from basereward.model.attention.varlen import segment_bounds
 from basereward.model.families.backbone_family import VisionFamily, VisionOutput, check_sizes
+from basereward.model.families.qwen_videos import load_videos
+from basereward.recipe.schema import VideoRecipe
 
 MAX_PIXELS = 2**27
 """Largest value of `shortest_edge`, the least number of pixels of an image after resizing."""
@@ -54,8 +57,8 @@ class VisionPositions:
         self.config = config
         self._indexer: Any = None
 
-    def __call__(self, input_ids: Tensor, images_thw: Tensor | None) -> Tensor:
-        """Maps `(P,)` tokens and `(n, 3)` grids to `(3, P)` positions."""
+    def __call__(self, input_ids: Tensor, images_thw: Tensor | None, clips: Sequence[Clip | None] = ()) -> Tensor:
+        """Maps `(P,)` tokens, `(n, 3)` grids and the n clips of videos (None for images) to `(3, P)` positions."""
         if images_thw is None:
             return torch.arange(len(input_ids)).expand(3, -1)
         # Built at the first prompt with an image; encoders of text alone never need it.
@@ -64,10 +67,15 @@ class VisionPositions:
             # may be scoring: float32 changes nothing for them. It is written into the configuration, hence the copy.
             with torch.device("meta"):
                 self._indexer = AutoModel.from_config(copy.deepcopy(self.config), dtype=torch.float32)
-        is_image_token = (input_ids == self.config.image_token_id).int()
-        positions: Tensor = self._indexer.get_rope_index(
-            input_ids[None], mm_token_type_ids=is_image_token[None], image_grid_thw=images_thw
-        )[0]
+        kinds = (input_ids == self.config.image_token_id).int()
+        options: dict[str, Any] = {"image_grid_thw": images_thw}
+        if any(clips):
+            kinds = kinds + 2 * (input_ids == self.config.video_token_id).int()
+            is_video = torch.tensor([clip is not None for clip in clips])
+            images, videos = images_thw[~is_video], images_thw[is_video]
+            seconds = torch.tensor([clip.seconds_per_patch for clip in clips if clip is not None])
+            options = {"image_grid_thw": images, "video_grid_thw": videos, "second_per_grid_ts": seconds}
+        positions: Tensor = self._indexer.get_rope_index(input_ids[None], mm_token_type_ids=kinds[None], **options)[0]
         return positions[:, 0]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -117,6 +125,25 @@ class QwenVL(VisionFamily):
             "image_processor": processor,
             "merge_size": processor.merge_size,
         }
+
+    def video_processor(
+        self,
+        config: PreTrainedConfig,
+        *,
+        image_processor: Any,
+        path: str | Path,
+        source: dict[str, Any],
+        settings: VideoRecipe,
+    ) -> VideoProcessor | None:
+        """The checkpoint's own video processor with the settings of the recipe."""
+        return load_videos(
+            config.model_type,
+            path=path,
+            source=source,
+            image_processor=image_processor,
+            token_id=config.video_token_id,
+            settings=settings,
+        )
 
     def prepare(self, model: PreTrainedModel) -> None:
         """Lets the vision tower attend to all windows of all images in one call, and places deeper states by index."""

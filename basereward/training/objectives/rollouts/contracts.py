@@ -16,6 +16,7 @@ from basereward.model.reward_model import RewardModel
 from basereward.training.objectives.contracts import LossAndParts, Objective
 
 RolloutBaseline = Literal["batch", "group"]
+RolloutEngine = Literal["auto", "shared_prefix", "transformers", "vllm"]
 
 
 class RolloutObjective(Objective):
@@ -34,6 +35,14 @@ class RolloutObjective(Objective):
         clip: how far the ratio of probabilities under the new and the old policy may differ from 1.
         keep_reference: log the KL divergence from the start even if `beta` is 0. It needs a second copy of the model.
         held_out: most rows of a held-out split that are answered in a validation, evenly spread; null: all.
+        rollouts: what writes them. `shared_prefix`: transformers, after one pass over each prompt and its images;
+            `transformers`: a pass for each rollout, as in TRL; `vllm`: vLLM, on a GPU; `auto`: `shared_prefix` for a
+            model that can, and else `transformers`.
+        vllm_mode: `colocate`: vLLM shares the GPUs of the training; `server`: a server on other GPUs.
+        vllm_server_base_url: address of the server; null: port 8000 of this machine.
+        vllm_gpu_memory_utilization: share of a GPU's memory that vLLM takes, with `colocate`.
+        vllm_tensor_parallel_size: GPUs that share one copy of the weights in vLLM, with `colocate`.
+        vllm_enable_sleep_mode: vLLM frees its memory during the optimizer steps, with `colocate`.
 
     >>> RolloutObjective(PreferenceLoss(), max_tokens=64).rollouts_per_prompt
     8
@@ -58,6 +67,12 @@ class RolloutObjective(Objective):
         clip: Annotated[float, Interval(gt=0, lt=1)] = 0.2,
         keep_reference: bool = False,
         held_out: Annotated[int, Ge(1)] | None = None,
+        rollouts: RolloutEngine = "auto",
+        vllm_mode: Literal["colocate", "server"] = "colocate",
+        vllm_server_base_url: str | None = None,
+        vllm_gpu_memory_utilization: Annotated[float, Interval(gt=0, le=1)] = 0.3,
+        vllm_tensor_parallel_size: Annotated[int, Ge(1)] = 1,
+        vllm_enable_sleep_mode: bool = False,
     ) -> None:
         super().__init__(loss)
         self.reward = reward
@@ -70,6 +85,11 @@ class RolloutObjective(Objective):
         self.clip = clip
         self.keep_reference = keep_reference
         self.held_out = held_out
+        self.rollouts, self.vllm_mode = rollouts, vllm_mode
+        self.vllm_server_base_url = vllm_server_base_url
+        self.vllm_gpu_memory_utilization = vllm_gpu_memory_utilization
+        self.vllm_tensor_parallel_size = vllm_tensor_parallel_size
+        self.vllm_enable_sleep_mode = vllm_enable_sleep_mode
         self.baseline: RolloutBaseline = "batch"
         self.ratio_bounds: tuple[float, float] | None = None
         self.filter: Literal["paper", "code", "off"] = "off"

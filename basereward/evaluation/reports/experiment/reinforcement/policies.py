@@ -1,11 +1,10 @@
-"""The section about reinforcement learning: reward against true accuracy, length, rewards of right and wrong, KL."""
+"""The section about policies: reward against true accuracy, length, rewards of right and wrong answers, KL."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from basereward.evaluation.reports.alt_texts import line_text
@@ -33,6 +32,7 @@ from basereward.evaluation.reports.experiment.parts import (
     row,
     shown_name,
 )
+from basereward.evaluation.reports.experiment.reinforcement.recorded import by_step, ending, length_ratio, mean
 from basereward.evaluation.reports.markup import Markup, MarkupChild, table, tag
 
 OVERRATED = 0.9
@@ -84,7 +84,7 @@ class Drift:
         return rising and self.best - self.last > LOST
 
 
-def reinforcement(contenders: Sequence[Contender]) -> Section | None:
+def policies(contenders: Sequence[Contender]) -> Section | None:
     """Make the section; None if no run has learned from rewards of a policy's answers."""
     if not any(run.curves.get(EXACT_MATCH) for contender in contenders for run in contender.trained):
         return None
@@ -96,7 +96,7 @@ def reinforcement(contenders: Sequence[Contender]) -> Section | None:
         table(header, [tag("tbody", *rows)], class_="sortable", sorted_by=2),
         note(NOTE),
     ]
-    return Section("reinforcement", "Reinforcement learning", body, list(_drawings(contenders)))
+    return Section("policies", "Reinforcement learning of policies", body, list(_drawings(contenders)))
 
 
 def drifts(contender: Contender) -> list[Drift]:
@@ -118,18 +118,18 @@ def _row(contender: Contender, place: int) -> Markup:
     mark = ", over-optimised" if any(drift.is_over_optimised for drift in of_seeds) else None
     values: list[str] = []
     for name in ("first", "best", "last"):
-        values.append(percent(_mean([getattr(drift, name) for drift in of_seeds])))
+        values.append(percent(mean([getattr(drift, name) for drift in of_seeds])))
     for name in ("reward_at_best", "reward_at_last"):
-        values.append(number(_mean([getattr(drift, name) for drift in of_seeds]), 3))
-    values += [number(_ending(contender, name), 3) for name in (RIGHT, WRONG)]
-    values += [number(_ratio(contender, ROLLOUT_LENGTH), 2), number(_ending(contender, KL), 4)]
+        values.append(number(mean([getattr(drift, name) for drift in of_seeds]), 3))
+    values += [number(ending(contender, name), 3) for name in (RIGHT, WRONG)]
+    values += [number(length_ratio(contender), 2), number(ending(contender, KL), 4)]
     return row(shown_name(place, contender.name, mark), [cell(value) for value in values])
 
 
 def _warnings(contenders: Sequence[Contender]) -> Iterator[Markup]:
     overrated = []
     for contender in contenders:
-        value = _ending(contender, WRONG_PROBABILITY)
+        value = ending(contender, WRONG_PROBABILITY)
         if value is not None and value >= OVERRATED:
             overrated.append(f"{contender.name} ({value:.2f})")
     if overrated:
@@ -185,13 +185,13 @@ def reward_distribution(contender: Contender) -> Figure | None:
     >>> reward_distribution(Contender("rule", results=[])) is None
     True
     """
-    if not any(_by_step(contender, name) for name in (RIGHT, WRONG)):
+    if not any(by_step(contender, name) for name in (RIGHT, WRONG)):
         return None
     with plain():
         figure, axes = blank(height=2.7)
         axes.grid(color="0.9", linewidth=0.8)
         for place, (label, metric) in enumerate((("right", RIGHT), ("wrong", WRONG))):
-            line, low, high = (_by_step(contender, f"{metric}{quantile}") for quantile in ("", "_p10", "_p90"))
+            line, low, high = (by_step(contender, f"{metric}{quantile}") for quantile in ("", "_p10", "_p90"))
             if line:
                 axes.plot(list(line), list(line.values()), label=label, **line_style(place))
             steps = sorted(set(low) & set(high))
@@ -202,50 +202,5 @@ def reward_distribution(contender: Contender) -> Figure | None:
 
 
 def _way(contender: Contender) -> list[tuple[float, float]]:
-    rewards, accuracies = _by_step(contender, REWARD), _by_step(contender, EXACT_MATCH)
+    rewards, accuracies = by_step(contender, REWARD), by_step(contender, EXACT_MATCH)
     return [(rewards[step], accuracies[step]) for step in sorted(set(rewards) & set(accuracies))]
-
-
-def _by_step(contender: Contender, name: str) -> dict[int, float]:
-    """The mean over the seeds of a recorded metric, at the steps of all that recorded it."""
-    lines = [dict(run.curves[name]) for run in contender.trained if run.curves.get(name)]
-    if not lines:
-        return {}
-    steps = sorted(set.intersection(*map(set, lines)))
-    return {step: float(np.mean([line[step] for line in lines])) for step in steps}
-
-
-def _ending(contender: Contender, name: str) -> float | None:
-    """The mean over the last tenth of the recorded steps, and over seeds."""
-    return _mean(_of_runs(contender, name, lambda values: float(np.mean(values[-max(len(values) // 10, 1) :]))))
-
-
-def _ratio(contender: Contender, name: str) -> float | None:
-    """The last tenth of the recorded steps over the first one."""
-    return _mean(_of_runs(contender, name, _growth))
-
-
-def _growth(values: Sequence[float]) -> float | None:
-    """The mean of the last tenth over that of the first; None where that is 0.
-
-    >>> _growth([2.0, 3.0, 4.0]), _growth([0.0, 1.0])
-    (2.0, None)
-    """
-    part = max(len(values) // 10, 1)
-    first = float(np.mean(values[:part]))
-    return float(np.mean(values[-part:])) / first if first else None
-
-
-def _of_runs(contender: Contender, name: str, read: Callable[[Sequence[float]], float | None]) -> list[float | None]:
-    series = [[value for _, value in run.curves.get(name, ())] for run in contender.trained]
-    return [read(values) for values in series if values]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean of the known values; None if there is none.
-
-    >>> _mean([1.0, None, 2.0]), _mean([])
-    (1.5, None)
-    """
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from basereward.evaluation.reports.experiment.gather import Contender, gather
-from basereward.evaluation.reports.experiment.reinforcement_section import drifts, reinforcement
+from basereward.evaluation.reports.experiment.reinforcement.policies import drifts, policies
 from basereward.recipe import load_experiment
 from tests.helpers.experiment_runs import finished_run
 
@@ -54,7 +54,7 @@ def test_reward_that_rises_while_accuracy_falls_is_marked() -> None:
     assert (drift.first, drift.best, drift.last) == pytest.approx((0.1, 0.7, 0.25))
     assert (drift.reward_at_best, drift.reward_at_last) == pytest.approx((RISING[10], RISING[19]))
     assert [drifts(one)[0].is_over_optimised for one in (hacked, honest)] == [True, False]
-    section = reinforcement([hacked, honest])
+    section = policies([hacked, honest])
     assert section is not None
     text = re.sub(r"<[^>]*>", " ", section.html())
     assert text.count("over-optimised") == 1
@@ -67,7 +67,7 @@ def test_reward_that_rises_while_accuracy_falls_is_marked() -> None:
 
 def test_wrong_answers_with_rewards_near_1_are_warned_about_with_remedies() -> None:
     """The message names the recipe, calibration, centring and ensembles."""
-    section = reinforcement([contender("overrated", wrong=0.93, accuracy=RISING, rewards=RISING)])
+    section = policies([contender("overrated", wrong=0.93, accuracy=RISING, rewards=RISING)])
     assert section is not None
     (warning,) = re.findall(r'<p class="warning">(.*?)</p>', section.html())
     for part in ("overrated (0.93)", "scale=calibrated", "centring", "ensemble"):
@@ -76,17 +76,17 @@ def test_wrong_answers_with_rewards_near_1_are_warned_about_with_remedies() -> N
 
 def test_runs_without_rollouts_have_no_section() -> None:
     """As those of reward models."""
-    assert reinforcement([Contender("linear", results=[], trained=[run_of(train__loss=[0.7])])]) is None
+    assert policies([Contender("linear", results=[], trained=[run_of(train__loss=[0.7])])]) is None
 
 
 def test_curves_are_read_from_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The names that a run records are those that the section reads."""
-    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(Path(__file__).parents[3] / "experiments"))
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(Path(__file__).parents[4] / "experiments"))
     monkeypatch.chdir(tmp_path)
     experiment = load_experiment("basereward", profile="tiny")
     run = finished_run(experiment.cells[0])
     values = {"train/policy/exact_match": 0.25, "val/exact_match": 0.5, "val/reward": 0.4}
     run.journal.append([{"kind": "metrics", "step": 7, "time": 0, "values": values}])
-    section = reinforcement(gather(experiment))
+    section = policies(gather(experiment))
     assert section is not None
     assert "50.0" in section.html()

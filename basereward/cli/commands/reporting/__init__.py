@@ -1,0 +1,1 @@
+"""Commands that write pages: of experiments, of evaluations, and of published tables."""

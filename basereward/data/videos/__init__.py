@@ -1,0 +1,1 @@
+"""Videos in prompts: their references in rows, the choice of their frames, and their pixels."""

@@ -1,0 +1,179 @@
+"""Opens videos: their number of frames, their size, and chosen frames as images.
+
+Frames that are images need no further package. Files are decoded by PyAV, which is the extra `video`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+
+from basereward.data.images.image_store import MAX_BYTES, ImageError, read_archived
+from basereward.data.images.open_images import MAX_PIXELS, open_image
+from basereward.data.schema.group import ArchivedImage, Video
+from basereward.errors import DataError
+
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,asf,gif,ogg"
+"""Formats that FFmpeg may open. Playlists are not among them: they name other files and addresses."""
+MAX_FRAMES = 1_000_000
+"""Frames of a file; nine hours at 30 a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFacts:
+    """What the choice of frames depends on.
+
+    Attributes:
+        frames: the number of frames.
+        fps: frames per second; None: unknown.
+        width, height: of a frame, in pixels.
+
+    >>> VideoFacts(frames=48, fps=24.0, width=640, height=360).seconds
+    2.0
+    """
+
+    frames: int
+    fps: float | None
+    width: int
+    height: int
+
+    @property
+    def seconds(self) -> float | None:
+        """The duration; None: unknown."""
+        return None if self.fps is None else self.frames / self.fps
+
+
+def video_facts(video: Video) -> VideoFacts:
+    """Find the number and the size of the frames; of a file, only what its header says is read if it says both.
+
+    Raises:
+        ImageError: `video_missing`, `video_unreadable`, `video_too_large`; or as `open_image`, for a frame.
+        DataError: the video is a file, and the package that decodes it is not installed.
+
+    >>> frames = (PIL.Image.new("RGB", (8, 4)), PIL.Image.new("RGB", (8, 4)))
+    >>> video_facts(Video(frames=frames, fps=2.0))
+    VideoFacts(frames=2, fps=2.0, width=8, height=4)
+    """
+    if video.file is None:
+        first = open_image(video.frames[0])
+        return VideoFacts(len(video.frames), video.fps, first.width, first.height)
+    with _opened(video) as (container, stream):
+        fps = stream.average_rate or stream.guessed_rate
+        if not fps:
+            raise ImageError("video_unreadable", f"{video.name} does not say its frames per second")
+        # Some formats, such as WebM, do not say how many frames they have.
+        frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+        if not 0 < frames <= MAX_FRAMES:
+            raise ImageError("video_unreadable", f"{video.name} has {frames:,} frames; 1 to {MAX_FRAMES:,} are read")
+        return VideoFacts(frames, float(fps), stream.width, stream.height)
+
+
+def read_frames(video: Video, indices: Sequence[int]) -> list[PIL.Image.Image]:
+    """Open some frames of a video in mode RGB. Frames of another size than the first one are an error.
+
+    Args:
+        video: the video.
+        indices: of the frames, ascending; an index may occur more than once.
+
+    Raises:
+        ImageError, DataError: as `video_facts`.
+
+    >>> frames = (PIL.Image.new("RGB", (2, 2)), PIL.Image.new("RGB", (2, 2), "red"))
+    >>> [frame.getpixel((0, 0)) for frame in read_frames(Video(frames=frames), [1, 1])]
+    [(255, 0, 0), (255, 0, 0)]
+    """
+    wanted = set(indices)
+    if video.file is None:
+        opened = {index: open_image(video.frames[index]) for index in sorted(wanted)}
+    else:
+        opened = _decoded(video, wanted)
+    frames = [opened[index] for index in indices]
+    for frame in frames:
+        if frame.size != frames[0].size:
+            raise ImageError(
+                "video_unreadable",
+                f"the frames of {video.name} have different sizes: {frames[0].size} and {frame.size} pixels",
+            )
+    return frames
+
+
+def _decoded(video: Video, wanted: set[int]) -> dict[int, PIL.Image.Image]:
+    """Decode a file from its beginning to the last frame that is wanted."""
+    found: dict[int, PIL.Image.Image] = {}
+    with _opened(video) as (container, stream):
+        for index, frame in enumerate(container.decode(stream)):
+            if index in wanted:
+                found[index] = frame.to_image()
+            if len(found) == len(wanted):
+                break
+    if len(found) < len(wanted):
+        missing = min(wanted - set(found))
+        detail = f"{video.name} ends before frame {missing}, although it claims to have more frames; it is damaged"
+        raise ImageError("video_unreadable", detail)
+    return found
+
+
+@contextlib.contextmanager
+def _opened(video: Video) -> Iterator[tuple[Any, Any]]:
+    """Open a video file, and give its container and its first video stream."""
+    av = _decoder(video)
+    content = read_video_file(video)
+    try:
+        # As a file object and with these formats only: a file must not make FFmpeg open other files or addresses.
+        options = {"format_whitelist": FORMATS, "protocol_whitelist": ""}
+        with av.open(io.BytesIO(content), options=options) as container:
+            if not container.streams.video:
+                raise ImageError("video_unreadable", f"{video.name} has no video stream")
+            stream = container.streams.video[0]
+            if stream.width * stream.height > MAX_PIXELS:
+                size = f"{stream.width} x {stream.height} pixels"
+                raise ImageError("video_too_large", f"{video.name}: {size}; at most {MAX_PIXELS:,} pixels are opened")
+            # Frames in several threads at once have the same bits.
+            stream.thread_type = "AUTO"
+            yield container, stream
+    except (av.FFmpegError, ValueError) as error:
+        raise ImageError("video_unreadable", f"{video.name} cannot be decoded: {error}") from error
+
+
+def _decoder(video: Video) -> Any:
+    try:
+        import av
+    except ImportError:
+        # Not a fault of the row: with the package the same row can be used.
+        raise DataError(
+            f"{video.name} is a video file, and the package that decodes it is not installed. "
+            "Install it (pip install 'basereward[video]'), or give a folder of frames"
+        ) from None
+    return av
+
+
+def read_video_file(video: Video) -> bytes:
+    """Read the content of a video file, within the limit of its size.
+
+    Raises:
+        ImageError: `video_missing`, `video_unreadable`, `video_too_large`.
+
+    >>> read_video_file(Video(file=b"content"))
+    b'content'
+    """
+    file = video.file
+    assert file is not None
+    if isinstance(file, bytes):
+        return file
+    if isinstance(file, ArchivedImage):
+        return read_archived(file)
+    try:
+        path = Path(file)
+        if not path.is_file():
+            raise ImageError("video_missing", f"there is no file {video.name}")
+        if path.stat().st_size > MAX_BYTES:
+            raise ImageError("video_too_large", f"{video.name}: at most {MAX_BYTES:,} bytes are read")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise ImageError("video_unreadable", f"{video.name} cannot be read: {error}") from error
