@@ -117,14 +117,14 @@ class RequestReader:
             raise DataError(
                 f"{num_images} images and frames of videos; at most {self._settings.max_images} are allowed"
             )
-        contents: list[Visual] = []
-        for image in group.images:
-            contents.append(self._video(image) if isinstance(image, Video) else self._content(image))
         return Group(
             *(group.id, group.source, group.prompt, group.responses),
-            images=tuple(contents),
+            images=tuple(map(self._visual, group.images)),
             response_images=tuple(self._contents(placed) for placed in group.response_images),
         )
+
+    def _visual(self, visual: Visual) -> Visual:
+        return self._video(visual) if isinstance(visual, Video) else self._content(visual)
 
     def _contents(self, placed: Sequence[PlacedImage]) -> tuple[PlacedImage, ...]:
         return tuple(replace(item, image=self._content(item.image)) for item in placed)
