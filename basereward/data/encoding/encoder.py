@@ -323,9 +323,7 @@ class Encoder:
             images_thw=images_thw,
             cached_features=images.cached_features if images else (),
             # The branches of a generative head also contain its request and its target.
-            lengths=self._lengths(group, images_thw)
-            if branch_targets
-            else tuple(len(branch) - len(self.turn_end) for branch in branches),
+            lengths=self._lengths(group, images_thw) if branch_targets else self._lengths_of(branches),
             branch_targets=branch_targets,
             visual_tokens=self._visual_tokens(prefix) if group.images else None,
             branch_images=self._branch_images(group, branches, branch_targets, images_thw),
@@ -527,6 +525,10 @@ class Encoder:
             positions = self.positions(branch, images_thw[list(indices)] if indices else None)
             found.append(BranchImages(indices, self._visual_tokens(branch), positions))
         return tuple(found)
+
+    def _lengths_of(self, branches: Sequence[Tensor]) -> tuple[int, ...]:
+        """The tokens of each response, whose branch has only the end of the turn besides."""
+        return tuple(len(branch) - len(self.turn_end) for branch in branches)
 
     def _lengths(self, group: Group, images_thw: Tensor | None) -> tuple[int, ...]:
         lengths: list[int] = []
