@@ -221,7 +221,7 @@ def test_law_2_hidden_states_equal_transformers(family: str, drawn: bool, images
         token, image_texts = _written_images(family, features)
         content: list[dict[str, str | None]] = [{"type": "image"}] * images + [{"type": "text", "text": "Which digit?"}]
         answer = [
-            {"type": "image"} if part.is_image else {"type": "text", "text": part.text}
+            {"type": "image"} if part.is_visual else {"type": "text", "text": part.text}
             for part in sample.response_parts(row)
         ]
         turns = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]

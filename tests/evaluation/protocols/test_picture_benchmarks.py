@@ -147,5 +147,5 @@ def test_multimodal_rewardbench_2_replaces_placeholders_by_pictures(text: str, p
     bundle = Bundle(item)
     bundle.add(item)
     group = bundle.group(ImageStore())
-    assert [None if part.is_image else part.text for part in group.prompt[0].parts] == parts
+    assert [None if part.is_visual else part.text for part in group.prompt[0].parts] == parts
     assert len(group.images) == 2
