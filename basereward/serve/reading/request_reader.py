@@ -112,16 +112,17 @@ class RequestReader:
         group = RowFormat(images=self._images, for_training=False).group(
             row, source="serve", row_id="0", where="request"
         )
-        num_images = sum(1 for _ in flat_images(group.all_images))
-        if num_images > self._settings.max_images:
-            raise DataError(
-                f"{num_images} images and frames of videos; at most {self._settings.max_images} are allowed"
-            )
+        self._check_count(group)
         return Group(
             *(group.id, group.source, group.prompt, group.responses),
-            images=tuple(map(self._visual, group.images)),
+            images=tuple(self._visual(visual) for visual in group.images),
             response_images=tuple(self._contents(placed) for placed in group.response_images),
         )
+
+    def _check_count(self, group: Group) -> None:
+        number = sum(1 for _ in flat_images(group.all_images))
+        if number > self._settings.max_images:
+            raise DataError(f"{number} images and frames of videos; at most {self._settings.max_images} are allowed")
 
     def _visual(self, visual: Visual) -> Visual:
         return self._video(visual) if isinstance(visual, Video) else self._content(visual)
