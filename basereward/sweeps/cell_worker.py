@@ -126,7 +126,7 @@ def import_trainer(task: str) -> None:
     from basereward.rl.train import trainer_of
 
     # The process of the cell has the same error, and reports it.
-    with contextlib.suppress(BaseRewardError):
+    with contextlib.suppress(BaseRewardError, ImportError):
         trainer_of(recipe_from_yaml(json.loads(task)["recipe"]))
 
 
