@@ -86,9 +86,10 @@ class Bundle:
         pictures = [image for image in item.images if image is not None]
         row = {
             # In the text of a prompt without images, "<image>" is a word, as in a part of a message.
-            "prompt": item.prompt if pictures else _in_parts(item.prompt),
+            "prompt": item.prompt if pictures or item.videos else _in_parts(item.prompt),
             "responses": self.responses,
             "images": pictures or None,
+            "videos": list(item.videos) or None,
             "response_images": list(map(list, in_responses)) or None,
         }
         # The benchmark states which items have images, so that "<image>" in the text of another item is a word.
@@ -119,7 +120,7 @@ def bundles(items: Sequence[Item]) -> list[Bundle]:
     by_key: dict[str, Bundle] = {}
     for item in items:
         # The hash of the text, since an image may be a value of megabytes.
-        key = hashlib.sha256(repr((item.prompt, item.images)).encode()).hexdigest()
+        key = hashlib.sha256(repr((item.prompt, item.images, *item.videos)).encode()).hexdigest()
         by_key.setdefault(key, Bundle(item)).add(item)
     return list(by_key.values())
 

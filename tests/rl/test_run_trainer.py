@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import GenerationConfig
 
-from basereward.errors import ModelError, TrainingError
+from basereward.errors import ModelError, NothingToLearnError, TrainingError
 from basereward.rl.running import run_trainer
-from basereward.rl.running.run_trainer import RunTrainer
+from basereward.rl.running.run_trainer import USELESS, RunTrainer
 from basereward.rl.trainer import JudgeTrainer
 
 
@@ -71,3 +72,19 @@ def test_no_checkpoint_that_other_processes_do_not_write(
     with pytest.raises(TrainingError if is_useless else ModelError):
         trainer._generate_and_score_completions([])
     assert len(saved) == saves
+
+
+def test_policy_that_writes_nothing_stops_in_the_third_generation() -> None:
+    """Rollouts that are only an end of turn; one longer rollout between them begins the count again."""
+    trainer = bare_trainer()
+    trainer._useless = dict.fromkeys(USELESS, 0)
+    trainer._metrics = {"train": {}}
+    trainer._sum_over_ranks = lambda values: values
+    trainer.state = SimpleNamespace(global_step=4)
+    trainer.model.train()
+    empty = {"completion_mask": torch.tensor([[1, 0], [1, 0]])}
+    written = {"completion_mask": torch.tensor([[1, 1], [1, 0]])}
+    for batch in (empty, empty, written, empty, empty):
+        trainer._check_useful(batch)
+    with pytest.raises(NothingToLearnError, match="writes nothing"):
+        trainer._check_useful(empty)
