@@ -26,8 +26,8 @@ from basereward.model.generation.shared_prefix import distinct, sharing_prefixes
 from basereward.model.policy import Policy
 from basereward.rl.advantages import Standardised, kept, standardise, token_returns
 from basereward.rl.collapse import CollapseWatch
+from basereward.rl.log_ratios import kl_k1, pre_clipped
 from basereward.rl.objectives import CONSTANTS, PolicyObjective, TrainingConstants
-from basereward.rl.policy_loss import kl_k1, pre_clipped
 from basereward.rl.vision_checks import check_image_inputs, checked_axes
 
 logger = logging.getLogger(__name__)

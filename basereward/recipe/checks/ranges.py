@@ -334,18 +334,26 @@ def monitor_problems(recipe: Recipe) -> Problems:
     ['trainer.monitor']
     """
     monitor = recipe.trainer.monitor
+    metrics: tuple[str, ...] = MONITORED
+    if learns_from_rollouts(recipe.objective):
+        # The default stands for the first measure of a reward that has no other.
+        if monitor == DEFAULT_MONITOR:
+            return
+        metrics = monitored_rollouts(recipe)
     prefix, *source_parts, metric = monitor.split("/")
-    metrics = monitored_rollouts(recipe) if learns_from_rollouts(recipe.objective) else MONITORED
-    # The default stands for the first measure of a reward that has no other.
-    if learns_from_rollouts(recipe.objective) and monitor == DEFAULT_MONITOR:
-        return
     if prefix != "val" or metric not in metrics or len(source_parts) > 1:
-        allowed = [f"val/{name}" for name in metrics]
-        for source in recipe.data.sources:
-            allowed += [f"val/{source}/{name}" for name in metrics]
-        yield "trainer.monitor", unknown("metric", monitor, allowed)
+        yield "trainer.monitor", unknown("metric", monitor, _monitors(metrics, recipe.data.sources))
     elif source_parts:
         yield from _unknown_names("trainer.monitor", source_parts, recipe.data.sources, "source")
+
+
+def _monitors(metrics: Iterable[str], sources: Iterable[str]) -> list[str]:
+    """The names of metrics of validation, over all sources and of each."""
+    names = list(metrics)
+    allowed = [f"val/{name}" for name in names]
+    for source in sources:
+        allowed += [f"val/{source}/{name}" for name in names]
+    return allowed
 
 
 def name_problems(recipe: Recipe) -> Problems:

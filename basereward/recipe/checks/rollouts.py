@@ -52,12 +52,19 @@ def monitored_rollouts(recipe: Recipe) -> tuple[str, ...]:
         # The check of the node reports this fault.
         return MONITORED_ROLLOUTS
     while located is not None:
-        # Without source text, as of C code, there is no definition.
-        for statement in located.definition.body if located.definition is not None else ():
-            if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "monitored":
-                return tuple(ast.literal_eval(statement.value)) if statement.value else MONITORED_ROLLOUTS
+        if (measures := _own_monitored(located)) is not None:
+            return measures
         located = base_class(located)
     return MONITORED_ROLLOUTS
+
+
+def _own_monitored(located: Target) -> tuple[str, ...] | None:
+    """The value of `monitored` in the text of a class; None if it is not set there."""
+    # Without source text, as of C code, there is no definition.
+    for statement in located.definition.body if located.definition is not None else ():
+        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "monitored" and statement.value:
+            return tuple(ast.literal_eval(statement.value))
+    return None
 
 
 def writes_by_vllm(node: Node | None) -> bool:
