@@ -18,6 +18,7 @@ def pre_clipped(log_ratio: Tensor, bounds: RatioBounds = BOUNDS) -> Tensor:
 
     Without it, exp of a large log ratio overflows, or one token with a negative advantage outweighs all others.
 
+    >>> import torch
     >>> pre_clipped(torch.tensor([40.0, 0.5, -40.0]))
     tensor([ 6.9078,  0.5000, -6.9078])
     """
@@ -28,6 +29,7 @@ def pre_clipped(log_ratio: Tensor, bounds: RatioBounds = BOUNDS) -> Tensor:
 def kl_k1(log_probs: Tensor, reference: Tensor) -> Tensor:
     """The estimate log p - log q of the divergence of p from q, for tokens drawn from p; single values may be negative.
 
+    >>> import torch
     >>> kl_k1(torch.tensor([-1.0]), torch.tensor([-1.5]))
     tensor([0.5000])
     """
