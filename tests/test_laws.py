@@ -397,8 +397,11 @@ def test_law_4_adapters_on_another_backbone_are_refused(tmp_path: Path) -> None:
 
 
 def test_law_5_train_score_and_serve_agree(tmp_path: Path) -> None:
-    """The test scores of a run equal those of `load(...).score` and of `basereward score` on the same rows."""
+    """The test scores of a run equal those of `load(...).score` and of `basereward score` on the same rows, half of
+    which have pictures in their responses."""
     rows = pair_rows(40, folder=tmp_path)
+    for index, row in enumerate(rows[1::2], start=1):
+        row |= {"chosen_images": [f"{index}.png"], "rejected_images": [f"{index}.png", f"{index + 1}.png"][index % 2 :]}
     source = write_rows(tmp_path / "pairs.jsonl", rows)
     overrides = only(source)
     run = train(load_recipe("basereward", overrides=overrides))
@@ -419,7 +422,8 @@ def test_law_5_train_score_and_serve_agree(tmp_path: Path) -> None:
     for row in rows:
         if row["id"] in in_training:
             responses = [row["chosen"][0]["content"], row["rejected"][0]["content"]]
-            served = scorer.score(row["prompt"], responses, images=[tmp_path / row["images"][0]])
+            drawn = [[tmp_path / name for name in row.get(f"{side}_images", ())] for side in ("chosen", "rejected")]
+            served = scorer.score(row["prompt"], responses, images=[tmp_path / row["images"][0]], response_images=drawn)
             for other in (from_file[row["id"]], served):
                 torch.testing.assert_close(
                     torch.tensor(other), torch.tensor(in_training[row["id"]]), rtol=0, atol=RELATIVE
@@ -517,6 +521,33 @@ def test_law_7_image_tokens_are_never_cut(tmp_path: Path) -> None:
         assert second[0] == pytest.approx(second[1], abs=1e-6)
         assert abs(first[0] - second[0]) > 1e-4
         assert abs(first[1] - second[1]) > 1e-4
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_law_7_images_of_responses_are_never_cut(family: str, tmp_path: Path) -> None:
+    """A response keeps all tokens of its images, or its group is rejected. Equal images give equal scores, and another
+    image changes the score of its response alone."""
+    path = checkpoint(family, tmp_path / "model")
+    drawn = replace(group("Draw.", ("", "", ""), images=1), response_images=(placed((0, 3)), placed((0, 3)), ()))
+    other = replace(drawn, response_images=(placed((0, 3)), placed((0, 4)), ()))
+    encoder = load_encoder(path)
+    encoded = encoder(drawn)
+    assert encoded.images_thw is not None
+    tokens = [int((branch == encoder.image_token_id).sum()) for branch in encoded.branches]
+    assert tokens == [int(encoded.images_thw[1].prod()) // 4, int(encoded.images_thw[2].prod()) // 4, 0]
+    for method in ("__call__", "measure"):
+        with pytest.raises(EncodingError) as caught:
+            getattr(load_encoder(path, max_tokens=encoded.longest - 1), method)(drawn)
+        assert caught.value.reason == "too_long"
+    model = reward_model(path).eval()
+    for layout in ("tree", "plain"):
+        with torch.no_grad():
+            first, second = (
+                model(collate([encoder(sample)], layout=layout, pad_id=encoder.pad_id)) for sample in (drawn, other)
+            )
+        assert float(first[0]) == pytest.approx(float(first[1]), abs=1e-6)
+        assert_close(second[[0, 2]], first[[0, 2]])
+        assert abs(float(first[1] - second[1])) > 1e-4
 
 
 @pytest.mark.parametrize("family", READS_VIDEO)

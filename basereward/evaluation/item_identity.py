@@ -109,6 +109,10 @@ def _picture_sha256(image: Any, store: ImageStore) -> str | None:
     if isinstance(image, Video):
         digests = [_picture_sha256(frame, store) for frame in flat_images([image])]
         return None if None in digests else hashlib.sha256(repr((image.fps, digests)).encode()).hexdigest()
+    return _image_sha256(image, store)
+
+
+def _image_sha256(image: Any, store: ImageStore) -> str | None:
     # The form of the `datasets` library: {"bytes": ..., "path": ...}, one of which is None.
     if isinstance(image, Mapping):
         image = image.get("bytes") if image.get("bytes") is not None else image.get("path")

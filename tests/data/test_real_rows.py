@@ -80,13 +80,13 @@ def test_missing_images_are_rejected(real_rows: Path, tmp_path: Path, small_enco
     assert summary(rejected) == {"vl": {"image_missing": 50}}
 
 
-def test_mm_rlhf_rewardbench_rejects_videos(real_rows: Path) -> None:
-    """The column names are ours. A row about a video is an error with its line, not read without the video."""
+def test_mm_rlhf_rewardbench_names_a_missing_video(real_rows: Path) -> None:
+    """The column names are ours. A row whose folder of frames is missing is an error with its line."""
     path = real_rows / "benchmarks" / "mm_rlhf_rewardbench.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     videos = [i for i, row in enumerate(rows, start=1) if row.get("video")]
     assert videos
-    with pytest.raises(DataError, match=rf"mm_rlhf_rewardbench\.jsonl:{videos[0]}: the row has a `video`"):
+    with pytest.raises(DataError, match=rf"mm_rlhf_rewardbench\.jsonl:{videos[0]}: videos\[0\]: there is no folder"):
         read_rows(path)
 
 

@@ -31,7 +31,7 @@ class VideoFrames:
     Args:
         mode: `lost` rejects rows with a video, with the reason `video`; `frames_as_images` uses frames of the folder as
             images; `video` leaves the choice of frames to the backbone, which must read videos.
-        frames: the largest number of frames that become images. They are evenly spaced, from the first to the last.
+        frames: the largest number of frames that become images, evenly spaced, with the first and the last one.
 
     Raises:
         DataError: `frames` is below 1.

@@ -21,11 +21,12 @@ from basereward.io.secrets import has_secret_query, userinfo_of
 from basereward.recipe.checks.generative_heads import pooling_problems, sampling_problems, vote_problems
 from basereward.recipe.checks.parallel import batch_problems, strategy_problems
 from basereward.recipe.checks.probing import PARTS, feature_cache_problems, probe_problems, trained_model
-from basereward.recipe.checks.rollouts import MONITORED_ROLLOUTS, learns_from_rollouts, rollout_problems
+from basereward.recipe.checks.rollouts import learns_from_rollouts, monitored_rollouts, rollout_problems
 from basereward.recipe.schema import CurationRecipe, Recipe
 
 Problems: TypeAlias = Iterator[tuple[str, str]]
 
+DEFAULT_MONITOR = "val/pair_accuracy"
 MONITORED = ("pair_accuracy", "mean_margin")
 """Metrics that can choose the best checkpoint: of both, a larger value is better."""
 LARGEST_SEED = 2**32 - 1
@@ -325,8 +326,8 @@ def _bfloat16_problems(recipe: Recipe) -> Problems:
 
 
 def monitor_problems(recipe: Recipe) -> Problems:
-    """A monitor that is neither `val/<metric>` nor `val/<source>/<metric>` with a metric of `MONITORED`, or of
-    `MONITORED_ROLLOUTS` in reinforcement learning.
+    """A monitor that is neither `val/<metric>` nor `val/<source>/<metric>` with a metric of `MONITORED`, or in
+    reinforcement learning one that the reward measures.
 
     >>> recipe = Recipe(trainer=dataclasses.replace(Recipe().trainer, monitor="val/loss"))
     >>> [key for key, message in monitor_problems(recipe)]
@@ -334,7 +335,10 @@ def monitor_problems(recipe: Recipe) -> Problems:
     """
     monitor = recipe.trainer.monitor
     prefix, *source_parts, metric = monitor.split("/")
-    metrics = MONITORED_ROLLOUTS if learns_from_rollouts(recipe.objective) else MONITORED
+    metrics = monitored_rollouts(recipe) if learns_from_rollouts(recipe.objective) else MONITORED
+    # The default stands for the first measure of a reward that has no other.
+    if learns_from_rollouts(recipe.objective) and monitor == DEFAULT_MONITOR:
+        return
     if prefix != "val" or metric not in metrics or len(source_parts) > 1:
         allowed = [f"val/{name}" for name in metrics]
         for source in recipe.data.sources:

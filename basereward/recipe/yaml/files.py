@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Sequence
@@ -187,8 +188,11 @@ def parse_yaml(text: str, *, origin: str) -> dict[str, Any]:
     return _mapping(content, origin=origin)
 
 
+# A command reads one file many times: each page all published tables, a sweep the sources of each cell. OmegaConf takes
+# 10 ms for a table. Callers get copies, by `_text_keys`.
+@functools.lru_cache(maxsize=256)
 def _load(text: str) -> Any:
-    """The content of a YAML text, with unresolved interpolations.
+    """The content of a YAML text, with unresolved interpolations; it must not be changed.
 
     Raises:
         ValueError: it has too many levels or values.

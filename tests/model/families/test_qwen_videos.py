@@ -27,12 +27,8 @@ LENGTHS = [(1, 25.0), (2, 25.0), (5, 30.0), (48, 24.0), (300, 29.97), (5000, 25.
 @pytest.fixture(scope="module")
 def qwen2_module() -> Any:
     """Return transformers' module of Qwen2-VL's video processor, whose import alone needs torchvision."""
-    names = [
-        "torchvision",
-        "torchvision.transforms",
-        "torchvision.transforms.v2",
-        "torchvision.transforms.v2.functional",
-    ]
+    transforms = "torchvision.transforms"
+    names = ["torchvision", transforms, f"{transforms}.v2", f"{transforms}.v2.functional"]
     missing = [name for name in names if name not in sys.modules]
     sys.modules.update({name: types.ModuleType(name) for name in missing})
     try:
