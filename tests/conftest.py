@@ -108,6 +108,14 @@ def ready_store(own_folders: None, empty_store: Path) -> None:
     shutil.copy(empty_store, os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///"))
 
 
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the processes in which sweeps of this process train their cells and make ensembles."""
+    from tests.helpers.forked_worker import ForkedWorker
+
+    monkeypatch.setattr("basereward.sweeps.worker_process.popen_with_interrupts_blocked", ForkedWorker)
+
+
 @pytest.fixture(scope="module")
 def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a Ray cluster with two CPUs for the tests of a module, and return its address."""

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
@@ -103,6 +103,20 @@ def run_command(
     return subprocess.CompletedProcess([str(argument) for argument in arguments], process.wait(), output, errors)
 
 
+def begin_command(environment: dict[str, str], folder: str, streams: Iterable[Connection]) -> None:
+    """Give a forked process what the shell gives a command: environment, folder, Ctrl-C, and the three streams."""
+    # A shell's background jobs ignore the signal, and so do their children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    begin_forked(environment, folder)
+    for number, stream in enumerate(streams):
+        os.dup2(stream.fileno(), number)
+        stream.close()
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    sys.path.insert(0, folder)
+
+
 def _run(
     standard_input: Connection,
     standard_output: Connection,
@@ -115,16 +129,7 @@ def _run(
 ) -> None:
     if new_group:
         os.setpgid(0, 0)
-    # A shell's background jobs ignore the signal, and so do their children.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    begin_forked(environment, folder)
-    for number, stream in enumerate((standard_input, standard_output, standard_error)):
-        os.dup2(stream.fileno(), number)
-        stream.close()
-    sys.stdin = os.fdopen(0, closefd=False)
-    sys.stdout = os.fdopen(1, "w", closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-    sys.path.insert(0, folder)
+    begin_command(environment, folder, (standard_input, standard_output, standard_error))
     sys.argv = ["basereward", *arguments]
     if prepare is not None:
         prepare()

@@ -18,7 +18,7 @@ from basereward.sweeps.results import results
 from basereward.sweeps.sweep import sweep
 from tests.helpers.support import SMALL
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
 ROOT = Path(__file__).parents[2]
 TOGETHER = """\

@@ -13,7 +13,7 @@ import pytest
 from basereward.cli import main
 from basereward.runs.run_folder import RunFolder, find
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADS = """\
