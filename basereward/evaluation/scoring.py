@@ -83,6 +83,11 @@ class Bundle:
                 images=item.images,
                 response_images=in_responses,
             )
+        return self._read(in_responses, images)
+
+    def _read(self, in_responses: Sequence[Sequence[Any]], images: ImageStore) -> Group:
+        """The group of a prompt that is text or messages; `in_responses` are the images of the responses."""
+        item = self.item
         pictures = [image for image in item.images if image is not None]
         row = {
             # In the text of a prompt without images, "<image>" is a word, as in a part of a message.
