@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import PIL.Image
 
 from basereward.data.images.image_store import ImageStore, read_archived
-from basereward.data.schema.group import ArchivedImage, PlacedImage, Video, flat_images
+from basereward.data.schema.group import ArchivedImage, Image, PlacedImage, Video, Visual, flat_images, visual_content
 from basereward.data.schema.rejections import RowRejected
+from basereward.data.videos.references import find_video
 from basereward.errors import DataError
 from basereward.evaluation.items import Item
 from basereward.io.hashing import file_sha256
@@ -53,14 +55,14 @@ def items_fingerprint(items: Iterable[Item]) -> str:
 
 
 def pictures_fingerprint(items: Iterable[Item], store: ImageStore) -> str | None:
-    """Hash the content of all images, in their order.
+    """Hash the content of all images and videos, in their order.
 
     Args:
         items: whose images are hashed.
         store: where the images are.
 
     Returns:
-        64 hexadecimal digits; None if an image is not available.
+        64 hexadecimal digits; None if an image or a video is not available.
 
     >>> item = Item(0, "a", "What is this?", ("4", "5"), (0,), (1,), "a", images=("not_there.png",))
     >>> pictures_fingerprint([item], ImageStore(Path("/"))) is None
@@ -68,14 +70,47 @@ def pictures_fingerprint(items: Iterable[Item], store: ImageStore) -> str | None
     """
     combined = hashlib.sha256()
     for item in items:
-        for image in (*item.images, *chain.from_iterable(item.response_images)):
-            if image is None:
-                continue
-            digest = _picture_sha256(image.image if isinstance(image, PlacedImage) else image, store)
+        for digest in _picture_hashes(item, store):
             if digest is None:
                 return None
             combined.update(f"{item.row} {digest}\n".encode())
     return combined.hexdigest()
+
+
+def _picture_hashes(item: Item, store: ImageStore) -> Iterator[str | None]:
+    """The hashes of the images and videos of an item; None for one that is not available."""
+    for image in (*item.images, *chain.from_iterable(item.response_images)):
+        if image is not None:
+            yield _picture_sha256(image.image if isinstance(image, PlacedImage) else image, store)
+    for place, name in enumerate(item.videos):
+        try:
+            video = absolute_visual(find_video(name, place=place, images=store))
+        except DataError:
+            # As for images: scoring reports it.
+            yield None
+        else:
+            yield _picture_sha256(video, store)
+
+
+def absolute_visual(visual: Visual) -> Visual:
+    """An image or a video, with the absolute paths of its files.
+
+    >>> absolute_visual(Video(("1.png", Path("/clips/2.png")))).frames
+    ('1.png', PosixPath('/clips/2.png'))
+    """
+    if not isinstance(visual, Video):
+        return absolute_image(visual)
+    file = visual.file.absolute() if isinstance(visual.file, Path) else visual.file
+    return replace(visual, frames=tuple(map(absolute_image, visual.frames)), file=file)
+
+
+def absolute_image(image: Image) -> Image:
+    """An image, with the absolute path if it is a file.
+
+    >>> absolute_image(b"content")
+    b'content'
+    """
+    return image.absolute() if isinstance(image, Path) else image
 
 
 def names_of_images(item: Item) -> tuple[Any, ...]:
@@ -84,8 +119,25 @@ def names_of_images(item: Item) -> tuple[Any, ...]:
     >>> names_of_images(Item(0, "a", "What is this?", ("4", "5"), (0,), (1,), "a", images=("a.png",)))
     ('a.png',)
     """
+    images = prompt_images(item)
     # Without images in responses the tuple is that of earlier versions.
-    return (*item.images, item.response_images) if item.response_images else item.images
+    return (*images, item.response_images) if item.response_images else images
+
+
+def prompt_images(item: Item) -> tuple[Any, ...]:
+    """The images of the prompt of an item, and its videos by what they are made of.
+
+    >>> item = Item(0, "a", "Why?", ("4", "5"), (0,), (1,), "a", images=("a.png", Video(("1.png",), name="clip")))
+    >>> prompt_images(item)[0], prompt_images(item)[1] == prompt_images(replace(item, images=item.images[1:]))[0]
+    ('a.png', True)
+    """
+    # The representation of a video has only its name, which different videos may have.
+    return tuple(
+        visual_content(image, lambda part: repr(part).encode("utf-8", "surrogatepass"))
+        if isinstance(image, Video)
+        else image
+        for image in item.images
+    )
 
 
 def changed(one: Mapping[str, str | None] | None, other: Mapping[str, str | None] | None) -> list[str]:

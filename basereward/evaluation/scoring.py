@@ -19,6 +19,7 @@ from basereward.data.schema.messages import PLACE
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
 from basereward.errors import DataError, sentence
+from basereward.evaluation.item_identity import prompt_images
 from basereward.evaluation.items import Item, Outcome
 from basereward.io.journal import Journal
 from basereward.io.progress import phase
@@ -127,7 +128,7 @@ def bundles(items: Sequence[Item]) -> list[Bundle]:
     by_key: dict[str, Bundle] = {}
     for item in items:
         # The hash of the text, since an image may be a value of megabytes.
-        key = hashlib.sha256(repr((item.prompt, item.images, *item.videos)).encode()).hexdigest()
+        key = hashlib.sha256(repr((item.prompt, prompt_images(item), *item.videos)).encode()).hexdigest()
         by_key.setdefault(key, Bundle(item)).add(item)
     return list(by_key.values())
 

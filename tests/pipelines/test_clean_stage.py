@@ -18,6 +18,7 @@ from basereward.inference.load_model import load
 from basereward.pipelines.check import stage_findings
 from basereward.pipelines.definition import made_stage
 from basereward.pipelines.run import resume_pipeline, run_pipeline
+from basereward.pipelines.stages.clean import Clean
 from basereward.recipe import load_experiment
 from basereward.runs.listing import listed_runs
 from basereward.runs.run_folder import find, list_runs
@@ -134,6 +135,15 @@ def _run_killed(environment: dict[str, str], folder: str, file: str, moment: Mom
     torch.set_num_threads(1)
     kill_at(moment)
     run(file)
+
+
+def test_rows_of_all_sources_are_inputs(tmp_path: Path) -> None:
+    """Models are also trained on sources that are not cleaned, so other rows there are another stage."""
+    for name in ("cleaned", "beside"):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}\n')
+    paths = {name: str(tmp_path / f"{name}.jsonl") for name in ("cleaned", "beside")}
+    recipe = {"data": {"sources": {name: {"_target_": "jsonl", "path": path} for name, path in paths.items()}}}
+    assert sorted(map(str, Clean(recipe=recipe, sources=["cleaned"]).inputs())) == sorted(paths.values())
 
 
 def test_a_cleaning_that_does_not_help_changes_nothing(file: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,7 +85,9 @@ def confident_threshold(margins: Sequence[float]) -> float:
     if not margins:
         return math.inf
     mean = sum(_sigmoid(margin) for margin in margins) / len(margins)
-    return math.inf if mean >= 1 else max(0.0, math.log(mean / (1 - mean)))
+    if mean <= 0.5:
+        return 0.0
+    return math.inf if mean >= 1 else math.log(mean / (1 - mean))
 
 
 def _sigmoid(value: float) -> float:

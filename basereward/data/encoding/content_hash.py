@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from basereward.data.schema.rejections import RowRejected
 
 ENDS = 32 * 1024
 """Bytes at the beginning and at the end of an image file that `group_content` reads. Small files are read whole."""
-COMPRESSED = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8")
+COMPRESSED = re.compile(rb"\x89PNG|\xff\xd8\xff|RIFF....WEBP|GIF8", re.DOTALL)
 """First bytes of PNG, JPEG, WebP and GIF, in which a change of the image changes the end of the file."""
 
 PARTS = {
@@ -148,7 +149,7 @@ def _image_file_content(image: Image) -> bytes:
         with Path(image).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             ends = file.read(ENDS)
-            if not ends.startswith(COMPRESSED):
+            if not COMPRESSED.match(ends):
                 file.seek(0)
                 return hashlib.file_digest(file, "blake2b").digest()
             if size > 2 * ENDS:

@@ -122,16 +122,21 @@ class ImageStore:
         """List the files directly in a folder, or in the first archive that has it; empty if there is no such folder.
 
         Raises:
-            ImageError: `image_outside_root`.
+            ImageError: `image_outside_root`, or `image_unreadable` (the folder cannot be read).
         """
         pure = self._pure(folder)
         if self.archives:
             listings = (_opened(archive, os.getpid()).listing(str(pure)) for archive in self.archives)
             return next((names for names in listings if names), [])
         within = self.root / pure
-        if not within.is_dir():
-            return []
-        return [str(pure / file.name) for file in within.iterdir() if file.is_file()]
+        try:
+            if not within.is_dir():
+                return []
+            return [str(pure / file.name) for file in within.iterdir() if file.is_file()]
+        except OSError as error:
+            # The name is too long, as of base64 in the place of a path, or the folder may not be read.
+            detail = f"the folder {str(folder)[:300]} cannot be read: {error.strerror}"
+            raise ImageError("image_unreadable", detail) from error
 
     def _pure(self, name: str | Path) -> PurePosixPath:
         """Return the path relative to the root or to an archive.

@@ -330,7 +330,9 @@ def visual_content(visual: Visual, of_image: Callable[[Image], bytes]) -> bytes:
     """
     if not isinstance(visual, Video):
         return of_image(visual)
-    return repr(("video", visual.fps, [of_image(image) for image in flat_images([visual])])).encode()
+    # A GIF may be a frame, or a file with several.
+    kind = "video" if visual.file is None else "video file"
+    return repr((kind, visual.fps, [of_image(image) for image in flat_images([visual])])).encode()
 
 
 def role_texts(turns: Sequence[Turn]) -> list[tuple[str, list[str | bool | None]]]:

@@ -107,8 +107,11 @@ def _decoded(video: Video, wanted: set[int]) -> dict[int, PIL.Image.Image]:
     """Decode a file from its beginning to the last frame that is wanted."""
     found: dict[int, PIL.Image.Image] = {}
     with _opened(video) as (container, stream):
+        # The decoder changes these at a frame of another size.
+        size = stream.width, stream.height
         for index, frame in enumerate(container.decode(stream)):
             if index in wanted:
+                _check_frame(frame, index, size=size, name=video.name)
                 found[index] = frame.to_image()
             if len(found) == len(wanted):
                 break
@@ -117,6 +120,17 @@ def _decoded(video: Video, wanted: set[int]) -> dict[int, PIL.Image.Image]:
         detail = f"{video.name} ends before frame {missing}, although it claims to have more frames; it is damaged"
         raise ImageError("video_unreadable", detail)
     return found
+
+
+def _check_frame(frame: Any, index: int, *, size: tuple[int, int], name: str) -> None:
+    """Check the size of a frame before it is converted: limits, and the size in tokens, are by that of the header.
+
+    Raises:
+        ImageError: `video_unreadable`.
+    """
+    if (frame.width, frame.height) != size:
+        detail = f"frame {index} has {frame.width} x {frame.height} pixels, and the file states {size[0]} x {size[1]}"
+        raise ImageError("video_unreadable", f"{name}: {detail}; encode it again with one size")
 
 
 @contextlib.contextmanager
@@ -131,12 +145,19 @@ def _opened(video: Video) -> Iterator[tuple[Any, Any]]:
             if not container.streams.video:
                 raise ImageError("video_unreadable", f"{video.name} has no video stream")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise ImageError("video_unreadable", f"{video.name} has a codec that PyAV does not decode")
+            # Also of frames that are larger than the header states.
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             if stream.width * stream.height > MAX_PIXELS:
                 size = f"{stream.width} x {stream.height} pixels"
                 raise ImageError("video_too_large", f"{video.name}: {size}; at most {MAX_PIXELS:,} pixels are opened")
             # Frames in several threads at once have the same bits.
             stream.thread_type = "AUTO"
             yield container, stream
+    except ImageError:
+        # A `ValueError` too, which already says what is wrong.
+        raise
     except (av.FFmpegError, ValueError) as error:
         raise ImageError("video_unreadable", f"{video.name} cannot be decoded: {error}") from error
 

@@ -99,7 +99,7 @@ def numeric_order(name: str) -> list[tuple[int, str]]:
     ['frame_2', 'frame_10']
     """
     # Frame numbers without leading zeros would be sorted as 1, 10, 2.
-    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", name)]
+    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in re.split(r"(\d+)", name)]
 
 
 def _of_mapping(video: Mapping[Any, Any], *, place: int) -> object:
@@ -129,9 +129,14 @@ def _check_keys(video: Mapping[Any, Any], *, place: int) -> None:
 def _fps(value: object, *, place: int) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    try:
+        fps = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    except OverflowError:
+        # JSON has integers without a limit.
+        fps = math.inf
+    if not 0 < fps < math.inf:
         raise _bad(place, f"has fps {shown(value)}; frames per second are a number above 0")
-    return float(value)
+    return fps
 
 
 def _of_frames(frames: Sequence[object], *, place: int, images: ImageStore, fps: float | None) -> Video:
@@ -203,7 +208,13 @@ def _path(text: str, *, place: int) -> str:
     if match[1].lower() != "file":
         detail = f"videos[{place}] is the URL {text[:300]}; videos are not downloaded: download it and give its path"
         raise RowRejected("video_is_address", detail)
-    return unquote(urlsplit(text).path)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise _bad(place, f"is {shown(text)}, a malformed URL: {error}") from None
+    if parts.netloc not in ("", "localhost") or not parts.path:
+        raise _bad(place, f"is {shown(text)}; the URL of a local file is file:///folder/name.mp4")
+    return unquote(parts.path)
 
 
 def _check_no_fps(fps: float | None, *, place: int) -> None:

@@ -16,13 +16,19 @@ from basereward.data.images.image_store import ImageStore
 from basereward.data.open_rows import open_images, open_table
 from basereward.data.readers.find import matching_files
 from basereward.data.schema.columns import shown_names
-from basereward.data.schema.group import Group, Image, PlacedImage, Video, Visual
+from basereward.data.schema.group import Group, PlacedImage
 from basereward.data.schema.missing_columns import MappedColumns
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
 from basereward.data.schema.validation import check_usable
 from basereward.errors import DataError, format_count
-from basereward.evaluation.item_identity import items_fingerprint, names_of_images, pictures_fingerprint
+from basereward.evaluation.item_identity import (
+    absolute_image,
+    absolute_visual,
+    items_fingerprint,
+    names_of_images,
+    pictures_fingerprint,
+)
 from basereward.evaluation.items import Decision, Item, JudgedItem, by_label
 from basereward.evaluation.statistics.measures import Measure, Measures, Variant, accuracy, all_right, length_controlled
 from basereward.evaluation.statistics.shares import count, right, share
@@ -53,27 +59,14 @@ class _PairRow:
     @property
     def images(self) -> tuple[Any, ...]:
         # Absolute, so that the digest does not depend on the working directory.
-        return tuple(map(_absolute_visual, self.group.images))
+        return tuple(map(absolute_visual, self.group.images))
 
     @property
     def response_images(self) -> tuple[tuple[PlacedImage, ...], ...]:
         """The images of the winner and of the loser; none if neither has one."""
         shown = [self.group.images_of(place) for place in (self.winner, self.loser)]
-        absolute = [tuple(replace(item, image=_absolute(item.image)) for item in placed) for placed in shown]
+        absolute = [tuple(replace(item, image=absolute_image(item.image)) for item in placed) for placed in shown]
         return tuple(absolute) if any(absolute) else ()
-
-
-def _absolute(image: Image) -> Image:
-    """An image, with the absolute path if it is a file."""
-    return Path(image).absolute() if isinstance(image, Path) else image
-
-
-def _absolute_visual(visual: Visual) -> Visual:
-    """An image or a video, with the absolute paths of its files."""
-    if not isinstance(visual, Video):
-        return _absolute(visual)
-    file = visual.file.absolute() if isinstance(visual.file, Path) else visual.file
-    return replace(visual, frames=tuple(map(_absolute, visual.frames)), file=file)
 
 
 class Pairs:

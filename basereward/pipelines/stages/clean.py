@@ -79,10 +79,10 @@ class Clean:
         return {"recipe": recipe_sha256(self.recipe)}
 
     def inputs(self) -> Sequence[Path]:
-        """As `Stage.inputs`: those of the sources that are cleaned."""
+        """As `Stage.inputs`: those of all sources, since the models are trained on the others too."""
         found: list[Path] = []
-        for name in self.sources:
-            found += source_files(self.recipe.data.sources[name])
+        for node in self.recipe.data.sources.values():
+            found += source_files(node)
         return found
 
     def preview(self, folder: Path) -> Mapping[str, str]:

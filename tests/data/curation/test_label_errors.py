@@ -39,7 +39,9 @@ def test_threshold_is_that_of_confident_learning() -> None:
     assert 0 < expected.sum() < 250
 
 
-@pytest.mark.parametrize(("margins", "expected"), [([], math.inf), ([-3.0, 1.0], 0.0), ([800.0, 900.0], math.inf)])
+@pytest.mark.parametrize(
+    ("margins", "expected"), [([], math.inf), ([-3.0, 1.0], 0.0), ([-800.0], 0.0), ([800.0], math.inf)]
+)
 def test_threshold_of_margins_at_the_ends(margins: list[float], expected: float) -> None:
     """No margins and certain models: nothing is an error. Models that are worse than chance: no threshold."""
     assert confident_threshold(margins) == expected

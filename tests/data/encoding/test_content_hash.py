@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from basereward.data.encoding.content_hash import ENDS, encoded_content, group_content
-from basereward.data.schema.group import Preference, Turn
+from basereward.data.schema.group import Preference, Turn, Video
 from tests.helpers.support import group, picture
 
 
@@ -32,6 +32,16 @@ def test_content_depends_on_what_is_encoded() -> None:
         group("Which digit is it?", images=1),
     ]
     assert len({encoded_content(sample_group) for sample_group in (sample, *other_content)}) == 6
+
+
+def test_change_in_the_middle_of_a_video_file_changes_its_content(tmp_path: Path) -> None:
+    """An AVI file begins with RIFF as WebP does, but its frames may be uncompressed."""
+    contents = set()
+    for level in (b"0", b"1"):
+        file = tmp_path / f"{level.decode()}.avi"
+        file.write_bytes(b"RIFF\0\0\0\0AVI " + bytes(2 * ENDS) + level + bytes(2 * ENDS))
+        contents.add(group_content(replace(group(images=1), images=(Video(file=file),))))
+    assert len(contents) == 2
 
 
 @pytest.mark.parametrize("suffix", ["bmp", "png", "jpg", "tiff", "ppm"])

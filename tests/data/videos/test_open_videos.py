@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import sys
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,47 @@ def test_damaged_file_is_an_error() -> None:
     with pytest.raises(ImageError) as caught:
         read_frames(Video(file=content[: len(content) * 2 // 3]), [0, 19])
     assert caught.value.reason == "video_unreadable"
+
+
+def growing_file() -> bytes:
+    """Return a video whose header and first frames have 16 x 16 pixels, and its last frame 320 x 160."""
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="avi") as container:
+        stream: Any = container.add_stream("png", rate=4)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "rgb24"
+        for number in range(8):
+            picture = io.BytesIO()
+            PIL.Image.new("RGB", (320, 160) if number == 7 else (16, 16)).save(picture, "PNG")
+            packet = av.Packet(picture.getvalue())
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 4), True
+            packet.pts = packet.dts = number
+            container.mux(packet)
+    return buffer.getvalue()
+
+
+@needs_decoder
+def test_frame_larger_than_the_header_is_not_converted() -> None:
+    """Limits of pixels, and the tokens of a video, are computed by the size in the header."""
+    video = Video(file=growing_file())
+    assert (video_facts(video).width, read_frames(video, [6])[0].size) == (16, (16, 16))
+    with pytest.raises(ImageError) as caught:
+        read_frames(video, [7])
+    assert caught.value.reason == "video_unreadable"
+
+
+@needs_decoder
+def test_reasons_of_files_that_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A codec that no decoder has, and more pixels than are opened."""
+    content = file_of("avi", "mpeg4")
+    with pytest.raises(ImageError) as caught:
+        video_facts(Video(file=content.replace(b"FMP4", b"ZZZZ")))
+    assert caught.value.reason == "video_unreadable"
+    monkeypatch.setattr("basereward.data.videos.open_videos.MAX_PIXELS", 1000)
+    with pytest.raises(ImageError) as caught:
+        video_facts(Video(file=content))
+    assert caught.value.reason == "video_too_large"
 
 
 def test_missing_decoder_is_no_fault_of_the_row(monkeypatch: pytest.MonkeyPatch) -> None:

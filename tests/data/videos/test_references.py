@@ -80,10 +80,14 @@ def test_references_of_every_kind(tmp_path: Path) -> None:
     (tmp_path / "clip").mkdir()
     for number in (10, 9, 1):
         (tmp_path / "clip" / f"{number}.png").write_bytes(png(number))
+    (tmp_path / "squares").mkdir()
+    # A superscript is a digit, and no decimal number.
+    (tmp_path / "squares" / "1²2.png").write_bytes(png(1))
     (tmp_path / "clip" / "notes.txt").write_text("x")
     store = ImageStore(tmp_path)
     [*frames] = find_video("clip", place=0, images=store).frames
     assert [Path(str(frame)).name for frame in frames] == ["1.png", "9.png", "10.png"]
+    assert len(find_video("squares", place=0, images=store).frames) == 1
     assert find_video({"video": "clip", "fps": 5}, place=0, images=store).fps == 5.0
     texts = [base64.b64encode(png(level)).decode() for level in (1, 2)]
     joined = find_video("data:video/jpeg;base64," + ",".join(texts), place=0, images=store)
@@ -107,6 +111,10 @@ def test_references_of_every_kind(tmp_path: Path) -> None:
         ({"prompt": "Q", "videos": [[]]}, "bad_video_reference"),
         ({"prompt": "Q", "videos": [{"video": "a.mp4", "video_start": 3}]}, "bad_video_reference"),
         ({"prompt": "Q", "videos": [{"frames": ["1.png"], "fps": 0}]}, "bad_video_reference"),
+        ({"prompt": "Q", "videos": [{"frames": ["1.png"], "fps": 10**400}]}, "bad_video_reference"),
+        ({"prompt": "Q", "videos": ["file://[clips/a.mp4"]}, "bad_video_reference"),
+        ({"prompt": "Q", "videos": ["file://host/a.mp4"]}, "bad_video_reference"),
+        ({"prompt": "Q", "videos": ["A" * 5000]}, "image_unreadable"),
         ({"prompt": "Q", "videos": [{"video": "a.mp4", "fps": 2}]}, "bad_video_reference"),
         ({"prompt": "Q", "chosen": [{"role": "assistant", "content": [{"type": "video", "video": "a.mp4"}]}]}, "video"),
     ],

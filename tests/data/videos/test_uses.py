@@ -115,6 +115,9 @@ def test_hashes_depend_on_every_frame_and_on_the_rate() -> None:
         changed: Group = replace(group, images=(other,))
         assert group_content(changed) != group_content(group)
         assert encoded_content(changed) != encoded_content(group)
+    # A GIF may be one frame, or a file with several.
+    frame, file = (replace(group, images=(one,)) for one in (Video(frames=(b"GIF89a",)), Video(file=b"GIF89a")))
+    assert encoded_content(frame) != encoded_content(file)
     # A video is no list of its images.
     assert group_content(replace(group, images=video.frames)) != group_content(group)
 

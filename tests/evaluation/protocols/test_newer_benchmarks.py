@@ -11,6 +11,7 @@ import pytest
 
 from basereward.cli import main
 from basereward.data.images.image_store import ImageStore
+from basereward.data.schema.group import Video
 from basereward.errors import DataError, RecipeError
 from basereward.evaluation.benchmark import Benchmark, load_benchmark
 from basereward.evaluation.items import Item, JudgedItem, Outcome
@@ -280,6 +281,22 @@ def test_rows_with_videos_are_read_and_listed(tmp_path: Path) -> None:
     assert [line["videos"] for line in lines] == [[f"videos/{number}.mp4"] for number in range(5)]
     overall = json.loads((folder / "evaluation.json").read_text())["variants"]["micro"]["overall"]
     assert (overall["numerator"], overall["denominator"]) == (3, 5)
+
+
+def test_videos_are_told_apart_by_their_content(tmp_path: Path) -> None:
+    """A benchmark whose video file was replaced is another one, as its scores are; two videos of one name are two."""
+    write_jsonl(tmp_path / "rows.jsonl", rows.ROWS["videorewardbench"])
+    assert opened("videorewardbench", "data=rows.jsonl").fingerprint["pictures"] is None
+    (tmp_path / "videos").mkdir()
+    digests = set()
+    for content in (b"first", b"other"):
+        for number in range(5):
+            (tmp_path / f"videos/{number}.mp4").write_bytes(content)
+        digests.add(opened("videorewardbench", "data=rows.jsonl").digest)
+    assert len(digests) == 2
+    videos = [Video(frames=(tmp_path / folder / "1.png",), name="clip") for folder in ("a", "b", "b")]
+    same_name = [Item(row, "a", "Why?", ("4", "5"), (0,), (1,), "a", images=(one,)) for row, one in enumerate(videos)]
+    assert [list(bundle.places) for bundle in bundles(same_name)] == [[0], [1, 2]]
 
 
 def test_every_task_of_omnirewardbench_is_a_part() -> None:
