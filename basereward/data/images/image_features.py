@@ -130,6 +130,8 @@ class ImageReader:
         for image in images:
             if isinstance(image, Video):
                 clip = self._video_processor(image).clip(video_facts(image))
+                # Decoded, as images are: a damaged frame must not be found in the middle of a training.
+                read_frames(image, clip.indices)
                 found.append((clip.grid, clip))
             else:
                 opened = self._open(image)

@@ -115,7 +115,7 @@ class RequestReader:
         self._check_count(group)
         return Group(
             *(group.id, group.source, group.prompt, group.responses),
-            images=tuple(self._visual(visual) for visual in group.images),
+            images=self._visuals(group.images),
             response_images=tuple(self._contents(placed) for placed in group.response_images),
         )
 
@@ -124,8 +124,21 @@ class RequestReader:
         if number > self._settings.max_images:
             raise DataError(f"{number} images and frames of videos; at most {self._settings.max_images} are allowed")
 
-    def _visual(self, visual: Visual) -> Visual:
-        return self._video(visual) if isinstance(visual, Video) else self._content(visual)
+    def _visuals(self, visuals: Sequence[Visual]) -> tuple[Visual, ...]:
+        """The images and videos of a prompt; together, the video files may have as many pixels as the images."""
+        limit = self._settings.max_image_pixels * self._settings.max_images
+        found: list[Visual] = []
+        total = 0
+        for visual in visuals:
+            if not isinstance(visual, Video):
+                found.append(self._content(visual))
+                continue
+            video, pixels = self._video(visual)
+            found.append(video)
+            total += pixels
+            if total > limit:
+                raise DataError(f"videos have {total:,} pixels in all their frames; at most {limit:,} are allowed")
+        return tuple(found)
 
     def _contents(self, placed: Sequence[PlacedImage]) -> tuple[PlacedImage, ...]:
         return tuple(replace(item, image=self._content(item.image)) for item in placed)
@@ -158,20 +171,21 @@ class RequestReader:
         if characters > self._settings.max_characters:
             raise DataError(f"{characters:,} characters; at most {self._settings.max_characters:,} are allowed")
 
-    def _video(self, video: Video) -> Video:
-        """A video whose frames, or whose file, are bytes within the limits; they are decoded by the worker."""
+    def _video(self, video: Video) -> tuple[Video, int]:
+        """A video whose frames, or whose file, are bytes within the limits; they are decoded by the worker.
+
+        Returns:
+            The video, and the pixels in all frames of its file; 0 of frames, which count as images.
+        """
         if video.file is None:
-            return replace(video, frames=tuple(self._content(frame) for frame in video.frames))
+            return replace(video, frames=tuple(self._content(frame) for frame in video.frames)), 0
         # In memory, so that the worker reads what was checked.
         video = replace(video, file=read_video_file(video))
         facts, settings = video_facts(video), self._settings
         if facts.width * facts.height > settings.max_image_pixels:
             size = f"{facts.width} x {facts.height} pixels"
             raise DataError(f"a video has frames of {size}; at most {settings.max_image_pixels:,} pixels are allowed")
-        pixels, limit = facts.frames * facts.width * facts.height, settings.max_image_pixels * settings.max_images
-        if pixels > limit:
-            raise DataError(f"a video has {pixels:,} pixels in all its frames; at most {limit:,} are allowed")
-        return video
+        return video, facts.frames * facts.width * facts.height
 
     def _content(self, image: Image) -> bytes:
         """The bytes of an image, whose header is looked at; it is decoded by the worker."""

@@ -336,7 +336,7 @@ def _largest(recipe: Recipe, encoder: Encoder, measured: Sequence[_Measured]) ->
     # A pass of more groups than were sampled has some of their size more.
     factor = number / len(largest)
     tokens = sum(_tokens(row.size, layout) for row in largest)
-    patches = sum(sum(encoder.images.measure(row.group.images)) for row in largest if row.group.images)
+    patches = sum(sum(encoder.images.measure(row.group.all_images)) for row in largest if row.group.has_images)
     pooled = 0
     for row in largest:
         pooled += sum(len(pooling.read(branch)) for branch in row.size.branches)

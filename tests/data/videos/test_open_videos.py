@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import io
 import sys
@@ -16,6 +17,8 @@ from basereward.data.images.image_store import ImageError
 from basereward.data.schema.group import Video
 from basereward.data.videos.open_videos import VideoFacts, read_frames, video_facts
 from basereward.errors import DataError
+from basereward.serve.reading.request_reader import RequestReader
+from basereward.serve.settings import ServerSettings
 
 LEVELS = [12 * index for index in range(20)]
 needs_decoder = pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="needs PyAV, the extra `video`")
@@ -70,6 +73,16 @@ def test_damaged_file_is_an_error() -> None:
     with pytest.raises(ImageError) as caught:
         read_frames(Video(file=content[: len(content) * 2 // 3]), [0, 19])
     assert caught.value.reason == "video_unreadable"
+
+
+@needs_decoder
+def test_pixels_of_all_videos_of_a_request_are_limited() -> None:
+    """20 frames of 64 x 48 are 61,440 pixels: within 4 images of 16,000 once, and not twice."""
+    reader = RequestReader(ServerSettings(max_images=4, max_image_pixels=16_000))
+    address = f"data:video/mp4;base64,{base64.b64encode(file_of('mp4', 'mpeg4')).decode()}"
+    assert len(reader.group("Q", ["a"], videos=[address]).images) == 1
+    with pytest.raises(DataError):
+        reader.group("Q", ["a"], videos=[address, address])
 
 
 def growing_file() -> bytes:

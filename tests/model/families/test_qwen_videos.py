@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 from transformers.image_utils import SizeDict
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
@@ -15,10 +17,12 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 from transformers.video_utils import VideoMetadata
 
 from basereward.data.encoding.encoder import Encoder, EncodingError
+from basereward.data.images.image_store import ImageError
+from basereward.data.schema.group import Video
 from basereward.data.videos.open_videos import VideoFacts
 from basereward.model.families.processing import load_encoder
 from basereward.recipe.schema import VideoRecipe
-from tests.helpers.support import checkpoint, video_groups
+from tests.helpers.support import checkpoint, clip, video_groups
 
 SIZES = [(480, 640), (1080, 1920), (90, 60)]
 LENGTHS = [(1, 25.0), (2, 25.0), (5, 30.0), (48, 24.0), (300, 29.97), (5000, 25.0)]
@@ -125,6 +129,21 @@ def test_family_without_videos_refuses_them_before_they_are_opened(folders: dict
         with pytest.raises(EncodingError) as caught:
             encoder(folders, family).measure(video_groups()[0])
         assert caught.value.reason == "video_without_model"
+
+
+def test_measuring_finds_every_frame_that_encoding_would_not_open(folders: dict[str, Path]) -> None:
+    """A row that passes when lengths are measured must not stop the training in the middle of an epoch."""
+    encode = encoder(folders, "qwen3_vl")
+    sample = video_groups()[0]
+    frames = clip(4).frames
+    for last in ("missing.png", PIL.Image.new("RGB", (9, 9))):
+        broken = replace(sample, images=(Video(frames=(*frames[:3], last), fps=2.0),))
+        reasons = []
+        for read in (encode.measure, encode):
+            with pytest.raises(ImageError) as caught:
+                read(broken)
+            reasons.append(caught.value.reason)
+        assert reasons[0] == reasons[1]
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
