@@ -102,12 +102,14 @@ def test_missing_gpu_and_missing_package_are_named(
 
 
 def test_vllm_that_does_not_start_is_an_error_of_the_training() -> None:
-    """The errors of other engines stay as they are."""
+    """The errors of other engines stay as they are, and so do ours, which say what to correct."""
     for mode in ("server", "colocate"):
         with pytest.raises(TrainingError, match="no route"), vllm_faults(settings(rollouts="vllm", vllm_mode=mode)):
             raise ConnectionError("no route to host")
     with pytest.raises(ConnectionError), vllm_faults(settings()):
         raise ConnectionError("no route to host")
+    with pytest.raises(RecipeError), vllm_faults(settings(rollouts="vllm")):
+        raise RecipeError("objective.rollouts is vllm, which needs a GPU")
 
 
 @pytest.mark.parametrize(

@@ -196,5 +196,7 @@ def read_video_file(video: Video) -> bytes:
         if path.stat().st_size > MAX_BYTES:
             raise ImageError("video_too_large", f"{video.name}: at most {MAX_BYTES:,} bytes are read")
         return path.read_bytes()
+    except ImageError:
+        raise
     except (OSError, ValueError) as error:
         raise ImageError("video_unreadable", f"{video.name} cannot be read: {error}") from error

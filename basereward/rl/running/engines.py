@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from basereward.errors import RecipeError, TrainingError
+from basereward.errors import BaseRewardError, RecipeError, TrainingError
 from basereward.model.generation.shared_prefix import shared_prefix_fault
 from basereward.training.objectives.rollouts.contracts import RolloutObjective
 from basereward.training.parallel.collectives import is_first
@@ -91,6 +91,9 @@ def vllm_faults(settings: RolloutObjective) -> Iterator[None]:
     """
     try:
         yield
+    except BaseRewardError:
+        # Some are a `ValueError` or a `RuntimeError` too, and say themselves what to correct.
+        raise
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         if settings.rollouts != "vllm":
             raise

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import sys
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 
 from basereward.data.images.image_store import ImageError
 from basereward.data.schema.group import Video
-from basereward.data.videos.open_videos import VideoFacts, read_frames, video_facts
+from basereward.data.videos.open_videos import VideoFacts, read_frames, read_video_file, video_facts
 from basereward.errors import DataError
 from basereward.serve.reading.request_reader import RequestReader
 from basereward.serve.settings import ServerSettings
@@ -64,6 +65,16 @@ def test_playlist_is_no_video(content: bytes) -> None:
     with pytest.raises(ImageError) as caught:
         video_facts(Video(file=content))
     assert caught.value.reason == "video_unreadable"
+
+
+def test_reasons_of_files_that_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is not there, and one that is too large."""
+    (tmp_path / "a.mp4").write_bytes(b"0123")
+    monkeypatch.setattr("basereward.data.videos.open_videos.MAX_BYTES", 3)
+    for name, reason in (("b.mp4", "video_missing"), ("a.mp4", "video_too_large")):
+        with pytest.raises(ImageError) as caught:
+            read_video_file(Video(file=tmp_path / name))
+        assert caught.value.reason == reason
 
 
 @needs_decoder
