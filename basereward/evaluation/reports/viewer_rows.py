@@ -60,13 +60,14 @@ def collect(
     for split, place in track(spread(usable, at_most=rows), "opening rows and images", total=selected):
         group = groups[split][place]
         try:
-            group = with_shown_frames(group)
-            images = list(flat_images(group.all_images))
+            shown = with_shown_frames(group)
+            images = list(flat_images(shown.all_images))
             pictures = files.pictures(images, side=side_for(selected * len(images)))
         except RowRejected as rejection:
             rejected.append(RejectedRow(source.name, split, group.id, rejection.reason, rejection.detail))
         else:
-            row = _shown_row(split, group, pictures, score)
+            # The model scores the row itself, whose videos are no images.
+            row = _shown_row(split, shown, pictures, *_scores(group, score))
             files.add(row)
             index.add(row)
             tally.add(row)
@@ -241,8 +242,9 @@ def _rejection(row: RejectedRow) -> dict[str, Any]:
     return {"split": row.split, "id": row.id, "reason": row.reason, "detail": row.detail}
 
 
-def _shown_row(split: Split, group: Group, pictures: Sequence[Picture], score: ScoreGroup | None) -> dict[str, Any]:
-    scores, reason = _scores(group, score)
+def _shown_row(
+    split: Split, group: Group, pictures: Sequence[Picture], scores: ResponseScores, reason: str | None
+) -> dict[str, Any]:
     row = {"split": split, **plain(group, pictures=pictures, scores=scores), "unscored": reason}
     if reason:
         # The margin in the data has another scale; the page would sort it among the margins of the model.

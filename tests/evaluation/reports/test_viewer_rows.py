@@ -12,7 +12,7 @@ import pytest
 from basereward.data.schema.group import Group, Preference, RejectedRow, Split, rank_preferences
 from basereward.data.schema.rejections import RowRejected
 from basereward.evaluation.reports.viewer_rows import MAX_CHARACTERS, MAX_LISTED, collect, rank, spread
-from tests.helpers.support import group
+from tests.helpers.support import group, video_groups
 
 
 class ListSource:
@@ -175,3 +175,17 @@ def test_spread_takes_rows_evenly_from_the_splits() -> None:
     assert chosen == [("train", index) for index in range(0, 90, 10)] + [("val", 0)]
     assert list(spread({"train": 2, "val": 1}, at_most=10)) == [("train", 0), ("train", 1), ("val", 0)]
     assert list(spread({"train": 0}, at_most=10)) == []
+
+
+def test_model_scores_the_video_and_not_the_frames_on_the_page() -> None:
+    """The page has frames in the place of a video; the group that is scored is the row's."""
+    sample = video_groups()[0]
+    scored = []
+
+    def score(given: Group) -> list[float]:
+        scored.append(given)
+        return [1.0] * len(given.responses)
+
+    [row] = collect(ListSource({"train": [sample]}), ["train"], rows=9, score=score)["rows"]
+    assert scored == [sample]
+    assert len(row["images"]) == 8
