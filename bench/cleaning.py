@@ -239,7 +239,9 @@ def measure(line: Line, start: Outputs, *, seed: int, work: Path, options: Mappi
     noisy, _ = recipe_and_options(start, noise=line.noise, seed=seed)
     line.clean.append(trained_outcomes(right, right))
     line.noisy.append(line.clean[-1] if line.noise == 0 else trained_outcomes(noisy, right))
-    folder = work / f"clean-{line.noise}-{seed}"
+    # Runs are found again by their recipes, which name the files of rows: other options need other files.
+    given = "".join(f"-{name}={value}" for name, value in sorted(options.items()))
+    folder = work / f"clean-{line.noise}-{seed}{given}"
     facts, decisions = clean(noisy, folder, {**defaults, **options})
     cleaned: dict[str, Any] = {}
     for name in noisy.data.sources:

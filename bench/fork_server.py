@@ -21,6 +21,7 @@ PRELOADED = (
     "basereward.evaluation.annotation.annotate",
     "basereward.evaluation.reports.report",
     "basereward.pipelines.run",
+    "basereward.rl.run",
     "datasets",
     "matplotlib.pyplot",
     "mlflow",

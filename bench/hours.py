@@ -88,7 +88,9 @@ def _pairs(recipe: Recipe, text: set[str]) -> dict[str, float]:
 def _on(recipe: Recipe, rows: Path, *, model: Path, pairs: float) -> Recipe:
     """The recipe on generated rows in place of its own."""
     own = {"_target_": "jsonl", "path": str(rows), "val": 0.1, "test": 0.0}
+    # Without curation: the rows of benchmarks are not here.
     data = replace(recipe.data, sources={"pairs": own}, mixture=type(recipe.data.mixture)(), max_lost=0.0)
+    data = replace(data, curation=type(recipe.data.curation)())
     # The shapes are written here, so that nothing is downloaded.
     backbone = replace(recipe.model.backbone, path=str(model), revision=None)
     trainer = replace(recipe.trainer, steps=math.ceil(pairs / recipe.batch.groups))
@@ -137,8 +139,8 @@ def main() -> None:
             by_cell = {cell.name: hours(cell, folder=folder, text=text) for cell in experiment.cells}
             for stage in experiment.stages:
                 if stage.recipe is not None:
-                    of_stage = Cell(stage.name, stage.name, {}, stage.recipe)
-                    by_cell[stage.name] = passes(stage.node) * hours(of_stage, folder=folder, text=text)
+                    once = hours(Cell(stage.name, stage.name, {}, stage.recipe), folder=folder, text=text)
+                    by_cell[stage.name] = passes(stage.node) * once
             for cell, value in by_cell.items():
                 print(f"  {cell}: {value:,.0f}")
             print(f"{name}: {len(by_cell)} cells, {sum(by_cell.values()):,.0f} hours of one {GPU.upper()}")

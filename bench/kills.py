@@ -37,7 +37,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("--profile", str(ROOT / "tests" / "small.yaml"))
 # Metrics that no two runs share.
-TIMED = ("time/", "mem/", "perf/", "system/")
+TIMED = ("time/", "mem/", "perf/", "system/", "train/step_s", "train/profiling")
+# Outputs of the stages of a pipeline: rows of data, and the pairs of an evaluation with their verdicts.
+ROWS = ("rows.jsonl", "rows.disagreed.jsonl", "items.jsonl")
 LEFT_OVER = ("*.new", "*.part", "*.tmp", ".model-*", ".making.*", ".*.new", ".*.tmp", ".*.part", ".*.partial")
 TRIES = 3
 LIMIT_S = 600.0
@@ -109,8 +111,9 @@ SCENARIOS = (
     ),
     Scenario(
         "pipeline",
-        ("train", "pipeline.yaml", *SMALL, "stages.annotate.endpoint=URL"),
-        outputs=("runs/*/outputs/rows.jsonl", "runs/*/outputs/pairs.jsonl", "runs/*/model/**/*.safetensors"),
+        ("train", "pipeline.yaml", *SMALL, "--trust", "stages.annotate.endpoint=URL"),
+        # Without the stored answers, whose order is that in which they arrive.
+        outputs=("runs/*/outputs/rows.jsonl", "runs/*/outputs/rows.disagreed.jsonl", "runs/*/model/**/*.safetensors"),
         judge=True,
     ),
     Scenario(
@@ -121,7 +124,8 @@ SCENARIOS = (
     ),
 )
 
-# Without votes: sampled texts depend on the batch, which a kill changes.
+# The chain of R1-Reward at its smallest: the judge annotates with up to three attempts. A tiny one learns from its
+# texts, then by reinforcement on the pairs that took several attempts, and is asked in both orders and for votes.
 PIPELINE = """# A judge whose texts a tiny one learns.
 include: basereward
 model: {head: {_target_: generative, thinking: true, max_tokens: 6, prompt: pairwise_brief}}
@@ -134,17 +138,27 @@ stages:
     model: judge
     endpoint: URL
     prompt: pairwise_brief
+    attempts: 3
     concurrency: 4
   cold_start:
     _target_: train
     recipe: {data: {sources: {annotated: {_target_: jsonl, path: "${annotate.rows}", val: 0.25, test: 0.25}}}}
   hard: {_target_: select, rows: ["${annotate.rows}", "${annotate.unsolved}"], at_least: 2}
-  again:
+  reinforce:
     _target_: train
     recipe:
-      model: {head: {thinking: false}}
-      data: {sources: {hard: {_target_: jsonl, path: "${hard.rows}", val: 0.25, test: 0.25}}}
-  evaluate: {_target_: evaluate, model: "${cold_start.run}", data: pairs.jsonl, votes: 1}
+      model: {start: "${cold_start.run}"}
+      # Without validations, which would keep the weights of the start if no step is better.
+      data: {sources: {hard: {_target_: jsonl, path: "${hard.rows}", val: 0.0, test: 0.25}}}
+      objective:
+        _target_: stable_reinforce
+        reward: {_target_: bench.kill_reward.LetterReward}
+        rollouts_per_prompt: 2
+        max_tokens: 8
+        held_out: 2
+      batch: {groups: 4, groups_per_forward: 4}
+      trainer: {checkpoint_every: 1}
+  evaluate: {_target_: evaluate, model: "${reinforce.run}", data: evaluated.jsonl, votes: 3}
 """
 
 
@@ -272,7 +286,7 @@ def comparable(scenario: Scenario, workspace: Workspace) -> dict[str, Any]:
     """What must be equal after a kill: hashes of outputs, and the metrics of every finished run in MLflow.
 
     >>> comparable(Scenario("list", ("ls", "runs")), Workspace(Path("/not/there"), server=CommandServer()))
-    {'outputs': [], 'metrics': []}
+    {'outputs': [], 'metrics': [], 'counts': []}
     """
     hashes: list[str] = []
     for pattern in scenario.outputs:
@@ -280,7 +294,21 @@ def comparable(scenario: Scenario, workspace: Workspace) -> dict[str, Any]:
             kind = path.name
             hashes.append(f"{kind} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}")
     # Runs are compared by their content, since their names and times differ.
-    return {"outputs": sorted(set(hashes)), "metrics": sorted(set(map(str, _metrics(workspace).values())))}
+    metrics = sorted(set(map(str, _metrics(workspace).values())))
+    return {"outputs": sorted(set(hashes)), "metrics": metrics, "counts": _counts(workspace)}
+
+
+def _counts(workspace: Workspace) -> list[str]:
+    """How many rows were annotated and selected, steps trained and verdicts recorded, in the finished runs."""
+    counts: list[str] = []
+    for path in sorted(workspace.folder.glob("runs/*/outputs/**/*.jsonl")):
+        if path.name in ROWS:
+            counts.append(f"{path.parent.name}/{path.name}: {len(path.read_text().splitlines())} rows")
+    for records in _metrics(workspace).values():
+        steps = [step for name, step, _ in records if name == "train/loss"]
+        if steps:
+            counts.append(f"trained: {len(steps)} steps")
+    return sorted(counts)
 
 
 def _metrics(workspace: Workspace) -> dict[str, list[tuple[str, int, str]]]:
@@ -353,7 +381,19 @@ def _done_twice(workspace: Workspace) -> list[str]:
         if status["state"] == "finished" and status["recipe_sha256"]:
             finished[status["name"], status["recipe_sha256"]] += 1
     faults = [f"{name} was finished {count} times" for (name, _), count in finished.items() if count > 1]
-    return faults + _answers_twice(workspace)
+    return faults + _answers_twice(workspace) + _rows_twice(workspace)
+
+
+def _rows_twice(workspace: Workspace) -> list[str]:
+    """Rows that a stage has written more than once into one file."""
+    faults = []
+    for path in workspace.folder.glob("runs/*/outputs/**/*.jsonl"):
+        if path.name in ROWS:
+            rows = collections.Counter(path.read_text().splitlines())
+            twice = [row for row, count in rows.items() if count > 1]
+            if twice:
+                faults.append(f"{len(twice)} rows twice in {path.parent.name}/{path.name}: {twice[0]:.80}")
+    return faults
 
 
 def _answers_twice(workspace: Workspace) -> list[str]:
@@ -446,12 +486,15 @@ def run_to_resume(workspace: Workspace) -> tuple[str | None, bool]:
 
 @contextlib.contextmanager
 def judge() -> Iterator[str]:
-    """An endpoint that prefers the longer answer, at an address of this machine."""
+    """An endpoint at an address of this machine, whose verdict depends on the request alone."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            message = {"role": "assistant", "content": "<think>The first is right.</think><answer>1</answer>"}
+            request = self.rfile.read(int(self.headers["Content-Length"]))
+            # Right in about half of the attempts, so that some pairs are solved at once, some later and some never.
+            number = 1 + hashlib.sha256(request).digest()[0] % 2
+            content = f"<think>Answer {number} is right.</think><answer>{number}</answer>"
+            message = {"role": "assistant", "content": content}
             body = json.dumps({"choices": [{"message": message}], "usage": {}}).encode()
             # A judge that answers at once would be done before the kill.
             time.sleep(0.02)
@@ -488,6 +531,7 @@ def write_inputs(folder: Path) -> None:
         {"id": f"p{i}", "prompt": f"Question {i}?", "chosen": f"yes {i}", "rejected": f"no, not {i}"} for i in range(40)
     ]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    (folder / "evaluated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs[:6]))
     rows = []
     for i in range(12):
         PIL.Image.new("RGB", (56, 56), (20 * i, 0, 0)).save(folder / f"{i}.png")
@@ -511,6 +555,8 @@ def run_scenario(
     write_inputs(base)
     with judge() as url:
         expected, events = pool.submit(undisturbed, scenario, base, work, url, server=server).result()
+        if expected["counts"]:
+            print(f"{scenario.name}: {'; '.join(expected['counts'])}; {len(events)} events", flush=True)
         tasks = []
         # Evenly spread over the events, so that rare moments are met as well as the many steps of training.
         for number in range(kills):

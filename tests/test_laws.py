@@ -6,6 +6,7 @@ says, a second run of the same recipe, and real processes that are killed with S
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import time
@@ -38,6 +39,8 @@ from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe import load_recipe, make
 from basereward.runs.run_folder import find
 from basereward.runs.score_files import read_scores
+from basereward.serve.reading.request_reader import RequestReader
+from basereward.serve.settings import ServerSettings
 from basereward.training.fit import train
 from tests.helpers.forked_command import run_command
 from tests.helpers.killed_process import start_training, train_in_process
@@ -221,7 +224,7 @@ def test_law_2_hidden_states_equal_transformers(family: str, drawn: bool, images
         token, image_texts = _written_images(family, features)
         content: list[dict[str, str | None]] = [{"type": "image"}] * images + [{"type": "text", "text": "Which digit?"}]
         answer = [
-            {"type": "image"} if part.is_image else {"type": "text", "text": part.text}
+            {"type": "image"} if part.is_visual else {"type": "text", "text": part.text}
             for part in sample.response_parts(row)
         ]
         turns = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
@@ -394,8 +397,11 @@ def test_law_4_adapters_on_another_backbone_are_refused(tmp_path: Path) -> None:
 
 
 def test_law_5_train_score_and_serve_agree(tmp_path: Path) -> None:
-    """The test scores of a run equal those of `load(...).score` and of `basereward score` on the same rows."""
+    """The test scores of a run equal those of `load(...).score` and of `basereward score` on the same rows, half of
+    which have pictures in their responses."""
     rows = pair_rows(40, folder=tmp_path)
+    for index, row in enumerate(rows[1::2], start=1):
+        row |= {"chosen_images": [f"{index}.png"], "rejected_images": [f"{index}.png", f"{index + 1}.png"][index % 2 :]}
     source = write_rows(tmp_path / "pairs.jsonl", rows)
     overrides = only(source)
     run = train(load_recipe("basereward", overrides=overrides))
@@ -416,11 +422,45 @@ def test_law_5_train_score_and_serve_agree(tmp_path: Path) -> None:
     for row in rows:
         if row["id"] in in_training:
             responses = [row["chosen"][0]["content"], row["rejected"][0]["content"]]
-            served = scorer.score(row["prompt"], responses, images=[tmp_path / row["images"][0]])
+            drawn = [[tmp_path / name for name in row.get(f"{side}_images", ())] for side in ("chosen", "rejected")]
+            served = scorer.score(row["prompt"], responses, images=[tmp_path / row["images"][0]], response_images=drawn)
             for other in (from_file[row["id"]], served):
                 torch.testing.assert_close(
                     torch.tensor(other), torch.tensor(in_training[row["id"]]), rtol=0, atol=RELATIVE
                 )
+
+
+def test_law_5_holds_with_videos(tmp_path: Path) -> None:
+    """Test scores of a run on folders of frames equal those of the command, of `score` with lists of frames, and of the
+    group that the server makes of frames in data URIs."""
+    rows = pair_rows(24)
+    for index, row in enumerate(rows):
+        folder = tmp_path / f"clip_{index}"
+        folder.mkdir()
+        for number, frame in enumerate(clip(5, first=index).frames):
+            frame.save(folder / f"{number}.png")
+        row["videos"] = [folder.name]
+    source = write_rows(tmp_path / "pairs.jsonl", rows)
+    overrides = [*only(source), "data.sources.mine.val=0.3", "data.sources.mine.test=0.3"]
+    run = train(load_recipe("basereward", overrides=[*overrides, "data.encoding.video.frames=4"]))
+    in_training = {line.id: line.scores for line in read_scores(find(run["run_id"]).scores / "test.jsonl")}
+    assert in_training
+    completed = run_command("score", run["run_id"], source, "--out", tmp_path / "out.jsonl", "--json")
+    assert completed.returncode == 0, completed.stderr
+    from_file = {
+        line["id"]: line["scores"] for line in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    }
+    scorer = load(run["model"])
+    for row in rows:
+        if row["id"] not in in_training:
+            continue
+        responses = [row["chosen"][0]["content"], row["rejected"][0]["content"]]
+        files = [tmp_path / row["videos"][0] / f"{number}.png" for number in range(5)]
+        called = scorer.score(row["prompt"], responses, videos=[files])
+        frames = [f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}" for file in files]
+        served = RequestReader(ServerSettings()).group(row["prompt"], responses, videos=[frames])
+        for other in (from_file[row["id"]], called, next(iter(scorer.score_groups([served])))):
+            assert other == pytest.approx(in_training[row["id"]], abs=RELATIVE)
 
 
 def test_law_6_every_lost_row_is_counted(tmp_path: Path) -> None:
@@ -481,6 +521,72 @@ def test_law_7_image_tokens_are_never_cut(tmp_path: Path) -> None:
         assert second[0] == pytest.approx(second[1], abs=1e-6)
         assert abs(first[0] - second[0]) > 1e-4
         assert abs(first[1] - second[1]) > 1e-4
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_law_7_images_of_responses_are_never_cut(family: str, tmp_path: Path) -> None:
+    """A response keeps all tokens of its images, or its group is rejected. Equal images give equal scores, and another
+    image changes the score of its response alone."""
+    path = checkpoint(family, tmp_path / "model")
+    drawn = replace(group("Draw.", ("", "", ""), images=1), response_images=(placed((0, 3)), placed((0, 3)), ()))
+    other = replace(drawn, response_images=(placed((0, 3)), placed((0, 4)), ()))
+    encoder = load_encoder(path)
+    encoded = encoder(drawn)
+    assert encoded.images_thw is not None
+    tokens = [int((branch == encoder.image_token_id).sum()) for branch in encoded.branches]
+    assert tokens == [int(encoded.images_thw[1].prod()) // 4, int(encoded.images_thw[2].prod()) // 4, 0]
+    for method in ("__call__", "measure"):
+        with pytest.raises(EncodingError) as caught:
+            getattr(load_encoder(path, max_tokens=encoded.longest - 1), method)(drawn)
+        assert caught.value.reason == "too_long"
+    model = reward_model(path).eval()
+    for layout in ("tree", "plain"):
+        with torch.no_grad():
+            first, second = (
+                model(collate([encoder(sample)], layout=layout, pad_id=encoder.pad_id)) for sample in (drawn, other)
+            )
+        assert float(first[0]) == pytest.approx(float(first[1]), abs=1e-6)
+        assert_close(second[[0, 2]], first[[0, 2]])
+        assert abs(float(first[1] - second[1])) > 1e-4
+
+
+@pytest.mark.parametrize("family", READS_VIDEO)
+def test_law_7_holds_with_videos(family: str, tmp_path: Path) -> None:
+    """A group whose video does not fit is rejected as a whole, and every response sees the video."""
+    path = checkpoint(family, tmp_path / "model")
+    turn = Turn("user", (VIDEO, Part("What comes last?")))
+    sample = Group("a", "test", (turn,), ("A four.", "A four."), (), images=(clip(6),))
+    encoder = load_encoder(path)
+    size = encoder.measure(sample)
+    with pytest.raises(EncodingError) as caught:
+        load_encoder(path, max_tokens=size.prefix + size.branches[0] - 1).measure(sample)
+    assert caught.value.reason == "too_long"
+    encoded = load_encoder(path, max_tokens=size.prefix + size.branches[0])(sample)
+    assert encoder.videos is not None
+    assert encoded.images_thw is not None
+    tokens = int((encoded.prefix == encoder.videos.token_id).sum())
+    assert tokens == int(encoded.images_thw.prod()) // 4 > 0
+    assert (len(encoded.prefix), len(encoded.branches[0])) == (size.prefix, size.branches[0])
+
+    model = reward_model(path).eval()
+    # Another fourth frame alone, which both families use: of six, (0, 1, 3, 4) and (0, 2, 3, 5).
+    other = Group(
+        "a", "test", (turn,), sample.responses, (), images=(with_fourth_frame(sample.images[0], picture(99)),)
+    )
+    for layout in ("tree", "plain"):
+        with torch.no_grad():
+            first, second = (
+                model(collate([encoder(candidate)], layout=layout, pad_id=encoder.pad_id)).tolist()
+                for candidate in (sample, other)
+            )
+        assert first[0] == pytest.approx(first[1], abs=1e-6)
+        assert abs(first[0] - second[0]) > 1e-5
+        assert abs(first[1] - second[1]) > 1e-5
+
+
+def with_fourth_frame(video: Any, frame: PIL.Image.Image) -> Any:
+    """Return a video with another fourth frame."""
+    return replace(video, frames=(*video.frames[:3], frame, *video.frames[4:]))
 
 
 def test_law_8_same_recipe_same_seed_same_bits() -> None:

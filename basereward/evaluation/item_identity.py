@@ -11,7 +11,7 @@ from typing import Any
 import PIL.Image
 
 from basereward.data.images.image_store import ImageStore, read_archived
-from basereward.data.schema.group import ArchivedImage, PlacedImage
+from basereward.data.schema.group import ArchivedImage, PlacedImage, Video, flat_images
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
 from basereward.evaluation.items import Item
@@ -71,7 +71,7 @@ def pictures_fingerprint(items: Iterable[Item], store: ImageStore) -> str | None
         for image in (*item.images, *chain.from_iterable(item.response_images)):
             if image is None:
                 continue
-            digest = _picture_sha256(image, store)
+            digest = _picture_sha256(image.image if isinstance(image, PlacedImage) else image, store)
             if digest is None:
                 return None
             combined.update(f"{item.row} {digest}\n".encode())
@@ -104,8 +104,13 @@ def changed(one: Mapping[str, str | None] | None, other: Mapping[str, str | None
 
 def _picture_sha256(image: Any, store: ImageStore) -> str | None:
     """The hash of an image in any of the forms that a row may hold; None if it is not available."""
-    if isinstance(image, PlacedImage):
-        image = image.image
+    if isinstance(image, Video):
+        digests = [_picture_sha256(frame, store) for frame in flat_images([image])]
+        return None if None in digests else hashlib.sha256(repr((image.fps, digests)).encode()).hexdigest()
+    return _image_sha256(image, store)
+
+
+def _image_sha256(image: Any, store: ImageStore) -> str | None:
     # The form of the `datasets` library: {"bytes": ..., "path": ...}, one of which is None.
     if isinstance(image, Mapping):
         image = image.get("bytes") if image.get("bytes") is not None else image.get("path")

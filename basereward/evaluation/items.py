@@ -39,7 +39,7 @@ class Item:
     ties: bool = False
     """whether "equally good" is a possible label, and so a possible verdict"""
     videos: tuple[str, ...] = ()
-    """paths of the videos of the prompt, which are not opened"""
+    """paths of the videos of the prompt: files, or folders of frames"""
     response_images: tuple[tuple[Any, ...], ...] = ()
     """the images of every response, in the order of the marks `<image>` in its text; none if no response has any. Where
     the prompt is turns, each is a `PlacedImage`, and the texts have no marks"""

@@ -83,17 +83,25 @@ class Bundle:
                 images=item.images,
                 response_images=in_responses,
             )
+        row = self._row()
+        # The benchmark states which items have images, so that "<image>" in the text of another item is a word.
+        has_images = row["images"] is not None or bool(in_responses)
+        form = RowFormat(images=images, for_training=False, image_mark=PLACE if has_images else None)
+        return form.group(row, source="benchmark", row_id=item.id, where=f"row {item.row} ('{item.id}')")
+
+    def _row(self) -> dict[str, Any]:
+        """The item as a row; None for what it does not have."""
+        item = self.item
         pictures = [image for image in item.images if image is not None]
-        row = {
+        response_images = [list(images) for images in self.response_images] if any(self.response_images) else None
+        return {
             # In the text of a prompt without images, "<image>" is a word, as in a part of a message.
-            "prompt": item.prompt if pictures else _in_parts(item.prompt),
+            "prompt": item.prompt if pictures or item.videos else _in_parts(item.prompt),
             "responses": self.responses,
             "images": pictures or None,
-            "response_images": list(map(list, in_responses)) or None,
+            "videos": list(item.videos) or None,
+            "response_images": response_images,
         }
-        # The benchmark states which items have images, so that "<image>" in the text of another item is a word.
-        form = RowFormat(images=images, for_training=False, image_mark=PLACE if pictures or in_responses else None)
-        return form.group(row, source="benchmark", row_id=item.id, where=f"row {item.row} ('{item.id}')")
 
     def outcomes(self, scores: Sequence[float]) -> Iterator[tuple[int, Outcome]]:
         """Distribute the scores of the distinct responses to the rows."""
@@ -119,7 +127,7 @@ def bundles(items: Sequence[Item]) -> list[Bundle]:
     by_key: dict[str, Bundle] = {}
     for item in items:
         # The hash of the text, since an image may be a value of megabytes.
-        key = hashlib.sha256(repr((item.prompt, item.images)).encode()).hexdigest()
+        key = hashlib.sha256(repr((item.prompt, item.images, *item.videos)).encode()).hexdigest()
         by_key.setdefault(key, Bundle(item)).add(item)
     return list(by_key.values())
 

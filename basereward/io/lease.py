@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple, Self, TypeAlias, overload
 
 from basereward.errors import RunError
 from basereward.io.files import set_aside
-from basereward.io.processes import identify_process, process_state, temporary_name
+from basereward.io.processes import identify_process, process_state, remove_leftovers, temporary_name
 
 log = logging.getLogger(__name__)
 
@@ -442,7 +442,11 @@ def _running_time() -> float:
 
 
 def _remove_older(folder: Path, number: int) -> None:
-    """Remove the history of a lease, but for its last numbers, which a slow process may still compare with."""
+    """Remove the history of a lease, but for its last numbers, which a slow process may still compare with.
+
+    Also files that a killed process has not given their names.
+    """
+    remove_leftovers(folder, ".*.tmp")
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = NUMBER.fullmatch(entry.name)

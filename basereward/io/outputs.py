@@ -10,6 +10,7 @@ from pathlib import Path
 
 from basereward.errors import BaseRewardError, DataError
 from basereward.io.files import is_special
+from basereward.io.processes import is_temporary_name
 
 RUN_MARKS = ("status.json", "recipe.yaml")
 """Files that every folder of a run has."""
@@ -246,6 +247,8 @@ def replace_folder(new: Path, target: Path) -> None:
 def foreign_files(folder: Path, ours: Callable[[str], bool]) -> list[str]:
     """The files and links below a folder that this project did not write, by their path relative to it.
 
+    Temporary files of this project are its own, also those that a killed process has left.
+
     Args:
         folder: an existing folder.
         ours: whether this project wrote a file, given its relative path with forward slashes.
@@ -263,6 +266,7 @@ def foreign_files(folder: Path, ours: Callable[[str], bool]) -> list[str]:
         links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
         for name in [*files, *links]:
             relative = Path(parent, name).relative_to(folder).as_posix()
-            if not ours(relative):
+            # A killed process leaves its temporary files.
+            if not ours(relative) and not is_temporary_name(name):
                 foreign.append(relative)
     return foreign

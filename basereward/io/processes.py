@@ -190,6 +190,15 @@ def temporary_name(name: str, suffix: str) -> str:
     return f".{name}.{os.getpid()}-{_start_time(os.getpid()) or 0}-{_scope_hash()}{suffix}"
 
 
+def is_temporary_name(name: str) -> bool:
+    """Whether a name is one of `temporary_name`, of any process on any machine.
+
+    >>> is_temporary_name(temporary_name("status.json", ".tmp")), is_temporary_name(".status.json.tmp")
+    (True, False)
+    """
+    return name.startswith(".") and OWNER.search(name) is not None
+
+
 def _scope_hash() -> str:
     """Hash of the host, its boot and the PID namespace, in which a process number and its start time are valid."""
     scope = f"{socket.gethostname()} {sorted(_pid_scope().items())}"

@@ -1,4 +1,4 @@
-"""Advantages of the tokens of rollouts: returns, standardisation over all ranks, the filter, and GRPO's baseline.
+"""Advantages of the tokens of rollouts: returns, standardisation over all ranks, and the filter.
 
 Shapes: N rollouts, T tokens of the longest one. Masks are 1 for a rollout's own tokens and 0 for padding.
 """
@@ -121,28 +121,3 @@ def kept(advantages: Standardised, variant: FilterVariant) -> Tensor:
     if variant == "paper":
         return values.abs() <= FILTER_DEVIATIONS
     return ((values - advantages.mean).abs() <= FILTER_DEVIATIONS) & (values.abs() <= CODE_LIMIT)
-
-
-def group_advantages(rewards: Tensor, *, rollouts: int, eps: float = 1e-4) -> Tensor:
-    """The advantages of GRPO: a reward minus the mean of its prompt's rollouts, divided by their standard deviation.
-
-    Args:
-        rewards: `(N,)`; rollouts of one prompt stand together. NaN: the rollout has no reward; it gets advantage 0 and
-            counts in no mean.
-        rollouts: of each prompt, at least 2.
-        eps: added to the standard deviation (the sample's, as in TRL), so that equal rewards give 0.
-
-    Returns:
-        `(N,)`.
-
-    >>> group_advantages(torch.tensor([1.0, 0.0, 3.0, 3.0]), rollouts=2, eps=0.0)[:2]
-    tensor([ 0.7071, -0.7071])
-    """
-    grouped = rewards.view(-1, rollouts)
-    known = ~grouped.isnan()
-    count = known.sum(1, keepdim=True)
-    mean = grouped.nansum(1, keepdim=True) / count.clamp(min=1)
-    deviations = torch.where(known, grouped - mean, 0.0)
-    std = (deviations.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
-    # Equal rewards with eps 0 would be 0 / 0.
-    return torch.where(std > 0, deviations / (std + eps), 0.0).view(-1)

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from basereward.errors import RecipeError, unknown
 from basereward.rl.advantages import FilterVariant
-from basereward.rl.policy_loss import BOUNDS, RatioBounds
+from basereward.rl.log_ratios import BOUNDS, RatioBounds
 
 AdvantageBaseline: TypeAlias = Literal["batch", "group"]
 FILTERS: tuple[FilterVariant, ...] = ("paper", "code", "off")

@@ -26,12 +26,13 @@ from basereward.model.generation.shared_prefix import distinct, sharing_prefixes
 from basereward.model.policy import Policy
 from basereward.rl.advantages import Standardised, kept, standardise, token_returns
 from basereward.rl.collapse import CollapseWatch
+from basereward.rl.log_ratios import kl_k1, pre_clipped
 from basereward.rl.objectives import CONSTANTS, PolicyObjective, TrainingConstants
-from basereward.rl.policy_loss import kl_k1, pre_clipped
 from basereward.rl.vision_checks import check_image_inputs, checked_axes
 
 logger = logging.getLogger(__name__)
 
+TRL_LOGGER = GRPOTrainer.__module__
 # Names of the inputs of a forward pass in TRL's batches.
 VISION_INPUTS = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
 
@@ -290,7 +291,8 @@ class JudgeTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _calculate_rewards(self, *arguments: Any, **options: Any) -> Tensor:
         """TRL's `(rollouts of all ranks, functions)`; a reward that is not finite becomes NaN, which no mean counts."""
-        rewards: Tensor = super()._calculate_rewards(*arguments, **options)
+        with _without_rows():
+            rewards: Tensor = super()._calculate_rewards(*arguments, **options)
         rewards = torch.where(rewards.isfinite(), rewards, torch.nan)
         scored = ~rewards.isnan().all(1)
         weighted = (rewards * self.reward_weights.to(rewards.device)).nansum(1)
@@ -422,6 +424,27 @@ class JudgeTrainer(GRPOTrainer):  # type: ignore[misc]
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
         total: Tensor = self.accelerator.reduce(values.detach().clone(), reduction="sum")
         return total
+
+
+@contextmanager
+def _without_rows() -> Iterator[None]:
+    """Hides TRL's warning about rollouts without a reward, which has a whole row of the data with its images.
+
+    `rewards/unscored` has their share.
+
+    >>> with _without_rows():
+    ...     logging.getLogger(TRL_LOGGER).warning("All reward functions returned None for the following kwargs: ...")
+    """
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("All reward functions returned None")
+
+    trl = logging.getLogger(TRL_LOGGER)
+    trl.addFilter(is_other)
+    try:
+        yield
+    finally:
+        trl.removeFilter(is_other)
 
 
 def _rows_of(inputs: Mapping[str, Any], start: int, size: int, *, total: int) -> dict[str, Any]:

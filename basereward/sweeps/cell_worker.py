@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from basereward.errors import BaseRewardError
 from basereward.io.files import state_folder, write_state
 from basereward.io.lease import LostLeaseError
 from basereward.io.processes import this_rank
@@ -38,7 +40,7 @@ def main(pid: str, trust: str = "") -> int:
     Returns:
         The exit code.
     """
-    return serve(_load, pid=pid, trust=trust)
+    return serve(_load, pid=pid, trust=trust, prepare=import_trainer)
 
 
 def train_task(
@@ -113,6 +115,19 @@ def _await_decision(sha256: str) -> dict[str, Any]:
         time.sleep(DECISION_POLL_S)
     decision: dict[str, Any] = json.loads(file.read_text())
     return decision
+
+
+def import_trainer(task: str) -> None:
+    """Import what trains a cell, such as TRL, so that forked processes of later cells have it too.
+
+    Args:
+        task: `CellJob.task`.
+    """
+    from basereward.rl.train import trainer_of
+
+    # The process of the cell has the same error, and reports it.
+    with contextlib.suppress(BaseRewardError, ImportError):
+        trainer_of(recipe_from_yaml(json.loads(task)["recipe"]))
 
 
 def _load() -> Work:

@@ -31,7 +31,9 @@ Work: TypeAlias = Callable[[str, str, str | None], dict[str, Any]]
 """`(task, parent, resume) -> result`; see `WorkerProcess.run`."""
 
 
-def serve(load: Callable[[], Work], *, pid: str, trust: str = "") -> int:
+def serve(
+    load: Callable[[], Work], *, pid: str, trust: str = "", prepare: Callable[[str], None] = lambda task: None
+) -> int:
     """Run tasks from standard input, and write each result, or its error, to the file that the task names.
 
     A task runs in this process, or in one that is forked from it and has the libraries, whose import takes seconds.
@@ -41,6 +43,7 @@ def serve(load: Callable[[], Work], *, pid: str, trust: str = "") -> int:
         load: imports what the work needs, and returns the work. It takes seconds, in which the parent may die.
         pid: PID of the parent. The parent passes it, because `getppid` gives another one after the parent's death.
         trust: `TRUST` when the parent allows code from outside the package (`--trust`).
+        prepare: imports what a task needs beside that, before a process is forked for it.
 
     Returns:
         The exit code.
@@ -55,6 +58,8 @@ def serve(load: Callable[[], Work], *, pid: str, trust: str = "") -> int:
         work = load()
         for text in sys.stdin:
             line = json.loads(text)
+            if line["fork"]:
+                prepare(line["task"])
             child = _fork() if line["fork"] else 0
             if child:
                 code = _wait(child)

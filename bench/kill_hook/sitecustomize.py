@@ -19,7 +19,11 @@ from typing import Any
 # Bytes of an event in the file; its size then counts the events of all processes.
 RECORD = 128
 PLACES = {"open": 0, "os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.link": 1, "shutil.rmtree": 0}
-STEPS = ("training_step", "validation_step", "test_step", "optimizer_step")
+STEPS = {
+    ("basereward.training.module", "RewardModule"): ("training_step", "validation_step", "test_step", "optimizer_step"),
+    ("basereward.rl.running.run_trainer", "RunTrainer"): ("training_step", "answers"),
+}
+"""Methods that are steps, by the module and the name of their class."""
 
 
 class Hook:
@@ -54,14 +58,15 @@ class Hook:
             os.killpg(os.getpgid(0), signal.SIGKILL)
 
     def wrap_steps(self) -> None:
-        """Counts the steps of the Lightning module as events, once its class is there."""
-        while "basereward.training.module" not in sys.modules or not hasattr(
-            sys.modules["basereward.training.module"], "RewardModule"
-        ):
+        """Counts the steps of the trainers as events, once their classes are there."""
+        waiting = dict(STEPS)
+        while waiting:
+            for place in list(waiting):
+                cls = getattr(sys.modules.get(place[0]), place[1], None)
+                if cls is not None:
+                    for name in waiting.pop(place):
+                        self._wrap(cls, name)
             time.sleep(0.01)
-        cls = sys.modules["basereward.training.module"].RewardModule
-        for name in STEPS:
-            self._wrap(cls, name)
 
     def _wrap(self, cls: Any, name: str) -> None:
         original = getattr(cls, name)

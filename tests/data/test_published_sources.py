@@ -63,7 +63,7 @@ def all_groups(source: Source) -> list[Group]:
 def turns(group: Group) -> tuple[tuple[str, str], ...]:
     """Return the prompt in the form of `Expected`."""
     return tuple(
-        (turn.role, "".join("<image>" if part.is_image else str(part.text) for part in turn.parts))
+        (turn.role, "".join("<image>" if part.is_visual else str(part.text) for part in turn.parts))
         for turn in group.prompt
     )
 
@@ -99,7 +99,7 @@ def test_every_group_can_be_trained_on(name: str, tmp_path: Path) -> None:
     """All images open, their number is that of the image parts, and each group has a preference."""
     groups = all_groups(load(name, tmp_path, write(name, tmp_path)))
     for group in groups:
-        assert sum(part.is_image for turn in group.prompt for part in turn.parts) == len(group.images)
+        assert sum(part.is_visual for turn in group.prompt for part in turn.parts) == len(group.images)
         assert all(open_image(image).mode == "RGB" for image in group.images)
         assert group.preferences
 

@@ -67,7 +67,7 @@ def test_vl_rewardbench_is_read_by_column_names(real_rows: Path, tmp_path: Path)
     row = rows[7]
     assert by_id[row["id"]].responses == tuple(row["response"])
     assert by_id[row["id"]].images == (Path("/pictures") / row["image"],)
-    assert sum(part.is_image for turn in by_id[row["id"]].prompt for part in turn.parts) == 1
+    assert sum(part.is_visual for turn in by_id[row["id"]].prompt for part in turn.parts) == 1
 
 
 def test_missing_images_are_rejected(real_rows: Path, tmp_path: Path, small_encoder: Encoder) -> None:
@@ -80,13 +80,13 @@ def test_missing_images_are_rejected(real_rows: Path, tmp_path: Path, small_enco
     assert summary(rejected) == {"vl": {"image_missing": 50}}
 
 
-def test_mm_rlhf_rewardbench_rejects_videos(real_rows: Path) -> None:
-    """The column names are ours. A row about a video is an error with its line, not read without the video."""
+def test_mm_rlhf_rewardbench_names_a_missing_video(real_rows: Path) -> None:
+    """The column names are ours. A row whose folder of frames is missing is an error with its line."""
     path = real_rows / "benchmarks" / "mm_rlhf_rewardbench.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     videos = [i for i, row in enumerate(rows, start=1) if row.get("video")]
     assert videos
-    with pytest.raises(DataError, match=rf"mm_rlhf_rewardbench\.jsonl:{videos[0]}: the row has a `video`"):
+    with pytest.raises(DataError, match=rf"mm_rlhf_rewardbench\.jsonl:{videos[0]}: videos\[0\]: there is no folder"):
         read_rows(path)
 
 
@@ -161,5 +161,5 @@ def test_povid_adapter_reads_the_receipt(real_rows: Path) -> None:
     [group] = source.groups("train")
     [row] = json.loads((folder / "receipt.json").read_text())
     assert group.responses == (row["conversations_a"][1]["value"], row["conversations_b"][1]["value"])
-    assert [part.is_image for part in group.prompt[0].parts] == [True, False]
+    assert [part.is_visual for part in group.prompt[0].parts] == [True, False]
     assert group.images == (folder / row["image"],)

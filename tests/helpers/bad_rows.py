@@ -115,7 +115,7 @@ ROWS: dict[str, tuple[str, object]] = {
         row_with(images=["data:image/png;base64," + base64.b64encode(bytes(range(256)) * 40).decode()]),
     ),
     "pictures in an unknown column": ("image_column_not_mapped", row_with(images=..., img="0.png")),
-    "a video": ("video", row_with(images=..., video="clip.mp4")),
+    "a video": ("video", row_with(images=..., clip="clip.mp4")),
     "an id that is a list": ("bad_id", row_with(id=["bad"])),
 }
 

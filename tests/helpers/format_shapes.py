@@ -497,7 +497,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "openrlhf_negative_margin.jsonl": ("negative_margin", "columns: {margin: null}"),
     "openai_tools.jsonl": ("tools", "system message"),
     "question_column.jsonl": ("no_prompt", "columns: {prompt: question}"),
-    "video.jsonl": ("video", "columns: {videos: null}"),
+    "video.jsonl": ("video", "columns: {videos: clips}"),
     "picture_missing.jsonl": ("image_count", "image_mark: null"),
     "img_column.jsonl": ("image_column_not_mapped", "columns: {images: img}"),
     "truncated.json": ("", "truncated"),

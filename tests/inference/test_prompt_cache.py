@@ -58,6 +58,36 @@ def test_cached_scores_equal_a_single_call(family: str, lora: bool, layout: str,
         assert prompt.score(responses) == pytest.approx([expected[answer] for answer in responses], abs=1e-5)
 
 
+@pytest.mark.parametrize("family", VISION)
+def test_cached_scores_of_responses_with_images(family: str, folder_of: FolderOf, monkeypatch: Any) -> None:
+    """They equal those of a single call, in any order and pass size, with images in the prompt, in responses or both;
+    the vision tower encodes those of the responses alone."""
+    scorer = scorer_of(folder_of(family))
+    texts = ["It is <image> a seven.", "4", "", "<image> or <image>?"]
+    drawn = [[picture(2)], [], [picture(0)], [picture(3), picture(2)]]
+    transformer: Any = scorer.model.backbone.transformer
+    encode = transformer.get_image_features
+    calls: list[int] = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        return encode(*arguments, **options)
+
+    for images in ([picture(0), picture(1)], []):
+        expected = scorer.score("Which digits?", texts, images=images, response_images=drawn)
+        prompt = scorer.prompt("Which digits?", images=images)
+        calls.clear()
+        monkeypatch.setattr(transformer, "get_image_features", counted)
+        assert prompt.score(texts, response_images=drawn) == pytest.approx(expected, abs=1e-5)
+        assert len(calls) == 1
+        monkeypatch.setattr(rollouts, "MAX_BRANCH_TOKENS", 1)
+        order = [2, 0, 3, 1]
+        again = prompt.score([texts[i] for i in order], response_images=[drawn[i] for i in order])
+        assert again == pytest.approx([expected[i] for i in order], abs=1e-5)
+        assert prompt.score(["4"]) == pytest.approx([expected[1]], abs=1e-5)
+        monkeypatch.undo()
+
+
 def test_prompt_and_images_are_encoded_once(folder_of: FolderOf) -> None:
     """The vision tower runs for the prompt only, and later calls process no more tokens than their responses have."""
     scorer = scorer_of(folder_of("qwen2_5_vl"))

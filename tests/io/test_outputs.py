@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from basereward.errors import DataError
 from basereward.io.files import write_atomic
-from basereward.io.outputs import RUN_FILES, RUN_FOLDERS, check_outputs, check_outside_runs, check_replaceable
+from basereward.io.outputs import (
+    RUN_FILES,
+    RUN_FOLDERS,
+    check_outputs,
+    check_outside_runs,
+    check_replaceable,
+    foreign_files,
+)
 from basereward.runs.run_folder import STATE_FILES, RunFolder
 
 
@@ -75,3 +84,21 @@ def test_nul_character_is_named(tmp_path: Path) -> None:
         write_atomic(path, "")
     check_outputs({"--out": tmp_path / "b"}, [path])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_file_of_a_killed_writer_does_not_make_a_folder_foreign(tmp_path: Path) -> None:
+    """SIGKILL in the middle of a write leaves a temporary file; the folder can be replaced all the same."""
+    program = (
+        "import os, signal\n"
+        "from basereward.io.files import atomic_path\n"
+        "with atomic_path('config.json') as partial:\n"
+        "    partial.touch()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False).returncode == -9
+    (left,) = tmp_path.iterdir()
+    assert foreign_files(tmp_path, lambda name: name == "config.json") == []
+    check_replaceable(tmp_path, foreign=lambda folder: foreign_files(folder, lambda name: False))
+    (tmp_path / ".notes.tmp").touch()
+    assert foreign_files(tmp_path, lambda name: False) == [".notes.tmp"]
+    assert left.name.startswith(".config.json.")

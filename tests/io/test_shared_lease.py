@@ -185,3 +185,19 @@ def test_expiry_is_a_positive_number(text: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(leases.EXPIRY_VARIABLE, text)
     with pytest.raises(RunError, match=leases.EXPIRY_VARIABLE):
         expiry_seconds()
+
+
+def test_file_of_a_killed_taker_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    """SIGKILL between the two names of a lease's file: the next holder removes the temporary one."""
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from basereward.io import lease as leases\n"
+        "Path.unlink = lambda path, **options: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "leases.acquire_shared(Path(sys.argv[1]), wait=False)\n"
+    )
+    process = start(program, str(tmp_path))
+    assert process.wait() == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".*.tmp"))) == 1
+    with acquire_shared(tmp_path, wait=True):
+        assert list(tmp_path.glob(".*.tmp")) == []

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from basereward.rl.advantages import group_advantages, kept, standardise, token_returns
+from basereward.rl.advantages import kept, standardise, token_returns
 
 
 def filtered(rewards: list[float], variant: str) -> Tensor:
@@ -99,10 +99,3 @@ def test_ranks_together_have_the_advantages_of_one_process() -> None:
     assert torch.allclose(torch.cat(divided), whole, atol=1e-6)
     alone = standardise(returns[parts[1]], mask[parts[1]]).values
     assert not torch.allclose(alone, whole[parts[1]], atol=1e-3)
-
-
-def test_group_baseline_ignores_rollouts_without_a_reward() -> None:
-    """Of 1, 3 and NaN, the mean is 2 and the sample's deviation sqrt(2); equal rewards give 0."""
-    rewards = torch.tensor([1.0, 3.0, float("nan"), 5.0, 5.0, 5.0])
-    advantages = group_advantages(rewards, rollouts=3, eps=0.0)
-    assert advantages.tolist() == pytest.approx([-1 / math.sqrt(2), 1 / math.sqrt(2), 0, 0, 0, 0])

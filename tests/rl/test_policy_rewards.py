@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,19 @@ def test_calibration_makes_wrong_answers_improbable() -> None:
     assert np.mean(rights) > 0.8
     assert np.mean(wrongs) < 0.2
     assert np.mean([sigmoid(scores[f"wrong {n}"]) for n in range(100)]) > 0.97
+
+
+def test_calibration_leaves_out_responses_that_no_preference_mentions() -> None:
+    """They may be right: a third response with any score changes neither slope nor offset."""
+    pairs = [group(f"{n}?", (f"right {n}", f"wrong {n}"), name=str(n)) for n in range(20)]
+    scores = {f"right {n}": 2.0 + 0.1 * n for n in range(20)} | {f"wrong {n}": 0.2 * n for n in range(20)}
+    scores |= {f"other {n}": 9.0 for n in range(20)}
+    fitted = []
+    for groups in (pairs, [replace(one, responses=(*one.responses, f"other {one.id}")) for one in pairs]):
+        reward = known_reward(scores)
+        reward.rows(groups)
+        fitted.append((reward.slope, reward.offset))
+    assert fitted[0] == fitted[1]
 
 
 def test_calibration_of_a_model_that_prefers_wrong_answers_is_refused() -> None:

@@ -194,12 +194,22 @@ def test_two_processes_train_one_policy(folders: Path) -> None:
         ("objective.rollouts=tree", "objective.rollouts"),
         ("objective.vllm_mode=server", "objective.vllm_mode"),
         ("trainer.monitor=val/mean_margin", "trainer.monitor"),
+        ("trainer.monitor=val/exact_match", "trainer.monitor"),
     ],
 )
 def test_settings_that_do_not_go_together_are_faults(override: str, key: str, folders: Path) -> None:
     """They are named before anything is imported or loaded."""
     _, faults = find_faults("basereward", overrides=[*JUDGE, override])
     assert key in [fault.key for fault in faults]
+
+
+@pytest.mark.parametrize(("reward", "is_measured"), [("judge_sum", False), ("rule", True), ("hybrid", True)])
+def test_monitor_is_a_measure_of_the_reward(reward: str, is_measured: bool, folders: Path) -> None:
+    """A single greedy answer has no sum over pairs, so that `judge_sum` does not measure `reward`."""
+    node = f"objective={{_target_: grpo, reward: {{_target_: {reward}}}}}"
+    for monitor, allowed in (("val/reward", is_measured), ("val/exact_match", True), ("val/pair_accuracy", True)):
+        _, faults = find_faults("basereward", overrides=[node, f"trainer.monitor={monitor}"])
+        assert ("trainer.monitor" not in [fault.key for fault in faults]) is allowed
 
 
 def test_start_without_reinforcement_is_a_fault(folders: Path) -> None:

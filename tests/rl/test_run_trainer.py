@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from collections import defaultdict
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import GenerationConfig
+from trl import GRPOTrainer
 
-from basereward.errors import ModelError, TrainingError
+from basereward.errors import ModelError, NothingToLearnError, TrainingError
 from basereward.rl.running import run_trainer
-from basereward.rl.running.run_trainer import RunTrainer
+from basereward.rl.running.run_trainer import USELESS, RunTrainer
 from basereward.rl.trainer import JudgeTrainer
 
 
@@ -71,3 +75,59 @@ def test_no_checkpoint_that_other_processes_do_not_write(
     with pytest.raises(TrainingError if is_useless else ModelError):
         trainer._generate_and_score_completions([])
     assert len(saved) == saves
+
+
+def test_policy_that_writes_nothing_stops_in_the_third_generation() -> None:
+    """Rollouts that are only an end of turn; one longer rollout between them begins the count again."""
+    trainer = bare_trainer()
+    trainer._useless = dict.fromkeys(USELESS, 0)
+    trainer._metrics = {"train": {}}
+    trainer._sum_over_ranks = lambda values: values
+    trainer.state = SimpleNamespace(global_step=4)
+    trainer.model.train()
+    empty = {"completion_mask": torch.tensor([[1, 0], [1, 0]])}
+    written = {"completion_mask": torch.tensor([[1, 1], [1, 0]])}
+    for batch in (empty, empty, written, empty, empty):
+        trainer._check_useful(batch)
+    with pytest.raises(NothingToLearnError, match="writes nothing"):
+        trainer._check_useful(empty)
+
+
+@pytest.mark.parametrize(("rewards", "stops"), [([0.0, 0.0], True), ([0.0, 1.0], False), ([0.5, float("nan")], True)])
+def test_truncated_rollouts_with_different_rewards_are_learned_from(rewards: list[float], stops: bool) -> None:
+    """Three generations in which every rollout is truncated stop a run only if their rewards say nothing either."""
+    trainer = bare_trainer()
+    trainer.state = SimpleNamespace(global_step=0)
+    trainer._useless = dict.fromkeys(run_trainer.USELESS, 0)
+    trainer._metrics = {"train": {"completions/clipped_ratio": [1.0], "rewards/unscored": [0.0]}}
+    trainer._sum_over_ranks = lambda values: values
+    trainer._rewards = torch.tensor(rewards)
+    batch = {"completion_mask": torch.ones(2, 4)}
+    for _ in range(run_trainer.PATIENCE - 1):
+        trainer._check_useful(batch)
+    if stops:
+        with pytest.raises(TrainingError, match="max_tokens"):
+            trainer._check_useful(batch)
+    else:
+        trainer._check_useful(batch)
+
+
+def test_no_row_is_logged_for_a_rollout_without_reward(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """TRL's warning has the row with its prompt and images; its other warnings are logged."""
+    trl = logging.getLogger(GRPOTrainer.__module__)
+
+    def rewards(self: Any) -> torch.Tensor:
+        trl.warning("All reward functions returned None for the following kwargs:\n{'prompt': 'secret'}")
+        trl.warning("another one")
+        return torch.tensor([[torch.nan], [1.0]])
+
+    monkeypatch.setattr(GRPOTrainer, "_calculate_rewards", rewards)
+    trainer = bare_trainer()
+    trainer._pending_extra_logs = {}
+    trainer._metrics = {"train": defaultdict(list)}
+    trainer.reward_weights = torch.ones(1)
+    trainer._calculate_rewards()
+    assert [record.getMessage() for record in caplog.records] == ["another one"]
+    assert trainer._metrics["train"]["rewards/unscored"] == [0.5]

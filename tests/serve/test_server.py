@@ -79,6 +79,30 @@ def test_scores_equal_those_of_the_model(served: ServedModel, scorer: Scorer) ->
         assert (answer.json()["mean"], answer.json()["std"]) == (0.5, 2.0)
 
 
+def test_images_in_responses(served: ServedModel, scorer: Scorer) -> None:
+    """In a list for each response or in parts of its message, three times, so that prompts are kept; responses with
+    equal texts and other pictures have scores of their own, and their number is limited with those of the prompt."""
+    red, blue = png("red"), png("blue")
+    texts, images = ["", "", "See <image>.", "No."], [[red], [blue], [blue], []]
+    expected = scorer.score("Draw <image> red.", texts, images=[blue], response_images=images)
+    assert len({round(score, 6) for score in expected}) == 4
+    body: dict[str, Any] = {"prompt": "Draw <image> red.", "responses": texts, "images": [image_uri(blue)]}
+    body["response_images"] = [[image_uri(image) for image in own] for own in images]
+    parts = [{"type": "text", "text": "See "}, {"type": "image_url", "image_url": {"url": image_uri(blue)}}]
+    message = {"role": "assistant", "content": [*parts, {"type": "text", "text": "."}]}
+    for _ in range(3):
+        answer = served.post("/score", body)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["scores"] == pytest.approx(expected, abs=1e-5)
+        by_message = served.post("/score", {**body, "responses": [message], "response_images": []})
+        assert by_message.json()["scores"] == pytest.approx(expected[2:3], abs=1e-5)
+    question = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": image_uri(blue)}}]}]
+    pooled = served.post("/classify", {"messages": [*question, message], "use_activation": False})
+    (alone,) = scorer.score(question, [message])
+    assert pooled.json()["data"][0]["probs"] == pytest.approx([alone], abs=1e-5)
+    assert served.post("/score", {**body, "response_images": [[image_uri(red)] * 64, [], [], []]}).status_code == 422
+
+
 def test_images_of_openai_messages_and_of_paths(served: ServedModel, scorer: Scorer) -> None:
     """A data URI in a part of a message, and a path below the allowed folder."""
     expected = scorer.score("What is it?", ["A square."], images=[png("red")])

@@ -1,19 +1,19 @@
-"""Handles rows with a video, which is stored as a folder of frames."""
+"""Handles rows with a video, which is stored as a folder of frames or as a file."""
 
 from __future__ import annotations
 
 import copy
-import re
 from typing import Literal, Protocol, Self, TypeAlias, runtime_checkable
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
+from basereward.data.videos.references import frame_names
+from basereward.data.videos.shown_frames import spaced
 from basereward.errors import DataError
 
 # `lost` is the word of recipes for rejected rows.
-VideoMode: TypeAlias = Literal["lost", "frames_as_images"]
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+VideoMode: TypeAlias = Literal["lost", "frames_as_images", "video"]
 
 
 @runtime_checkable
@@ -26,19 +26,19 @@ class ListsImages(Protocol):
 
 
 class VideoFrames:
-    """Converts the video of a row to images, or rejects the row.
+    """Converts the video of a row to images or to one of our videos, or rejects the row.
 
     Args:
         mode: `lost` rejects rows with a video, with the reason `video`; `frames_as_images` uses frames of the folder as
-            images.
-        frames: the largest number of frames of one video. They are evenly spaced and include the first and the last.
+            images; `video` leaves the choice of frames to the backbone, which must read videos.
+        frames: the largest number of frames that become images, evenly spaced, with the first and the last one.
 
     Raises:
         DataError: `frames` is below 1.
 
     >>> VideoFrames("lost", frames=8).names("videos/cat")
     Traceback (most recent call last):
-    basereward.data.schema.rejections.RowRejected: the row has a video, videos/cat. If it is a folder of frames, ...
+    basereward.data.schema.rejections.RowRejected: the row has a video, videos/cat. Set shape.video=video ...
     """
 
     def __init__(self, mode: VideoMode, *, frames: int) -> None:
@@ -54,6 +54,19 @@ class VideoFrames:
         other.images = images
         return other
 
+    def cells(self, video: object) -> dict[str, list[str]]:
+        """Convert the video of a row to the column `images` or `videos`.
+
+        Raises:
+            RowRejected: as `names`; in the mode `video` only `wrong_type`.
+
+        >>> VideoFrames("video", frames=8).cells("videos/cat")
+        {'videos': ['videos/cat']}
+        """
+        if self.mode != "video" or not isinstance(video, str):
+            return {"images": self.names(video)}
+        return {"videos": [video]}
+
     def names(self, folder: object) -> list[str]:
         """Select frames of a folder and return their names, in the order of the video.
 
@@ -65,18 +78,16 @@ class VideoFrames:
         if self.mode == "lost":
             raise RowRejected(
                 "video",
-                f"the row has a video, {folder}. If it is a folder of frames, set shape.video=frames_as_images to use "
-                f"{self.frames} frames as images (shape.frames)",
+                f"the row has a video, {folder}. Set shape.video=video for a backbone that reads videos. If it is a "
+                f"folder of frames, shape.video=frames_as_images uses {self.frames} frames as images (shape.frames)",
             )
-        names = [name for name in self.images.listing(folder) if name.lower().endswith(SUFFIXES)]
+        names = frame_names(self.images.listing(folder))
         if not names:
             raise RowRejected(
                 "video_missing",
                 f"there is no folder {folder} with images; extract the frames of a video file into a folder of that "
                 "name first",
             )
-        # Frame numbers without leading zeros would be sorted as 1, 10, 2.
-        names.sort(key=numeric_order)
         return [names[index] for index in spaced(len(names), self.frames)]
 
 
@@ -98,25 +109,3 @@ class ReadsVideo:
         other = copy.copy(self)
         other._video = self._video.with_images(images)
         return other
-
-
-def spaced(count: int, wanted: int) -> list[int]:
-    """Choose at most `wanted` evenly spaced indices below `count`.
-
-    >>> spaced(10, 4), spaced(3, 8), spaced(9, 1)
-    ([0, 3, 6, 9], [0, 1, 2], [4])
-    """
-    if wanted >= count:
-        return list(range(count))
-    if wanted == 1:
-        return [count // 2]
-    return [index * (count - 1) // (wanted - 1) for index in range(wanted)]
-
-
-def numeric_order(name: str) -> list[tuple[int, str]]:
-    """Sort key that compares digits as numbers.
-
-    >>> sorted(["frame_10", "frame_2"], key=numeric_order)
-    ['frame_2', 'frame_10']
-    """
-    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", name)]

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 from basereward.data.schema.group import Group, Preference
 from basereward.errors import DataError
 
-Decision: TypeAlias = Literal["keep", "drop", "flip"]
+LabelDecision: TypeAlias = Literal["keep", "drop", "flip"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Decided:
     winner: int
     loser: int
     margin: float
-    decision: Decision
+    decision: LabelDecision
 
     def as_row(self) -> dict[str, Any]:
         """JSON values."""
@@ -61,7 +61,7 @@ class ErrorRule:
     drop: float
     flip: float | None = None
 
-    def decide(self, margin: float) -> Decision:
+    def decide(self, margin: float) -> LabelDecision:
         """What is done with a preference of this margin."""
         # A margin of 0 says nothing about the label, also where the threshold is 0.
         if margin >= 0 or margin > -self.drop:
@@ -142,11 +142,14 @@ def correct(group: Group, scores: Sequence[float], rule: ErrorRule) -> tuple[Gro
     for preference, margin in margins_of(group, scores):
         decision = rule.decide(margin)
         decided.append(Decided(group.id, preference.winner, preference.loser, margin, decision))
-        if decision != "drop":
-            kept.append(turned_round(preference) if decision == "flip" else preference)
-    if all(item.decision == "keep" for item in decided):
+        if decision == "keep":
+            kept.append(preference)
+        elif decision == "flip":
+            kept.append(turned_round(preference))
+    decisions = {item.decision for item in decided}
+    if decisions <= {"keep"}:
         return group, decided
-    if any(item.decision == "flip" for item in decided):
+    if "flip" in decisions:
         group = without_annotations(group)
     return (dataclasses.replace(group, preferences=tuple(kept)) if kept else None), decided
 

@@ -7,7 +7,7 @@ MinHash signatures come from rensa, which is written in Rust and many times fast
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,10 +78,15 @@ class Signer:
                 signatures["content"][place] = hash64(repr(turns), repr(images), *sorted(responses))
                 signatures["verdict"][place] = _verdict(group, responses)
                 if self._near:
-                    tokens.extend(_tokens(group, responses, images=images, size=self._shingle))
+                    tokens.extend(_tokens(group, responses, images=images + self._drawn(group), size=self._shingle))
             if self._near:
                 _add_slots(signatures, tokens)
             yield signatures
+
+    def _drawn(self, group: Group) -> list[int]:
+        """The identities of the images of all responses, in any order of these."""
+        placed = chain.from_iterable(group.response_images)
+        return sorted(self._image_hashes.identity(item.image) for item in placed)
 
     def _responses(self, group: Group) -> list[str]:
         """The texts of the responses; after the text of one with images, the places and the identities of these."""

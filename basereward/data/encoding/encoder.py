@@ -322,10 +322,7 @@ class Encoder:
             pixels=images.pixels if images else None,
             images_thw=images_thw,
             cached_features=images.cached_features if images else (),
-            # The branches of a generative head also contain its request and its target.
-            lengths=self._lengths(group, images_thw)
-            if branch_targets
-            else tuple(len(branch) - len(self.turn_end) for branch in branches),
+            lengths=self._lengths(group, images_thw, branches, branch_targets),
             branch_targets=branch_targets,
             visual_tokens=self._visual_tokens(prefix) if group.images else None,
             branch_images=self._branch_images(group, branches, branch_targets, images_thw),
@@ -528,7 +525,17 @@ class Encoder:
             found.append(BranchImages(indices, self._visual_tokens(branch), positions))
         return tuple(found)
 
-    def _lengths(self, group: Group, images_thw: Tensor | None) -> tuple[int, ...]:
+    def _lengths(
+        self,
+        group: Group,
+        images_thw: Tensor | None,
+        branches: Sequence[Tensor],
+        targets: Sequence[BranchTarget],
+    ) -> tuple[int, ...]:
+        """The tokens of each response, with those of its images."""
+        if not targets:
+            return tuple(len(branch) - len(self.turn_end) for branch in branches)
+        # The branches of a generative head also contain its request and its target.
         lengths: list[int] = []
         for index, indices in enumerate(images_of_responses(group)):
             tokens = self.plain(response_content(group, index))

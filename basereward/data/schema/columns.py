@@ -202,8 +202,12 @@ def check_media(rest: Mapping[str, Any], *, has_images: bool) -> None:
     for name, value in rest.items():
         media = media_of(name, value)
         ignore_hint = f"if not, {columns_text({name: None})} leaves it unread"
-        if media in ("video", "audio"):
-            raise RowRejected(media, f"the row has a `{name}`; {media}s cannot be used; {ignore_hint}")
+        if media == "audio":
+            raise RowRejected(media, f"the row has a `{name}`; audio cannot be used; {ignore_hint}")
+        if media == "video":
+            # If a column of ours is read already, a second one cannot be mapped to it.
+            mapping = f"if these are the videos of the prompt: {columns_text({'videos': name})}"
+            raise RowRejected(media, f"column '{name}' is not read; {mapping}; {ignore_hint}")
         if media == "response_image":
             raise RowRejected(
                 "image_in_response", f"column '{name}' seems to contain images of a response; {ignore_hint}"

@@ -211,19 +211,28 @@ def place_videos(messages: Sequence[Message], videos: Sequence[Any]) -> tuple[li
     (('Who wins? ', VideoPart(video=None)), ['race.mp4'])
     """
     parts = _video_parts(messages)
-    inline = [part.video for part in parts if part.video is not None]
-    if inline and videos:
-        detail = "videos are both in the parts of the prompt and in `videos`; give them in one of the two"
-        raise RowRejected("conflicting_columns", detail)
     placed = list(messages) if parts or not videos else [_with_video_parts(message) for message in messages]
-    num_places = sum(len(message.video_parts) for message in placed)
+    num_places = len(_video_parts(placed))
     if videos and not num_places:
         return _with_leading_videos(messages, count=len(videos)), list(videos)
-    references = inline or list(videos)
+    references = _video_references(parts, videos)
     if num_places != len(references):
         places, rows = format_count(num_places, "video place"), format_count(len(references), "video")
         raise RowRejected("video_count", f"the prompt has {places}, and the row has {rows}")
     return placed, references
+
+
+def _video_references(parts: Sequence[VideoPart], videos: Sequence[Any]) -> list[Any]:
+    """Return the video references of a row, which are in its video parts or in its video column.
+
+    Raises:
+        RowRejected: `conflicting_columns` (they are in both).
+    """
+    inline = [part.video for part in parts if part.video is not None]
+    if inline and videos:
+        detail = "videos are both in the parts of the prompt and in `videos`; give them in one of the two"
+        raise RowRejected("conflicting_columns", detail)
+    return inline or list(videos)
 
 
 def _video_parts(messages: Sequence[Message]) -> list[VideoPart]:

@@ -14,8 +14,8 @@ from basereward.cluster.shards import ShardedRows
 from basereward.evaluation.annotation.rows import Pair, digest, reasoning
 from basereward.evaluation.judging.answers import Answers
 from basereward.evaluation.judging.judge import compared
-from basereward.inference.judges.engine import Answer, Engine, OnCompletion, Request
-from basereward.inference.judges.open_engine import LOCAL, VLLM, judge_content, open_engine
+from basereward.inference.judges.engine import LOCAL, VLLM, Answer, Engine, OnCompletion, Request
+from basereward.inference.judges.open_engine import judge_content, open_engine
 from basereward.io.hashing import combined_sha256
 from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import Prompt

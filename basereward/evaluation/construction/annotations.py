@@ -8,9 +8,10 @@ import math
 import random
 import threading
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, get_args
@@ -275,6 +276,7 @@ class AnnotationFile:
         self._lock = threading.RLock()
         self._by_item: dict[str, dict[tuple[str, Role], Annotation]] = {item: {} for item in self.order}
         self._history: dict[tuple[str, Role], list[str]] = {}
+        self._names: dict[str, str] = {}
         self._reserved: dict[str, _Reservation] = {}
         self._journal = Journal(file)
         try:
@@ -316,7 +318,14 @@ class AnnotationFile:
                 raise DataError(f"{self.file}:{number} is damaged ({error}); restore the file from a copy") from error
             self._keep(annotation)
 
+    def known(self, annotator: str) -> str:
+        """The first spelling of a name: `Ann` and `ann` are one person, who must not annotate a pair twice."""
+        with self._lock:
+            key = unicodedata.normalize("NFKC", annotator).strip().casefold()
+            return self._names.setdefault(key, annotator)
+
     def _keep(self, annotation: Annotation) -> None:
+        annotation = replace(annotation, annotator=self.known(annotation.annotator))
         person = (annotation.annotator, annotation.role)
         if person not in self._by_item[annotation.item]:
             self._history.setdefault(person, []).append(annotation.item)
@@ -326,15 +335,31 @@ class AnnotationFile:
         """Add an annotation, which is on the disk when this returns.
 
         Raises:
-            DataError: an adjudicator has annotated the pair before, or its annotators do not disagree.
+            DataError: an adjudicator has annotated the pair before, or its annotators do not disagree; or the pair has
+                all its annotators, and was not shown to this one.
         """
         with self._lock:
+            annotation = replace(annotation, annotator=self.known(annotation.annotator))
             if annotation.role == "adjudicator":
                 self._check_adjudicator(annotation)
+            else:
+                self._check_annotator(annotation)
             moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             self._journal.append([annotation.as_dict() | {"time": moment}])
             self._keep(annotation)
             self._reserved.pop(annotation.annotator, None)
+
+    def _check_annotator(self, annotation: Annotation) -> None:
+        item, name = annotation.item, annotation.annotator
+        corrects = (name, "annotator") in self._by_item[item]
+        reservation = self._reserved.get(name)
+        was_shown = reservation is not None and reservation.is_of(item, "annotator")
+        # After a restart nobody has a reservation, and the pages that are open show pairs that are needed.
+        if not (corrects or was_shown or self._is_open(item, name)):
+            raise DataError(
+                f"this pair needs no annotation by {name}: it was not shown to this person, and others have it. Load "
+                "the page again for the next pair"
+            )
 
     def _check_adjudicator(self, annotation: Annotation) -> None:
         people = self._by_item[annotation.item]

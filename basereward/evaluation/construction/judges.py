@@ -20,7 +20,7 @@ from basereward.evaluation.judging.run_judge import open_judge
 from basereward.evaluation.outcome import Baseline, baseline
 from basereward.evaluation.scoring import score_items
 from basereward.evaluation.subject import find_subject
-from basereward.inference.judges.open_engine import LOCAL, VLLM
+from basereward.inference.judges.engine import LOCAL, VLLM
 
 RULES: tuple[Baseline, ...] = ("longer", "shorter", "random")
 """Rules that may be judges. `first` would always be right, because the preferred response is stored first."""

@@ -132,8 +132,12 @@ class Verification:
         """What the page may call: `next`, `save` and `back`."""
         return {"next": self._next, "save": self._save, "back": self._back}
 
-    def _next(self, content: Mapping[str, Any]) -> dict[str, Any]:
+    def _person(self, content: Mapping[str, Any]) -> tuple[str, Role]:
         annotator, role = parse_person(content)
+        return self.annotations.known(annotator), role
+
+    def _next(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        annotator, role = self._person(content)
         return self._view(self.annotations.next_item(annotator=annotator, role=role), annotator, role)
 
     def _save(self, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,7 +146,7 @@ class Verification:
         return self._next(content)
 
     def _back(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        annotator, role = parse_person(content)
+        annotator, role = self._person(content)
         before = content.get("before")
         earlier = self.annotations.previous_item(
             before if isinstance(before, str) else None, annotator=annotator, role=role

@@ -7,7 +7,8 @@ from pathlib import Path
 from basereward.errors import DataError, ModelError
 from basereward.evaluation.judging.judge import Judge
 from basereward.evaluation.outcome import AnswerOrder
-from basereward.inference.judges.open_engine import LOCAL, judge_content, open_engine
+from basereward.inference.judges.engine import LOCAL
+from basereward.inference.judges.open_engine import judge_content, open_engine
 from basereward.io.secrets import redact
 from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import PAIRWISE, load_prompt

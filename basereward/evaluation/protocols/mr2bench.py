@@ -31,7 +31,7 @@ class MR2Bench(Protocol):
     optional_columns: ClassVar[Mapping[str, str]] = {
         "id": "the number of the row by default",
         "image": "the path of the image",
-        "video": "the path of the video, which is not opened",
+        "video": "the path of the video: a file, or a folder of frames",
     }
 
     @property

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers.utils.hub import extract_commit_hash
 
-from basereward.inference.judges.open_engine import LOCAL
+from basereward.inference.judges.engine import LOCAL
 from basereward.inference.judges.trained import is_trained
 from basereward.inference.model_content import model_content
 from basereward.io.hashing import combined_sha256, file_sha256

@@ -10,6 +10,9 @@ from typing import Protocol, TypeAlias
 from basereward.data.schema.group import Group, Turn, Visual
 from basereward.model.generation.generate import SamplingParams
 
+LOCAL, VLLM = "local", "vllm"
+"""Engines in this process, in place of an address: transformers and vLLM."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

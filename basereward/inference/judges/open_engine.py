@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from basereward.errors import ModelError
-from basereward.inference.judges.engine import Engine
-
-LOCAL, VLLM = "local", "vllm"
+from basereward.inference.judges.engine import LOCAL, VLLM, Engine
 
 
 def judge_content(model: str, *, endpoint: str) -> str | None:

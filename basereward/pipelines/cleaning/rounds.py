@@ -16,8 +16,8 @@ from typing import Any
 
 from basereward.data.curation.label_errors import (
     Decided,
-    Decision,
     ErrorRule,
+    LabelDecision,
     confident_threshold,
     correct,
     margins_of,
@@ -187,7 +187,7 @@ class Cleaning:
     def _clean(self, cleaned: int) -> Changes:
         """Write the rows that the models of the round before leave, and what the next models are trained on."""
         thresholds: dict[str, float] = {}
-        counts: Counter[Decision] = Counter()
+        counts: Counter[LabelDecision] = Counter()
         for name in self.files.sources:
             thresholds[name] = self._threshold(name, cleaned)
             rule = ErrorRule(thresholds[name], self.flip)
@@ -207,7 +207,9 @@ class Cleaning:
                 margins += [margin for _, margin in margins_of(group, scores)]
         return confident_threshold(margins)
 
-    def _left(self, name: str, cleaned: int, fold: int, rule: ErrorRule, counts: Counter[Decision]) -> Iterator[Group]:
+    def _left(
+        self, name: str, cleaned: int, fold: int, rule: ErrorRule, counts: Counter[LabelDecision]
+    ) -> Iterator[Group]:
         """The groups of a fold with the preferences that are left, and their decisions counted."""
         for group, decided in self._decisions(name, cleaned, [fold], rule):
             counts.update(item.decision for item in decided)

@@ -42,7 +42,8 @@ class Clean:
             confident learning, for each source.
         flip: the margin against a preference that would be dropped from which it is turned round instead; 0: all of
             them; null: none.
-        gain: by how much the accuracy on held-out rows, 0 to 1, must rise for a cleaning to be kept.
+        gain: by how much the accuracy on held-out rows, 0 to 1, must rise for a cleaning to be kept; below 0: by how
+            much it may fall, for held-out rows that are too few to show a small gain.
         seed: of the assignment of prompts to folds.
     """
 
@@ -58,7 +59,7 @@ class Clean:
         rounds: Annotated[int, Interval(ge=1, le=10)] = 2,
         drop: Annotated[float, Ge(0)] | None = None,
         flip: Annotated[float, Ge(0)] | None = None,
-        gain: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
+        gain: Annotated[float, Interval(gt=-1, lt=1)] = 0.0,
         seed: int = 0,
     ) -> None:
         self.recipe: Recipe = build_recipe(recipe)

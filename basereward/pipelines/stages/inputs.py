@@ -45,13 +45,8 @@ def benchmark_files(benchmarks: Sequence[str], *, overrides: Sequence[str] = (),
     >>> benchmark_files(["vl_rewardbench"])
     []
     """
-    found: list[Path] = []
     try:
-        if data is not None:
-            found += open_pairs(data).inputs
-        changes = assign_overrides(benchmarks, overrides) if benchmarks else {}
-        for name in benchmarks:
-            found += load_benchmark(name, overrides=changes[name]).inputs
+        found = _benchmark_inputs(benchmarks, overrides, data)
     except BaseRewardError:
         # The check of the stage reports it.
         return []
@@ -59,6 +54,14 @@ def benchmark_files(benchmarks: Sequence[str], *, overrides: Sequence[str] = (),
     # The folder of the rows is among the inputs, because images may be anywhere in it; so may everything else.
     folders = [path for path in found if path.is_dir() and not any(file.is_relative_to(path) for file in files)]
     return [*files, *_without_runs(folders)]
+
+
+def _benchmark_inputs(benchmarks: Sequence[str], overrides: Sequence[str], data: str | None) -> list[Path]:
+    found: list[Path] = [] if data is None else list(open_pairs(data).inputs)
+    changes = assign_overrides(benchmarks, overrides) if benchmarks else {}
+    for name in benchmarks:
+        found += load_benchmark(name, overrides=changes[name]).inputs
+    return found
 
 
 def _without_runs(paths: Iterable[Path]) -> list[Path]:

@@ -21,11 +21,12 @@ from basereward.io.secrets import has_secret_query, userinfo_of
 from basereward.recipe.checks.generative_heads import pooling_problems, sampling_problems, vote_problems
 from basereward.recipe.checks.parallel import batch_problems, strategy_problems
 from basereward.recipe.checks.probing import PARTS, feature_cache_problems, probe_problems, trained_model
-from basereward.recipe.checks.rollouts import MONITORED_ROLLOUTS, learns_from_rollouts, rollout_problems
+from basereward.recipe.checks.rollouts import learns_from_rollouts, monitored_rollouts, rollout_problems
 from basereward.recipe.schema import CurationRecipe, Recipe
 
 Problems: TypeAlias = Iterator[tuple[str, str]]
 
+DEFAULT_MONITOR = "val/pair_accuracy"
 MONITORED = ("pair_accuracy", "mean_margin")
 """Metrics that can choose the best checkpoint: of both, a larger value is better."""
 LARGEST_SEED = 2**32 - 1
@@ -325,23 +326,34 @@ def _bfloat16_problems(recipe: Recipe) -> Problems:
 
 
 def monitor_problems(recipe: Recipe) -> Problems:
-    """A monitor that is neither `val/<metric>` nor `val/<source>/<metric>` with a metric of `MONITORED`, or of
-    `MONITORED_ROLLOUTS` in reinforcement learning.
+    """A monitor that is neither `val/<metric>` nor `val/<source>/<metric>` with a metric of `MONITORED`, or in
+    reinforcement learning one that the reward measures.
 
     >>> recipe = Recipe(trainer=dataclasses.replace(Recipe().trainer, monitor="val/loss"))
     >>> [key for key, message in monitor_problems(recipe)]
     ['trainer.monitor']
     """
     monitor = recipe.trainer.monitor
+    metrics: tuple[str, ...] = MONITORED
+    if learns_from_rollouts(recipe.objective):
+        # The default stands for the first measure of a reward that has no other.
+        if monitor == DEFAULT_MONITOR:
+            return
+        metrics = monitored_rollouts(recipe)
     prefix, *source_parts, metric = monitor.split("/")
-    metrics = MONITORED_ROLLOUTS if learns_from_rollouts(recipe.objective) else MONITORED
     if prefix != "val" or metric not in metrics or len(source_parts) > 1:
-        allowed = [f"val/{name}" for name in metrics]
-        for source in recipe.data.sources:
-            allowed += [f"val/{source}/{name}" for name in metrics]
-        yield "trainer.monitor", unknown("metric", monitor, allowed)
+        yield "trainer.monitor", unknown("metric", monitor, _monitors(metrics, recipe.data.sources))
     elif source_parts:
         yield from _unknown_names("trainer.monitor", source_parts, recipe.data.sources, "source")
+
+
+def _monitors(metrics: Iterable[str], sources: Iterable[str]) -> list[str]:
+    """The names of metrics of validation, over all sources and of each."""
+    names = list(metrics)
+    allowed = [f"val/{name}" for name in names]
+    for source in sources:
+        allowed += [f"val/{source}/{name}" for name in names]
+    return allowed
 
 
 def name_problems(recipe: Recipe) -> Problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
 from basereward.recipe.checks.targets import Target, TargetError, base_class, check_trusted, locate
@@ -34,6 +35,36 @@ def learns_from_rollouts(node: Node | None) -> bool:
             return True
         located = base_class(located)
     return False
+
+
+def monitored_rollouts(recipe: Recipe) -> tuple[str, ...]:
+    """The measures of a recipe's reward that can choose the best checkpoint, by the text of its class.
+
+    >>> monitored_rollouts(Recipe(objective={"_target_": "grpo", "reward": {"_target_": "judge_sum"}}))
+    ('exact_match',)
+    """
+    node = (recipe.objective or {}).get("reward") or {"_target_": "verdict"}
+    name = str(node.get("_target_", "")) if isinstance(node, dict) else ""
+    try:
+        check_trusted(name, "rewards")
+        located: Target | None = locate(name, "rewards")
+    except TargetError:
+        # The check of the node reports this fault.
+        return MONITORED_ROLLOUTS
+    while located is not None:
+        if (measures := _own_monitored(located)) is not None:
+            return measures
+        located = base_class(located)
+    return MONITORED_ROLLOUTS
+
+
+def _own_monitored(located: Target) -> tuple[str, ...] | None:
+    """The value of `monitored` in the text of a class; None if it is not set there."""
+    # Without source text, as of C code, there is no definition.
+    for statement in located.definition.body if located.definition is not None else ():
+        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "monitored" and statement.value:
+            return tuple(ast.literal_eval(statement.value))
+    return None
 
 
 def writes_by_vllm(node: Node | None) -> bool:

@@ -155,7 +155,19 @@ def _without_null(hint: Any, path: KeyPath) -> JsonSchema | None:
         # null removes what an included file or the profile brings.
         value = {"anyOf": [_ref(node_kind((*path, "*"))), NULL]}
         return {"type": "object", "properties": {"include": INCLUDE}, "additionalProperties": value}
+    if get_origin(hint) is dict:
+        return _with_removal(with_range(hint_schema(hint), _ranges(".".join(path))))
     return with_range(hint_schema(hint), _ranges(".".join(path))) if _ranges(".".join(path)) else None
+
+
+def _with_removal(schema: JsonSchema) -> JsonSchema:
+    """The schema of a mapping whose values may also be null, which removes what an included file or the profile
+    brings."""
+    if "anyOf" in schema:
+        return schema | {"anyOf": [_with_removal(option) for option in schema["anyOf"]]}
+    if "additionalProperties" not in schema:
+        return schema
+    return schema | {"additionalProperties": {"anyOf": [schema["additionalProperties"], NULL]}}
 
 
 def _ranges(key: str) -> JsonSchema:

@@ -9,7 +9,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from basereward.data.encoding.chat import messages
 from basereward.data.images.open_images import open_image
@@ -126,6 +126,9 @@ class PolicyReward(RolloutReward):
     Attributes:
         is_probability: whether rewards are meant as the probability that an answer is right, from 0 to 1.
     """
+
+    # Greedy answers have these measures; a recipe may monitor them. Read from the text of the class.
+    monitored: ClassVar[tuple[str, ...]] = ("exact_match", "reward")
 
     is_probability = False
 

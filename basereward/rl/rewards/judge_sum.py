@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Interval
 
@@ -50,6 +50,9 @@ class JudgeSumReward(PolicyReward):
         ModelError: the judge cannot be opened.
         ValueError: there is no such prompt, or its fields are not those of a pairwise prompt.
     """
+
+    # Greedy answers have these measures; a recipe may monitor them. Read from the text of the class.
+    monitored: ClassVar[tuple[str, ...]] = ("exact_match",)
 
     __name__ = "judge_sum"
 

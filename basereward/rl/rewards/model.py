@@ -142,11 +142,10 @@ class ModelReward(PolicyReward):
         labels: list[float] = []
         of_group: list[int] = []
         for place, (group, values) in enumerate(zip(chosen, self.source.group_rewards(chosen), strict=True)):
-            answers = reference_answers(group)
-            for response, value in zip(group.responses, values, strict=True):
-                if math.isfinite(value):
+            for label, value in zip(_labels(group), values, strict=True):
+                if label is not None and math.isfinite(value):
                     scores.append(value)
-                    labels.append(1.0 if response in answers else -1.0)
+                    labels.append(label)
                     of_group.append(place)
         if len(set(labels)) < 2:
             raise DataError(
@@ -165,3 +164,19 @@ class ModelReward(PolicyReward):
             )
         logger.info("calibration of '%s': sigma(%.4g r + %.4g), by %d responses", self.name, slope, offset, len(scores))
         return slope, offset
+
+
+def _labels(group: Group) -> list[float | None]:
+    """For each response 1 if it is right, -1 if another one is preferred to it; None if no preference decides.
+
+    >>> from basereward.data.schema.group import Preference
+    >>> _labels(Group("a", "sums", (), ("4", "5", "6"), (Preference(0, 1),)))
+    [1.0, -1.0, None]
+    """
+    answers = reference_answers(group)
+    losers = {preference.loser for preference in group.preferences if not preference.tie}
+    labels: list[float | None] = []
+    for place, response in enumerate(group.responses):
+        undecided = None if place not in losers else -1.0
+        labels.append(1.0 if response in answers else undecided)
+    return labels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval
 
@@ -155,6 +155,9 @@ class VerdictReward(JudgeReward):
     >>> VerdictReward().prompt.name
     'pairwise_thinking'
     """
+
+    # Greedy answers have these measures; a recipe may monitor them. Read from the text of the class.
+    monitored: ClassVar[tuple[str, ...]] = ("pair_accuracy", "accuracy", "order_consistency")
 
     def __init__(
         self,

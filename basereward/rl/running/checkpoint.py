@@ -2,8 +2,7 @@
 
 last.ckpt           names the folder of the last checkpoint, which is complete; with the best value so far
 checkpoint-12/      trained weights; optimizer, schedule and random states, as transformers' trainer writes them
-best.safetensors    the trained weights of the best validation
-best.json           its step and its metrics
+best.safetensors    the trained weights of the best validation; in its metadata the step and the metrics
 """
 
 from __future__ import annotations
@@ -28,10 +27,14 @@ from basereward.io.limits import read_json_object
 from basereward.model.saving.saved_model import copy_exactly
 from basereward.runs.run_folder import RunFolder
 
-LAST, BEST, CARD = "last.ckpt", "best.safetensors", "best.json"
+LAST, BEST = "last.ckpt", "best.safetensors"
+CARD = "best"
+"""The key of the metadata that has the step and the metrics of the best validation, as JSON."""
 WEIGHTS = "trained.safetensors"
 FOLDERS = "checkpoint-*"
 STATE = "trainer_state.json"
+NEEDED = (WEIGHTS, "optimizer.pt", "scheduler.pt")
+"""Files without which transformers' trainer would continue with a new optimizer, and raise no error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +108,16 @@ def read_last(run: RunFolder) -> LastCheckpoint | None:
             with safe_open(weights, framework="pt"):
                 pass
         damaged = [path.name for path in folder.glob("*.pt*") if not zipfile.is_zipfile(path)]
+        damaged += [name for name in NEEDED if not (folder / name).is_file()]
     except (RunError, TypeError, OSError, SafetensorError) as error:
         raise DamagedCheckpointError(f"{_damage(file)}: {error}. Start a new run") from error
     if damaged:
-        raise DamagedCheckpointError(f"{_damage(file)}: {', '.join(damaged)} is incomplete. Start a new run")
+        raise DamagedCheckpointError(f"{_damage(file)}: {', '.join(damaged)} is incomplete or missing. Start a new run")
     return last
 
 
 def write_best(run: RunFolder, weights: Mapping[str, Tensor], *, step: int, metrics: Mapping[str, float]) -> None:
-    """Write the weights of the best validation, and then their card.
+    """Write the weights of the best validation, with its step and metrics in the same file: a kill separates nothing.
 
     Args:
         run: whose folder of checkpoints it is.
@@ -124,12 +128,8 @@ def write_best(run: RunFolder, weights: Mapping[str, Tensor], *, step: int, metr
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written.
     """
-    save_weights(weights, run.checkpoints / BEST)
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-    try:
-        write_atomic(run.checkpoints / CARD, json_text({"step": step, "metrics": finite}, indent=2) + "\n")
-    except OSError as error:
-        raise CheckpointError(f"'{run.checkpoints / CARD}' cannot be written: {error}") from error
+    save_weights(weights, run.checkpoints / BEST, metadata={CARD: json_text({"step": step, "metrics": finite})})
 
 
 def restore_best(run: RunFolder, model: nn.Module) -> dict[str, Any] | None:
@@ -140,16 +140,21 @@ def restore_best(run: RunFolder, model: nn.Module) -> dict[str, Any] | None:
         model: the policy, without parallel wrappers.
 
     Returns:
-        The content of best.json: `step` and `metrics`. None without a validation: the weights stay those of the last
+        `step` and `metrics` of the best validation. None without a validation: the weights stay those of the last
         step.
 
     Raises:
         DamagedCheckpointError: the weights are not those of the policy.
     """
-    if not (run.checkpoints / CARD).exists():
+    file = run.checkpoints / BEST
+    if not file.exists():
         return None
-    load_weights(run.checkpoints / BEST, model)
-    card: dict[str, Any] = json.loads((run.checkpoints / CARD).read_text())
+    load_weights(file, model)
+    try:
+        with safe_open(file, framework="pt") as weights:
+            card: dict[str, Any] = json.loads(weights.metadata()[CARD])
+    except (TypeError, LookupError, ValueError) as error:
+        raise DamagedCheckpointError(f"{_damage(file)}: it does not name its step. Start a new run") from error
     return card
 
 
@@ -162,12 +167,13 @@ def trained_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def save_weights(weights: Mapping[str, Tensor], file: Path) -> None:
+def save_weights(weights: Mapping[str, Tensor], file: Path, *, metadata: Mapping[str, str] | None = None) -> None:
     """Write weights; the file appears whole or not at all.
 
     Args:
         weights: by name.
         file: where to write; its folder is made.
+        metadata: texts that are kept in the file.
 
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written.
@@ -175,7 +181,8 @@ def save_weights(weights: Mapping[str, Tensor], file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(file) as partial:
-            save_file({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}, partial)
+            tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+            save_file(tensors, partial, metadata=None if metadata is None else dict(metadata))
             apply_umask(partial)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"'{file}' cannot be written: {error}. Free disk space, and resume the run") from error

@@ -73,7 +73,8 @@ def rollout_cost(
 
     The count for each rollout has its generation (a forward pass of its prompt and of each of its tokens), the forward
     passes for its old and reference log-probabilities if they are needed, and the forward and backward pass of the
-    loss. The work of the reward is not counted.
+    loss. Generation is counted as of `objective.rollouts=transformers`; `shared_prefix` needs less, because it reads
+    each prompt once. The work of the reward is not counted.
 
     Args:
         recipe: whose objective learns from rollouts.

@@ -50,8 +50,8 @@ PATIENCE = 3
 GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "min_p": None}
 USELESS = {
     "truncated": (
-        "every rollout reaches the limit of objective.max_tokens without an end. Raise objective.max_tokens, or "
-        "start from a model that was trained on examples (model.start)"
+        "every rollout reaches the limit of objective.max_tokens without an end, and all have the same reward. Raise "
+        "objective.max_tokens, or start from a model that was trained on examples (model.start)"
     ),
     "empty": (
         "the policy writes nothing: every rollout ends with its first token. Start from a model that was trained on "
@@ -210,7 +210,8 @@ class RunTrainer(JudgeTrainer):
             return
         longest = self._sum_over_ranks((batch["completion_mask"].sum(-1) > 1).sum().double()).item()
         signs = {
-            "truncated": self._last_metric("completions/clipped_ratio") == 1.0,
+            # Truncated rollouts with different rewards have advantages, and can be learned from.
+            "truncated": self._last_metric("completions/clipped_ratio") == 1.0 and not self._rewards_differ(),
             "empty": longest == 0,
             "unscored": self._last_metric("rewards/unscored") == 1.0,
         }
@@ -220,6 +221,10 @@ class RunTrainer(JudgeTrainer):
                 logger.warning("step %d: %s", self.state.global_step + 1, USELESS[name])
             if self._useless[name] >= PATIENCE:
                 raise NothingToLearnError(f"in {PATIENCE} generations in succession {USELESS[name]}")
+
+    def _rewards_differ(self) -> bool:
+        """Whether the finite rewards of the last generation, which are those of all ranks, are not all equal."""
+        return len(torch.unique(self._rewards[self._rewards.isfinite()])) > 1
 
     def _last_metric(self, name: str) -> float | None:
         values = self._metrics["train"].get(name)

@@ -112,19 +112,20 @@ class RequestReader:
         group = RowFormat(images=self._images, for_training=False).group(
             row, source="serve", row_id="0", where="request"
         )
-        num_images = sum(1 for _ in flat_images(group.all_images))
-        if num_images > self._settings.max_images:
-            raise DataError(
-                f"{num_images} images and frames of videos; at most {self._settings.max_images} are allowed"
-            )
-        contents: list[Visual] = []
-        for image in group.images:
-            contents.append(self._video(image) if isinstance(image, Video) else self._content(image))
+        self._check_count(group)
         return Group(
             *(group.id, group.source, group.prompt, group.responses),
-            images=tuple(contents),
+            images=tuple(self._visual(visual) for visual in group.images),
             response_images=tuple(self._contents(placed) for placed in group.response_images),
         )
+
+    def _check_count(self, group: Group) -> None:
+        number = sum(1 for _ in flat_images(group.all_images))
+        if number > self._settings.max_images:
+            raise DataError(f"{number} images and frames of videos; at most {self._settings.max_images} are allowed")
+
+    def _visual(self, visual: Visual) -> Visual:
+        return self._video(visual) if isinstance(visual, Video) else self._content(visual)
 
     def _contents(self, placed: Sequence[PlacedImage]) -> tuple[PlacedImage, ...]:
         return tuple(replace(item, image=self._content(item.image)) for item in placed)

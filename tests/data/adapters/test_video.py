@@ -38,7 +38,7 @@ def test_frames_are_evenly_spaced_in_the_order_of_their_numbers(packed: bool, tm
     assert [str(image).rpartition("_")[2] for image in group.images] == ["0.jpg", "6.jpg", "12.jpg", "19.jpg"]
     reds = [open_image(image).getpixel((0, 0))[0] for image in group.images]  # type: ignore[index]
     assert reds == sorted(reds)
-    assert sum(part.is_image for turn in group.prompt for part in turn.parts) == 4
+    assert sum(part.is_visual for turn in group.prompt for part in turn.parts) == 4
 
 
 def test_short_video_is_used_whole(tmp_path: Path) -> None:

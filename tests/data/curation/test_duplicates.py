@@ -15,6 +15,7 @@ from basereward.data.schema.group import Group, Preference
 from basereward.data.sources.digits import Digits
 from basereward.data.sources.numbers import Numbers
 from basereward.errors import DataError
+from tests.helpers.support import drawn_groups, placed
 
 MakeGroup = Callable[..., Group]
 
@@ -24,6 +25,19 @@ WORDS = [f"w{i}" for i in range(5000)]
 def _placed(groups: list[Group], *, source: str = "s") -> list[tuple[str, int, Group]]:
     """Return the groups with their source and index."""
     return [(source, index, group) for index, group in enumerate(groups)]
+
+
+def test_responses_with_other_pictures_are_no_duplicates() -> None:
+    """Groups whose answers are equal texts are compared by the pictures of these; a swapped preference differs too."""
+    drawn, _ = drawn_groups()
+    again = replace(drawn, id="again", response_images=tuple(reversed(drawn.response_images)))
+    again = replace(again, preferences=(Preference(1, 0),))
+    other = replace(drawn, id="other", response_images=(placed((0, 3)), placed((0, 5))))
+    long = replace(drawn, id="long", responses=(_text(1), _text(2)))
+    changed = replace(long, id="changed", response_images=other.response_images)
+    for threshold in (None, 0.8):
+        found = find_duplicates(_placed([drawn, again, other, long, changed]), threshold=threshold)
+        assert [(duplicate.id, duplicate.kept_index) for duplicate in found] == [("again", 0)]
 
 
 def _text(seed: int, *, length: int = 200) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from basereward.model.tiny_models._byte_level import SPECIAL_TOKENS
 from basereward.model.tiny_models._checkpoint import write_preprocessor
 from basereward.recipe import make
 from tests.data.conftest import WORDS
-from tests.helpers.support import group, picture
+from tests.helpers.support import group, picture, placed
 
 IM_START, IM_END, VISION_START, VISION_END, IMAGE_PAD = 151644, 151645, 151652, 151653, 151655
 FIRST_SPECIAL = 151643
@@ -151,6 +152,52 @@ def test_image_has_one_token_per_four_patches(encode: Encoder) -> None:
     image = [VISION_START, *[IMAGE_PAD] * 6, VISION_END]
     assert encoded.prefix.tolist() == [*SYSTEM, IM_START, 872, 198, *image, 9707, 0, IM_END, 198, *ANSWER]
     assert len(encoded.positions) == len(encoded.prefix)
+
+
+# Like Qwen3-VL's: the parts of an assistant's turn that are not text are dropped.
+TEXT_OF_ASSISTANTS = QWEN_TEMPLATE.replace(
+    "part.type == 'image' %}", "part.type == 'image' %}{% if message.role != 'assistant' %}"
+).replace("<|vision_end|>{% else %}", "<|vision_end|>{% endif %}{% else %}")
+
+
+@pytest.mark.parametrize("template", [QWEN_TEMPLATE, TEXT_OF_ASSISTANTS], ids=["all", "text_of_assistants"])
+def test_image_in_a_response_stands_between_its_texts(template: str, qwen: Any, image_processor: Any) -> None:
+    """It has the tokens that the template writes in a user's turn, and a token of an image that is typed is text."""
+    tokenizer = copy.copy(qwen)
+    tokenizer.chat_template = template
+    encode = Encoder(
+        tokenizer, positions=in_order, image_processor=image_processor, image_token_id=IMAGE_PAD, merge_size=2
+    )
+    drawn = group("Hello!", ("Hello!Hello!", "<|image_pad|>"), images=1)
+    encoded = encode(dataclasses.replace(drawn, response_images=(placed((6, 1)), placed((0, 2)))))
+    image = [VISION_START, *[IMAGE_PAD] * 6, VISION_END]
+    assert encoded.branches[0].tolist() == [9707, 0, *image, 9707, 0, IM_END]
+    typed = encode(group("Hello!", ("<|image_pad|>",))).branches[0].tolist()
+    assert IMAGE_PAD not in typed
+    assert encoded.branches[1].tolist() == [*image, *typed]
+    assert [own.images for own in encoded.branch_images] == [(1,), (2,)]
+    assert encoded.branch_images[0].tokens.tolist() == list(range(3, 9))
+    assert encoded.lengths == (12, len(typed) + 7)
+    assert encode.measure(dataclasses.replace(drawn, response_images=(placed((6, 1)), ()))).images == 2
+
+
+def test_template_that_moves_images_rejects_those_of_responses(qwen: Any, image_processor: Any) -> None:
+    """Its images stand before the text of a turn, so that none can stand inside of a response."""
+    tokenizer = copy.copy(qwen)
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{% if message.content is string %}"
+        "{{ message.content }}{% else %}{% for part in message.content if part.type == 'image' %}<|image_pad|>"
+        "{% endfor %}{% for part in message.content if part.type == 'text' %}{{ part.text }}{% endfor %}{% endif %}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    encode = Encoder(
+        tokenizer, positions=in_order, image_processor=image_processor, image_token_id=IMAGE_PAD, merge_size=2
+    )
+    drawn = group("Hello!", ("a", "b"), images=1)
+    assert encode(drawn).images_thw is not None
+    with pytest.raises(EncodingError) as caught:
+        encode(dataclasses.replace(drawn, response_images=(placed((0, 1)), ())))
+    assert caught.value.reason == "template_rejects"
 
 
 def test_every_image_has_the_tokens_of_its_own_size(encode: Encoder) -> None:

@@ -111,6 +111,7 @@ def refusing(encoder: Encoder, *, max_tokens: int = 200) -> Refusing:
         image_processor=encoder.image_processor,
         image_token_id=encoder.image_token_id,
         merge_size=encoder.merge_size,
+        videos=encoder.videos,
         max_tokens=max_tokens,
     )
 

@@ -47,7 +47,7 @@ def reason_of(*rows: dict[str, Any], columns: dict[str, str | None] | None = Non
         ({"context": "A lesson in sums."}, "prompt_column_not_mapped"),
         ({"tools": [{"name": "add"}]}, "tools"),
         ({"img": "1.png"}, "image_column_not_mapped"),
-        ({"videos": ["1.mp4"]}, "video"),
+        ({"clips": ["1.mp4"]}, "video"),
     ],
 )
 def test_part_of_a_prompt_beside_a_format_rejects_the_row(beside: dict[str, Any], reason: str) -> None:

@@ -75,7 +75,7 @@ def test_aliases_of_image_columns_are_read(name: str) -> None:
     [
         ("audio", {"path": "a.wav"}, "audio"), ("clip", "v.mp4", "video"),
         ("audios", ["a.wav"], "audio"), ("file_name", "a.wav", "audio"),
-        ("video", "v.mp4", "video"), ("videos", ["v.mp4"], "video"), ("video_path", "v.mp4", "video"),
+        ("video_path", "v.mp4", "video"), ("rejected_videos", ["v.mp4"], "video"),
         ("rejected_images", ["0.png"], "image_in_response"), ("chosen_image", "0.png", "image_in_response"),
     ],
 )  # fmt: skip
@@ -322,7 +322,7 @@ def test_sharegpt_pairs_keep_their_system_prompt(tmp_path: Path) -> None:
     [
         ({"tools": '[{"name": "add"}]'}, "tools"),
         ({"audios": ["a.wav"]}, "audio"),
-        ({"videos": ["v.mp4"]}, "video"),
+        ({"clips": ["v.mp4"]}, "video"),
         ({"rejected_images": ["0.png"]}, "image_in_response"),
         ({"img": "0.png"}, "image_column_not_mapped"),
         ({"conversations": [{"from": "human", "value": "Say hi.", "tool_calls": [1]}]}, "unknown_key"),

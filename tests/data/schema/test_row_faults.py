@@ -52,8 +52,8 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": [{"role": "usr", "content": "Q"}], **PAIR}, "unknown_role", "did you mean 'user'"),
     ({"prompt": [_user(None)], **PAIR}, "wrong_type", "`prompt[0]`: content is None (NoneType)"),
     ({"prompt": [_user(["Q"])], **PAIR}, "bad_message", "`prompt[0]`: part 0 is 'Q' (str); a part is"),
-    ({"prompt": [_user([{"type": "video"}])], **PAIR},
-     "unknown_part", "unknown type 'video'. Allowed: image, image_url, text."),
+    ({"prompt": [_user([{"type": "audio"}])], **PAIR},
+     "unknown_part", "unknown type 'audio'. Allowed: image, image_url, text, video, video_url."),
     ({"prompt": [_user([{"type": ["text"], "text": "Q"}])], **PAIR}, "unknown_part", "Allowed: image, image_url"),
     ({"prompt": [_user([{"type": "text"}])], **PAIR}, "wrong_type", "text is None (NoneType); a string is needed"),
     ({"prompt": [_user([{"type": "image", "max_pixels": 9}])], **PAIR},
@@ -140,7 +140,7 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": "Q", **PAIR, "images": ["data:image/png;base64,###"]}, "bad_base64", "images[0]: its base64 is broken"),
     ({"prompt": "Q", **PAIR, "img": "x.png"},
      "image_column_not_mapped", "column 'img' is not read; if these are the images: columns: {images: img}"),
-    ({"prompt": "Q", **PAIR, "video": "x.mp4"}, "video", "videos cannot be used"),
+    ({"prompt": "Q", **PAIR, "clip": "x.mp4"}, "video", "columns: {videos: clip}"),
     ({"prompt": "Q", **PAIR, "id": [1]}, "bad_id", "`id` is [1] (list)"),
 ]  # fmt: skip
 

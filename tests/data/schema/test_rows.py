@@ -118,7 +118,7 @@ def test_images_without_places_go_to_the_first_user_turn() -> None:
     """Not to the system turn, and not to the last turn."""
     turns = [SYSTEM, _user("Q1"), _assistant("A1"), _user("Q2")]
     group = _parse({"prompt": turns, "chosen": "a", "rejected": "b", "images": ["x.png"]})
-    assert [[part.is_image for part in turn.parts] for turn in group.prompt] == [
+    assert [[part.is_visual for part in turn.parts] for turn in group.prompt] == [
         [False],
         [True, False],
         [False],

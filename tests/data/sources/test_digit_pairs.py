@@ -20,7 +20,7 @@ def test_winner_is_right_and_loser_wrong() -> None:
     kinds = set()
     for split in SPLITS:
         for group in source.groups(split):
-            assert [part.is_image for part in group.prompt[0].parts] == [True, True, False]
+            assert [part.is_visual for part in group.prompt[0].parts] == [True, True, False]
             first_digit, second_digit = (int(labels[contents[image.tobytes()]]) for image in group.images)  # type: ignore[union-attr]
             assert first_digit != second_digit
             question = group.prompt[0].parts[2].text or ""

@@ -190,3 +190,36 @@ def test_adjudicator_is_another_person(tmp_path: Path) -> None:
             verification.annotations.add(said(item, "ann", role="adjudicator"))
         assert adjudicate_all(verification, "carol", {item: "wrong"}) == 1
         assert verification.decisions[item].label == "wrong"
+
+
+def test_pair_of_others_is_not_saved(tmp_path: Path) -> None:
+    """A pair that has its annotators is refused for a person to whom it was not shown. Those who have it open, or have
+    annotated it, may save; so may anyone after a restart while the pair needs somebody."""
+    with opened(tmp_path, overlap=0.0) as file:
+        shown = file.next_item(annotator="ann", role="annotator")
+        assert shown is not None
+        with pytest.raises(DataError, match="bob"):
+            file.add(said(shown, "bob"))
+        file.add(said(shown, "ann"))
+        file.add(said(shown, "ann", "wrong"))
+        with pytest.raises(DataError, match="bob"):
+            file.add(said(shown, "bob"))
+        assert [one.annotator for one in file.of_item(shown)] == ["ann"]
+        following = file.next_item(annotator="ann", role="annotator")
+    with opened(tmp_path, overlap=0.0) as file:
+        assert following is not None
+        file.add(said(following, "ann"))
+
+
+def test_spellings_of_a_name_are_one_person(tmp_path: Path) -> None:
+    """`Ann` and `ann` do not annotate a pair twice, also after a restart; the first spelling is kept."""
+    with opened(tmp_path, overlap=1.0, raters=2) as file:
+        item = file.next_item(annotator="Ann", role="annotator")
+        assert item is not None
+        file.add(said(item, "Ann"))
+        file.add(said(item, "ann", "wrong"))
+        assert [(one.annotator, one.label) for one in file.of_item(item)] == [("Ann", "wrong")]
+    with opened(tmp_path, overlap=1.0, raters=2) as file:
+        assert [(one.annotator, one.label) for one in file.of_item(item)] == [("Ann", "wrong")]
+        assert file.known("ANN ") == "Ann"
+        assert file.next_item(annotator=file.known("ann"), role="annotator") != item

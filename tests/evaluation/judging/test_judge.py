@@ -17,10 +17,12 @@ from basereward.errors import DataError
 from basereward.evaluation.items import Decision, Item, JudgedItem
 from basereward.evaluation.judging.judge import judge_items
 from basereward.evaluation.judging.run_judge import open_judge
+from basereward.inference.judges.messages import data_uri
 from basereward.model.generation.prompts import PAIRWISE, load_prompt
 from tests.helpers.benchmark_rows import ANY_SIZE, item, small_benchmark
 from tests.helpers.chat_servers import serving, words
 from tests.helpers.forked_command import ForkedCommand, run_command
+from tests.helpers.http_requests import png
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +39,38 @@ def judged(items: list[Item], url: str, folder: Path, **options: Any) -> tuple[l
 def answers(body: dict[str, Any]) -> list[str]:
     """Return the first word of each answer in the order of the prompt."""
     return re.findall(r"Answer \d: (\S+)", words(body))
+
+
+def test_judge_sees_the_pictures_of_the_answers_in_their_places(tmp_path: Path) -> None:
+    """In both orders the pictures of the prompt come first, and each answer has its own after its name."""
+    drawn = Item(
+        *(0, "a", "Like <image>?", ("", "So: <image>"), (0,), (1,), "a"),
+        images=(png("red"),),
+        response_images=((png("blue"),), (png("green"),)),
+    )
+    bodies: list[dict[str, Any]] = []
+
+    def reply(body: dict[str, Any], number: int) -> str:
+        bodies.append(body)
+        return "<answer>1</answer>"
+
+    with serving(reply) as server:
+        judged([drawn], server.url, tmp_path, order="both")
+    uris = {data_uri(png(name)): name for name in ("red", "blue", "green")}
+    seen = []
+    for body in bodies:
+        (message,) = body["messages"]
+        words_and_names = ""
+        for part in message["content"]:
+            words_and_names += part["text"] if part["type"] == "text" else f"[{uris[part['image_url']['url']]}]"
+        seen.append(re.findall(r"Like .*\?|Answer \d: .*", words_and_names))
+    question = "Like [red]?"
+    assert sorted(seen) == sorted(
+        [
+            [question, "Answer 1: [blue]", "Answer 2: So: [green]"],
+            [question, "Answer 1: So: [green]", "Answer 2: [blue]"],
+        ]
+    )
 
 
 def test_judge_that_prefers_the_first_answer_is_undecided_in_both_orders(tmp_path: Path) -> None:

@@ -19,8 +19,11 @@ from basereward.evaluation.protocols.mr2bench import MR2Bench
 from basereward.evaluation.protocols.multimodal_rewardbench_2 import MultimodalRewardBench2
 from basereward.evaluation.protocols.omnirewardbench import TASKS, OmniRewardBench
 from basereward.evaluation.protocols.videorewardbench import CATEGORIES, VideoRewardBench
+from basereward.evaluation.run_benchmark import check_readable
+from basereward.evaluation.scoring import bundles
 from basereward.evaluation.statistics.baselines import chance_rounds
 from basereward.evaluation.statistics.measures import Measure
+from basereward.evaluation.subject import Subject
 from tests.fixtures.published.benchmarks import benchmark_rows as rows
 from tests.fixtures.published.writing import write_jsonl
 from tests.helpers.benchmark_rows import write_outcomes
@@ -260,14 +263,18 @@ def test_wrong_layout_is_refused(overrides: list[str], message: str, tmp_path: P
         opened("multimodal_rewardbench_2_pooled", f"path={tmp_path}", *overrides)
 
 
-def test_rows_with_videos_are_read_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Outcomes of other programs are counted, each row names its video, and the output says what is not read."""
+def test_rows_with_videos_are_read_and_listed(tmp_path: Path) -> None:
+    """Models get each row with its video; outcomes of other programs are counted, and each row names its video."""
     write_jsonl(tmp_path / "rows.jsonl", rows.ROWS["videorewardbench"])
     benchmark = opened("videorewardbench", "data=rows.jsonl")
     write_outcomes(tmp_path / "theirs.jsonl", benchmark.items, correct=[1, 1, 1, 0, 0])
     arguments = ["--benchmark", "videorewardbench", "data=rows.jsonl", "--allow-partial"]
     assert main(["eval", "--scores", "theirs.jsonl", *arguments]) == 0
-    assert "videos in prompts" in capsys.readouterr().out
+    groups = [bundle.group(ImageStore(tmp_path)) for bundle in bundles(benchmark.items)]
+    assert [str(visual.file) for group in groups for visual in group.images] == [  # type: ignore[union-attr]
+        str(tmp_path / f"videos/{number}.mp4") for number in range(5)
+    ]
+    check_readable(benchmark, Subject("run", "run", tmp_path, fingerprint="f"), None)
     folder = tmp_path / "evaluations" / "theirs" / "videorewardbench"
     lines = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
     assert [line["videos"] for line in lines] == [[f"videos/{number}.mp4"] for number in range(5)]

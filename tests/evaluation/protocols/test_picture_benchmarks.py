@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from basereward.data.images.image_store import ImageStore
+from basereward.data.schema.group import Group
 from basereward.errors import DataError
+from basereward.evaluation.item_identity import item_fingerprint
 from basereward.evaluation.items import Item, JudgedItem, Outcome
 from basereward.evaluation.outcome import judged_by
 from basereward.evaluation.protocols.multimodal_rewardbench import COLUMNS, MultimodalRewardBench
 from basereward.evaluation.protocols.multimodal_rewardbench_2 import MultimodalRewardBench2
-from basereward.evaluation.scoring import Bundle
+from basereward.evaluation.protocols.omnirewardbench import OmniRewardBench
+from basereward.evaluation.scoring import Bundle, score_items
+from basereward.inference.group_scores import ScoresGroups
 from tests.fixtures.published.benchmarks import benchmark_rows as rows
 
 # Rows of the release by column, 4,711 in total, and the number of rows that an invented model has right.
@@ -33,6 +39,49 @@ def items_2(dataset_rows: Sequence[rows.Row]) -> list[Item]:
     """Convert rows to items of Multimodal RewardBench 2."""
     protocol = MultimodalRewardBench2()
     return [protocol.item(row, number=number, images=ImageStore()) for number, row in enumerate(dataset_rows)]
+
+
+class SizeScorer(ScoresGroups):
+    """Scores a response by the bytes of its images."""
+
+    def score_batches(
+        self, groups: Iterable[Group], *, tokens: int | None = None, latencies: list[float] | None = None
+    ) -> Iterator[list[Any]]:
+        """Add up sizes."""
+        for group in groups:
+            images = [group.images_of(index) for index in range(len(group.responses))]
+            yield [[float(sum(len(item.image) for item in own)) for own in images]]
+
+
+def test_pictures_of_answers_reach_the_model(tmp_path: Path) -> None:
+    """Answers that are only pictures, of rows with equal prompts, texts with pictures in numbered places and after the
+    text, and OmniRewardBench's pictures: every answer is scored with its own, and each distinct one once."""
+    drawn = rows.multimodal_rewardbench_2("0", drawn=True) | {"prompt_text": "Draw <image>.", "prompt_images": []}
+    answers: list[tuple[str, list[bytes], str, list[bytes]]] = [
+        ("", [b"1"], "", [b"22"]),
+        ("", [b"22"], "", [b"4444"]),
+        ("First <image_0>, then <image_1>.", [b"1", b"22"], "None, no <image>.", []),
+        ("All:", [b"1", b"1"], "<image_1>", [b"333"]),
+    ]
+    table = []
+    for number, (a, images_a, b, images_b) in enumerate(answers):
+        row = drawn | {"pair_id": str(number), "response_a_text": a, "response_a_images": images_a}
+        table.append(row | {"response_b_text": b, "response_b_images": images_b})
+    benchmark_items = items_2(table)
+    bundle = Bundle(benchmark_items[0])
+    for item in benchmark_items:
+        bundle.add(item)
+    group = bundle.group(ImageStore())
+    assert group.responses == ("", "", "", "First , then .", "None, no <image>.", "All:\n\n", "")
+    assert [part.text for part in group.prompt[0].parts] == ["Draw <image>."]
+    assert [[item.offset for item in own] for own in group.response_images] == [[0], [0], [0], [6, 13], [], [5, 6], [0]]
+    outcomes = score_items(SizeScorer(), benchmark_items, images=ImageStore(), journal=tmp_path / "a", header={})
+    assert [outcomes[row].scores for row in range(4)] == [(1.0, 2.0), (2.0, 4.0), (3.0, 0.0), (2.0, 3.0)]
+    omni = rows.omnirewardbench("response2", task="text_to_image") | {"response1": {"bytes": b"1", "path": None}}
+    item = OmniRewardBench().item(omni | {"response2": {"bytes": b"22", "path": "a"}}, number=0, images=ImageStore())
+    outcomes = score_items(SizeScorer(), [item], images=ImageStore(), journal=tmp_path / "b", header={})
+    assert outcomes[0].scores == (1.0, 2.0)
+    assert item_fingerprint(benchmark_items[0]) != item_fingerprint(replace(benchmark_items[0], response_images=()))
 
 
 def test_multimodal_rewardbench_has_two_meanings_of_overall() -> None:
@@ -147,5 +196,5 @@ def test_multimodal_rewardbench_2_replaces_placeholders_by_pictures(text: str, p
     bundle = Bundle(item)
     bundle.add(item)
     group = bundle.group(ImageStore())
-    assert [None if part.is_image else part.text for part in group.prompt[0].parts] == parts
+    assert [None if part.is_visual else part.text for part in group.prompt[0].parts] == parts
     assert len(group.images) == 2

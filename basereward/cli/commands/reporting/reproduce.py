@@ -84,9 +84,9 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     Raises:
         UsageError: an unknown GPU, kind of rows or device.
 
-    >>> check_arguments(argparse.Namespace(gpu="h100", on="publishd", devices=None))
+    >>> check_arguments(argparse.Namespace(gpu="h100", on="publishe", devices=None))
     Traceback (most recent call last):
-    basereward.cli.command.UsageError: unknown kind of --on 'publishd'; did you mean 'published'? ...
+    basereward.cli.command.UsageError: unknown kind of --on 'publishe'; did you mean 'published'? ...
     """
     check_choice("GPU", arguments.gpu, GPUS)
     check_choice("kind of --on", arguments.on, MEASURED)

@@ -17,8 +17,8 @@ class JudgedPair(ReadsVideo):
     Args:
         ties: `keep` keeps ties, for losses that use them; `lost` rejects them, with the reason `undecided`.
         video: how to treat rows with a video: `lost` rejects them, with the reason `video`; `frames_as_images` uses its
-            frames as images.
-        frames: the largest number of frames of one video; they are evenly spaced.
+            frames as images; `video` is for backbones that read videos.
+        frames: the largest number of frames that become images; they are evenly spaced.
 
     >>> prompt = "Question: [1 + 1?]\\nResponse 1: [2]\\nResponse 2: [3]"
     >>> turns = [{"from": "human", "value": prompt}, {"from": "gpt", "value": "[[A]]"}]
@@ -48,5 +48,5 @@ class JudgedPair(ReadsVideo):
         cells = judged_cells(prompt, verdict, ties=self.ties)
         cells |= {name: row[name] for name in ("id", "images", "image") if row.get(name) is not None}
         if row.get("video"):
-            cells["images"] = self._video.names(row["video"])
+            cells |= self._video.cells(row["video"])
         return cells

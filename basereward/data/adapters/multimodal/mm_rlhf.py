@@ -17,8 +17,8 @@ class MMRLHF(ReadsVideo):
 
     Args:
         video: how to treat rows with a video: `lost` rejects them, with the reason `video`; `frames_as_images` uses its
-            frames as images.
-        frames: the largest number of frames of one video; they are evenly spaced.
+            frames as images; `video` is for backbones that read videos.
+        frames: the largest number of frames that become images; they are evenly spaced.
 
     >>> MMRLHF()({"id": 1, "prompt": "What is it?", "chosen": "a cat", "rejected": "a dog", "image": "1.png"})
     {'id': 1, 'prompt': 'What is it?', 'chosen': 'a cat', 'rejected': 'a dog', 'images': '1.png'}
@@ -36,7 +36,7 @@ class MMRLHF(ReadsVideo):
             RowRejected: `video`, `video_missing`.
         """
         pair = {name: row.get(name) for name in PAIR_COLUMNS}
-        pair["images"] = self._video.names(row["video"]) if row.get("video") else row.get("image")
+        pair |= self._video.cells(row["video"]) if row.get("video") else {"images": row.get("image")}
         # A critic head needs a critique of every response of a group.
         chosen_reason, rejected_reason = row.get("chosen_reason"), row.get("rejected_reason")
         if chosen_reason and rejected_reason:

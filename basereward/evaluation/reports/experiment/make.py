@@ -15,6 +15,7 @@ from basereward.errors import DataError, format_count
 from basereward.evaluation.published.published import every_value
 from basereward.evaluation.published.published_table import tables_of
 from basereward.evaluation.recording import record
+from basereward.evaluation.reports.analyses.best_of_n import best_of_n_section, judge_curves
 from basereward.evaluation.reports.drawing import save
 from basereward.evaluation.reports.experiment.accuracy import Column, accuracy_rows, best_first, columns
 from basereward.evaluation.reports.experiment.benchmark_section import benchmark_rows, benchmarks
@@ -159,6 +160,7 @@ def _sections(
         results(contenders, accuracy, _compared(experiment, contenders)),
         paper(tables_of(experiment.name), contenders),
         benchmarks(contenders, groups),
+        best_of_n_section(judge_curves(contenders)),
         policies(contenders),
         judges(contenders),
         learning(contenders),

@@ -52,9 +52,8 @@ class _Footnotes:
 
 
 STAND_INS = (
-    "Our values are measured on stand-ins: made rows about scanned digits and numbers in the layout of each benchmark, "
-    "by models of random weights or for a trial. They show that every step runs. They are not comparable with the "
-    "published values, so no difference is given."
+    "Our values are measured on stand-ins: made rows about scanned digits and numbers in the layout of each benchmark. "
+    "They show that every step runs. They are not comparable with the published values, so no difference is given."
 )
 
 
@@ -88,7 +87,7 @@ def _explanation(contenders: Sequence[Contender]) -> str:
     weights = "backbones made here with random weights" if random_weights else "the backbones that the recipes name"
     return (
         f"Our values come from {weights}, trained on {', '.join(sources)}; the models of the paper are described in "
-        "its text. The accuracy under Results is measured on other data than the paper's tables and cannot be "
+        "its text. Accuracy on test data is measured on other data than the paper's tables and cannot be "
         "compared with them. This section compares only values of the same benchmark, protocol variant and metric. "
         "? marks a column whose protocol the paper does not state. Values of partial evaluations have no difference."
     )
