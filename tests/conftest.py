@@ -117,6 +117,17 @@ def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
+def forked_scorers() -> Iterator[None]:
+    """Fork the processes in which several devices score."""
+    from tests.helpers.forked_worker import spawn_forked
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("basereward.inference.parallel_scorer.spawn", spawn_forked)
+        patch.setattr("basereward.serve.worker_pool.spawn", spawn_forked)
+        yield
+
+
+@pytest.fixture(scope="module")
 def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a Ray cluster with two CPUs for the tests of a module, and return its address."""
     if importlib.util.find_spec("ray") is None:

@@ -48,18 +48,18 @@ def resume_pipeline(run: RunFolder) -> dict[str, Any]:
     Raises:
         BaseRewardError: as `run_pipeline`; or its files were edited.
     """
-    return continue_pipeline(Pipeline.load(run))
+    return continue_pipeline(Pipeline.load(run), asked=run)
 
 
-def continue_pipeline(pipeline: Pipeline) -> dict[str, Any]:
-    """Run the stages of a pipeline that are not finished; see `run_pipeline`."""
+def continue_pipeline(pipeline: Pipeline, *, asked: RunFolder | None = None) -> dict[str, Any]:
+    """Run the stages of a pipeline that are not finished; see `run_pipeline`. `asked` is the folder to continue in."""
     check_store(pipeline.tracking.uri)
     deliver_pending()
     remove_leftovers(runs_root(), ".*.new")
     with disk_faults():
         with phase("checking the stages"):
             check_stages(_unfinished(pipeline))
-        folder = _folder(pipeline)
+        folder = _folder(pipeline, asked)
         try:
             return _run(pipeline, folder)
         finally:
@@ -141,10 +141,10 @@ def _describe(pipeline: Pipeline) -> str:
     return f"{pipeline.summary or pipeline.name}\n\n{len(pipeline.stages)} stages, each a child of this run: {names}."
 
 
-def _folder(pipeline: Pipeline) -> RunFolder:
+def _folder(pipeline: Pipeline, asked: RunFolder | None) -> RunFolder:
     """The folder of the pipeline. An earlier one of the same stages is reused, so that they keep their parent."""
     text = pipeline.text()
-    earlier = lock_earlier(kind="pipeline", name=pipeline.name, text=text)
+    earlier = lock_earlier(kind="pipeline", name=pipeline.name, text=text, asked=asked)
     if earlier is not None:
         return earlier
     folder = RunFolder.create(text, recipe_sha256="", name=pipeline.name, kind="pipeline", settings=pipeline.settings)

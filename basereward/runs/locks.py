@@ -127,18 +127,19 @@ def unlock_run(run: RunFolder) -> None:
         lease.release()
 
 
-def lock_earlier(*, kind: RunKind, name: str, text: str) -> RunFolder | None:
+def lock_earlier(*, kind: RunKind, name: str, text: str, asked: RunFolder | None = None) -> RunFolder | None:
     """The folder of an earlier sweep or pipeline with the same content, so that its runs keep their parent.
 
     Args:
         kind: `sweep` or `pipeline`.
         name: of the experiment.
         text: as of `RunFolder.recipe_text`.
+        asked: the folder that a user wants to resume, which is taken before newer ones.
 
     Returns:
         The folder, which this process has locked and marked as running; None if there is none, or it is in use.
     """
-    for run in list_runs(kind=kind):
+    for run in [*([] if asked is None else [asked]), *list_runs(kind=kind)]:
         if run.name == name and run.recipe_text() == text and lock_run(run):
             # Another process may have taken it between the listing and the lock; then its state is "running" here.
             if run.state != "running":

@@ -179,4 +179,4 @@ def _resume_sweep(run: RunFolder) -> dict[str, Any]:
     experiment, launcher = load_sweep(run)
     from basereward.sweeps.sweep import sweep
 
-    return sweep(experiment, launcher=make_launcher(launcher))
+    return sweep(experiment, launcher=make_launcher(launcher), asked=run)

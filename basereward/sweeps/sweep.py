@@ -29,7 +29,13 @@ from basereward.training.preflight import Findings, check_cells, check_ready, un
 logger = logging.getLogger(__name__)
 
 
-def sweep(experiment: Experiment, *, launcher: Launcher | None = None, quick: Findings | None = None) -> dict[str, Any]:
+def sweep(
+    experiment: Experiment,
+    *,
+    launcher: Launcher | None = None,
+    quick: Findings | None = None,
+    asked: RunFolder | None = None,
+) -> dict[str, Any]:
     """Run every cell that is not finished, then make the ensembles.
 
     A failed cell is reported and does not stop the others. An interrupted cell resumes from its last checkpoint. Cells
@@ -40,6 +46,7 @@ def sweep(experiment: Experiment, *, launcher: Launcher | None = None, quick: Fi
         launcher: trains the cells; by default that of the first cell's recipe, or processes of this machine. Ensembles
             are always made on this machine.
         quick: what `check_quickly` has found for the unfinished cells; None: their first rows are read here.
+        asked: the folder of the sweep that is resumed; None: the newest one of the same cells, or a new one.
 
     Raises:
         BaseRewardError: a cell cannot be trained here; nothing was trained.
@@ -66,7 +73,7 @@ def sweep(experiment: Experiment, *, launcher: Launcher | None = None, quick: Fi
             check_store_of_machines(experiment.cells[0].recipe.tracking.uri)
         deliver_pending()
         remove_leftovers(runs_root(), ".*.new")
-        folder = _sweep_folder(experiment)
+        folder = _sweep_folder(experiment, asked)
         try:
             return _sweep(experiment, folder, launcher, chosen=to_train)
         finally:
@@ -150,11 +157,11 @@ def _abandon(folder: RunFolder, tracker: Tracker, error: BaseException) -> None:
     tracker.finish(state)
 
 
-def _sweep_folder(experiment: Experiment) -> RunFolder:
+def _sweep_folder(experiment: Experiment, asked: RunFolder | None) -> RunFolder:
     """The folder of the sweep. An earlier sweep of the same cells is reused, so that its runs keep their parent."""
     name = experiment.name
     grid = sweep_grid(experiment)
-    earlier = lock_earlier(kind="sweep", name=name, text=grid)
+    earlier = lock_earlier(kind="sweep", name=name, text=grid, asked=asked)
     if earlier is not None:
         return earlier
     # Settings of tracking decide on no recipe, and an address may hold a password.

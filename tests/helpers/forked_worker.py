@@ -1,8 +1,8 @@
-"""The process of a sweep's cells or ensembles, without the seconds in which a new interpreter imports the libraries.
+"""Processes that work for this one, without the seconds in which a new interpreter imports the libraries.
 
-It is forked from the server of `forked_program`. All else is as with `python -m basereward.sweeps.cell_worker`: its
-number, streams, signals and exit status. What a worker does at its start, or at the end of its parent, is tested with a
-new interpreter in `tests/sweeps/test_sweep.py`.
+They are forked from the server of `forked_program`. All else is as with `python -m basereward.sweeps.cell_worker` and
+`basereward.io.processes.spawn`: number, streams, signals and exit status. What a worker does at its start, or at the
+end of its parent, is tested with a new interpreter in `tests/sweeps/test_sweep.py` and `tests/serve/test_server.py`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import atexit
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from tests.helpers.forked_command import ForkedCommand, begin_command
-from tests.helpers.forked_program import fork_context
+from tests.helpers.forked_program import begin_forked, fork_context
 
 
 class ForkedWorker(ForkedCommand):
@@ -59,3 +59,26 @@ def _work(
     finally:
         # Processes of multiprocessing end without them.
         atexit._run_exitfuncs()
+
+
+def spawn_forked(work: Callable[[Connection, Any], None], setup: Any, *, name: str) -> tuple[Any, Connection]:
+    """Start a process as `basereward.io.processes.spawn` does."""
+    context = fork_context()
+    ours, theirs = context.Pipe()
+    arguments = (dict(os.environ), str(Path.cwd()), work, theirs, setup)
+    process = context.Process(target=_work_over, args=arguments, name=name, daemon=True)
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def _work_over(
+    environment: dict[str, str],
+    folder: str,
+    work: Callable[[Connection, Any], None],
+    connection: Connection,
+    setup: Any,
+) -> None:
+    begin_forked(environment, folder)
+    # Its parent is the server, which ends with the test process.
+    work(connection, setup._replace(parent=os.getppid()))

@@ -32,7 +32,7 @@ MIXED = (
     *("data.sources.numbers.size=40", "data.sources.numbers.val_size=7", "data.sources.numbers.test_size=4"),
     *("model.backbone.make.hidden_size=64", "model.backbone.make.layers=2", "model.backbone.make.vision_layers=1"),
     *("batch.groups=12", "batch.groups_per_forward=2", "optimizer.eps=1e-3"),
-    *("trainer.steps=20", "trainer.validations=2", "trainer.log_every=1"),
+    *("trainer.steps=14", "trainer.validations=2", "trainer.log_every=1"),
 )
 
 

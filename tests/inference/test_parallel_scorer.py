@@ -20,6 +20,8 @@ from basereward.inference.parallel_scorer import ParallelScorer, available_devic
 from tests.helpers.served_model import save_scored_model
 from tests.helpers.support import group, mixed_groups, pair_rows, write_rows
 
+pytestmark = pytest.mark.usefixtures("forked_scorers")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -28,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def parallel(model: str) -> Iterator[ParallelScorer]:
+def parallel(model: str, forked_scorers: None) -> Iterator[ParallelScorer]:
     """Open the model in two processes."""
     scorer = ParallelScorer(model, devices=["cpu", "cpu"])
     yield scorer

@@ -17,6 +17,8 @@ from basereward.serve.run_server import open_pool
 from basereward.serve.settings import ServerSettings
 from tests.helpers.served_model import save_scored_model
 
+pytestmark = pytest.mark.usefixtures("forked_scorers")
+
 
 @pytest.fixture
 def four_threads() -> Iterator[None]:

@@ -32,7 +32,7 @@ from basereward.sweeps.scheduling.cell_queue import CellQueue
 from basereward.sweeps.scheduling.resources import needed_resources
 from basereward.sweeps.scheduling.scheduler import Scheduler
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ready_store")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ready_store", "forked_workers")]
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHERS = list(short_names("launchers"))

@@ -219,6 +219,7 @@ def test_mlflow_runs_are_children_of_their_sweep(finished: tuple[dict[str, Any],
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_failed_cell_is_named_and_the_others_run(here: Place, capfd: pytest.CaptureFixture[str]) -> None:
     """The command exits with 1, and the result has the reason and the run of the failed cell."""
     before = len(here.runs())

@@ -317,6 +317,7 @@ def test_sweep_reports_a_changed_backbone_of_a_finished_cell(
     assert str(stopped.run.path) in caplog.text
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_stopped_cell_with_a_changed_backbone_fails(stopped: Stopped) -> None:
     """The error names the changed part."""
     weights(stopped.place)

@@ -16,11 +16,14 @@ from basereward.inference.score_file import score
 from basereward.pipelines.stages.contracts import StageResult, definition, write_rows
 from basereward.pipelines.stages.row_files import read_rows
 
+# Not `margin`, which is a column of preference data: by how much the annotators prefer a response.
+MARGIN = "score_margin"
+
 
 class Score:
     """Scores the responses of rows with a model.
 
-    Output: `rows`, the same rows with the columns `scores`, and `margin`: by how much a preferred response scores
+    Output: `rows`, the same rows with the columns `scores`, and `score_margin`: by how much a preferred response scores
     higher, the least of all preferences of the row. A row without preferences has no margin and is left out.
 
     Args:
@@ -45,7 +48,7 @@ class Score:
 
     def preview(self, folder: Path) -> Mapping[str, str]:
         """As `Stage.preview`, with margins of 0."""
-        rows = [row | {"margin": 0.0} for row in read_rows(*self.files)]
+        rows = [row | {MARGIN: 0.0} for row in read_rows(*self.files)]
         return {"rows": write_rows(folder / "rows.jsonl", rows)}
 
     def run(self, folder: Path) -> StageResult:
@@ -60,10 +63,10 @@ class Score:
             values = json.loads(line)["scores"]
             margin = _margin(group, values)
             if margin is not None:
-                scored.append(row | {"scores": values, "margin": margin})
+                scored.append(row | {"scores": values, MARGIN: margin})
         if not scored:
             raise DataError(f"the {len(rows)} rows of {', '.join(self.files)} have no preferences except ties")
-        right = sum(row["margin"] > 0 for row in scored)
+        right = sum(row[MARGIN] > 0 for row in scored)
         counts = {"rows": len(scored), "without_preference": len(rows) - len(scored), "right": right}
         metrics = {f"score/{name}": float(count) for name, count in counts.items()}
         return StageResult({"rows": write_rows(folder / "rows.jsonl", scored)}, metrics, counts)

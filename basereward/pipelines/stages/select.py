@@ -1,4 +1,4 @@
-"""The stage that keeps rows by a number that each has, such as its attempts or its margin."""
+"""The stage that keeps rows by a number that each has, such as its attempts or the margin of its scores."""
 
 from __future__ import annotations
 

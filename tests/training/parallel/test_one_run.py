@@ -76,8 +76,9 @@ def trained(root: Path) -> Runs:
 
 
 def stopped(folder: Path, ranks: int, *overrides: str) -> str:
-    """Train until all processes are killed in step 8, after the checkpoint of step 5; return the id of the run."""
-    moment = Moment(STEP, call=7 * MICRO_BATCHES // ranks + 2)
+    """Train until all processes are killed in step 7, after the checkpoint of step 5 and before the first validation;
+    return the id of the run."""
+    moment = Moment(STEP, call=6 * MICRO_BATCHES // ranks + 2)
     codes = train_ranks([*MIXED, EVERY, *overrides], ranks, folder=folder, kills=dict.fromkeys(range(ranks), moment))
     # A process may notice the end of the other before it kills itself.
     assert codes[0] == -9 or -9 in codes
@@ -111,11 +112,13 @@ def assert_equal(run: RunFolder, expected: RunFolder) -> None:
 
 def test_some_steps_have_text_alone_on_one_rank() -> None:
     """The runs below test what they are meant to: one rank has pictures and the other has none, in both directions."""
-    _, data, _ = build(load_recipe("basereward", profile="tiny", overrides=[*MIXED, "trainer.devices=2"]))
+    recipe = load_recipe("basereward", profile="tiny", overrides=[*MIXED, "trainer.devices=2"])
+    _, data, _ = build(recipe)
     plan, lengths = data.plan, data.lengths["train"]
     names = data.parts["train"].names
     with_pictures = []
-    for index in range(20 * plan.forwards_per_step):  # type: ignore[union-attr]
+    assert recipe.trainer.steps is not None
+    for index in range(recipe.trainer.steps * plan.forwards_per_step):  # type: ignore[union-attr]
         of_ranks = [plan.forward(index, rank=rank) for rank in (0, 1)]  # type: ignore[union-attr]
         with_pictures.append([any(lengths[names[s]].images[row] for s, row in places) for places in of_ranks])
     assert [True, False] in with_pictures
