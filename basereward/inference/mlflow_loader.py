@@ -38,13 +38,14 @@ class MlflowScorer:
             For each row its `scores`, one for each response; higher is better.
 
         Raises:
-            DataError: a row cannot be scored; the message names it.
+            DataError: a row cannot be scored, or has a column of videos; the message names it.
         """
         rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else list(model_input)
         # The rows may come over the network, so no string of them is opened as a file: nothing is below this root.
         row_format = RowFormat(for_training=False, images=ImageStore(os.devnull, closed=True))
         groups = []
         for index, row in enumerate(rows):
+            _check_no_videos(row, index)
             images = _images(row.get("images"))
             try:
                 plain = {
@@ -57,6 +58,21 @@ class MlflowScorer:
             except RowRejected as rejection:
                 raise DataError(f"row {index} cannot be scored: {rejection.reason}: {rejection.detail}") from rejection
         return [{"scores": scores} for scores in self.scorer.score_groups(groups)]
+
+
+def _check_no_videos(row: Mapping[str, Any], index: int) -> None:
+    """Refuse a column of videos: the score would be that of the prompt without them.
+
+    Raises:
+        DataError: the row has one.
+    """
+    for name in ("videos", "video"):
+        # pandas fills an empty cell with NaN.
+        if hasattr(row.get(name), "__len__") and len(row[name]):
+            raise DataError(
+                f"row {index} has `{name}`, a column that is not read here; put each video into the prompt, as a part "
+                '{"type": "video", "video": [FRAME, ...]} of a message'
+            )
 
 
 def _images(values: Any) -> list[Any] | None:

@@ -20,6 +20,7 @@ import basereward
 from basereward.errors import DataError, ModelError
 from basereward.inference.aggregation import Rule
 from basereward.inference.ensemble import Ensemble, Member, model_digest
+from basereward.inference.mlflow_loader import MlflowScorer
 from basereward.inference.score_file import score
 from basereward.inference.scorer import Scorer
 from tests.helpers.served_model import save_scored_model
@@ -204,6 +205,18 @@ def test_malformed_rows_are_listed(model: Scorer) -> None:
             model.score_rows(wrong)  # type: ignore[arg-type]
     for nothing in ([], iter(()), pd.DataFrame()):
         assert model.score_rows(nothing) == []
+
+
+def test_mlflow_model_takes_videos_in_the_prompt_and_no_column_of_them(model: Scorer) -> None:
+    """A column that was left unread would give the score of the prompt without the video."""
+    frames = [f"data:image/png;base64,{base64.b64encode(png(picture(number))).decode()}" for number in (1, 2)]
+    content = [{"type": "video", "video": frames}, {"type": "text", "text": "Then?"}]
+    row = {"prompt": [{"role": "user", "content": content}], "responses": ["a", "b"]}
+    [predicted] = MlflowScorer(model).predict([row])
+    assert predicted["scores"] == pytest.approx(model.score("Then?", ["a", "b"], videos=[frames]))
+    for name in ("videos", "video"):
+        with pytest.raises(DataError):
+            MlflowScorer(model).predict([{"prompt": "Then?", "responses": ["a"], name: [frames]}])
 
 
 def test_model_and_ensemble_have_one_type(model: Scorer, folder: Path) -> None:

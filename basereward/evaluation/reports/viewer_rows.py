@@ -66,8 +66,7 @@ def collect(
         except RowRejected as rejection:
             rejected.append(RejectedRow(source.name, split, group.id, rejection.reason, rejection.detail))
         else:
-            # The model scores the row itself, whose videos are no images.
-            row = _shown_row(split, shown, pictures, *_scores(group, score))
+            row = _shown_row(split, shown, pictures, *_scores(group, score))  # scored with its videos
             files.add(row)
             index.add(row)
             tally.add(row)
