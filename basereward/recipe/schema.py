@@ -108,10 +108,10 @@ class VideoRecipe:
     2.0
     """
 
-    frames: int | None = None  # of a video, evenly spaced; null: by fps
-    fps: float | None = None  # frames per second that are used; 2 if the checkpoint does not say either
-    min_frames: int | None = None  # limits of what fps gives
-    max_frames: int | None = None
+    frames: int | None = None  # frames of every video that are used, evenly spaced; null: by fps
+    fps: float | None = None  # frames per second that are used; 2 if neither the recipe nor the checkpoint says it
+    min_frames: int | None = None  # fewest frames that fps gives
+    max_frames: int | None = None  # most frames that fps gives
     frame_pixels: int | None = None  # largest width x height of a frame after resizing
     total_pixels: int | None = None  # largest sum over all frames of a video
     frames_fps: float = 2.0  # frames per second of folders and lists of frames, where a row does not say it
@@ -132,7 +132,7 @@ class EncodingRecipe:
     ending: Literal["end_of_turn", "template"] = (
         "end_of_turn"  # last tokens of a response; template: all that the chat template writes, as in published models
     )
-    video: VideoRecipe = field(default_factory=VideoRecipe)
+    video: VideoRecipe = field(default_factory=VideoRecipe)  # frames of videos, and their size
     feature_cache: float | None = None  # GiB on disk for features of a frozen vision tower; null: no cache
 
 

@@ -28,7 +28,7 @@ class Decided:
         id: of the group.
         winner, loser: indices of the responses, as labelled.
         margin: the model's score of the winner minus that of the loser.
-        decision: whether it stays, is left out, or is turned round.
+        decision: whether it stays, is left out, or is flipped: winner and loser change places.
 
     >>> Decided("a", winner=0, loser=1, margin=-3.0, decision="flip").as_row()["decision"]
     'flip'
@@ -47,11 +47,11 @@ class Decided:
 
 @dataclass(frozen=True)
 class ErrorRule:
-    """From which margin a preference is dropped, and from which it is turned round instead.
+    """From which margin a preference is dropped, and from which it is flipped instead.
 
     Attributes:
         drop: a preference whose margin is at most `-drop` is an error; 0 or more, in units of the scores.
-        flip: an error whose margin is at most `-flip` is turned round; None: none is.
+        flip: an error whose margin is at most `-flip` is flipped; None: none is.
 
     >>> rule = ErrorRule(drop=1.0, flip=2.0)
     >>> [rule.decide(margin) for margin in (0.5, -0.5, -1.0, -2.0)]
@@ -119,7 +119,7 @@ def margins_of(group: Group, scores: Sequence[float]) -> Iterator[tuple[Preferen
 
 
 def correct(group: Group, scores: Sequence[float], rule: ErrorRule) -> tuple[Group | None, list[Decided]]:
-    """Drop or turn round the preferences of a group that a rule takes for errors. Ties stay.
+    """Drop or flip the preferences of a group that a rule takes for errors. Ties stay.
 
     Args:
         group: with its labels as given.
@@ -128,8 +128,7 @@ def correct(group: Group, scores: Sequence[float], rule: ErrorRule) -> tuple[Gro
 
     Returns:
         The group, or None if it had preferences and all are dropped; and the decision about each preference that is no
-        tie. A group with a preference that is turned round loses its ratings, critiques and reasonings, which say the
-        opposite.
+        tie. A group with a flipped preference loses its ratings, critiques and reasonings, which say the opposite.
 
     Raises:
         DataError: as `margins_of`.

@@ -19,7 +19,7 @@ COPY = "~copy"
 
 
 class Noisy:
-    """The groups of a source, of which some have all preferences turned round, and some come twice.
+    """The groups of a source. Some have all their preferences flipped, and some are there twice.
 
     Which labels are wrong is a function of the seed and of the id of a group alone. The val split has wrong labels too,
     as held-out rows of a noisy data set have; the test split is unchanged.
@@ -35,7 +35,7 @@ class Noisy:
     >>> source = Noisy("noisy", source={"_target_": "digits", "answers": 2, "true_answers": 1}, flipped=0.2, copied=0.3)
     >>> groups = source.groups("train")
     >>> len(groups), round(sum(source.is_wrong(group.id) for group in groups) / len(groups), 2)
-    (1686, 0.19)
+    (1686, 0.21)
     """
 
     def __init__(

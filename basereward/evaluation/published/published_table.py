@@ -178,7 +178,7 @@ def reproducible_table(given: str) -> tuple[str, PublishedTable]:
         The name of its file, and the table.
 
     Raises:
-        DataError: there is no such table, or no experiment reproduces it; the message lists those that one does.
+        DataError: there is no such table, or no experiment reproduces it; the message lists the tables with one.
 
     >>> reproducible_table("table_2")[0]
     'basereward_table_2'
@@ -189,7 +189,7 @@ def reproducible_table(given: str) -> tuple[str, PublishedTable]:
     if len(matches) > 1:
         raise DataError(f"table '{given}' may be {' or '.join(matches)}; give the whole name")
     if given in tables and not matches:
-        raise DataError(f"no experiment reproduces the table '{given}'; those that one does: {', '.join(reproduced)}")
+        raise DataError(f"no experiment reproduces the table '{given}'; tables with one: {', '.join(reproduced)}")
     if not matches:
         raise DataError(unknown("table", given, reproduced))
     return matches[0], tables[matches[0]]

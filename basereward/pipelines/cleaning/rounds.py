@@ -42,7 +42,7 @@ class Round:
         cleaned: how often; 0: the rows as given.
         held_out: pair accuracy on held-out rows, the mean over sources and models.
         thresholds: of each source, the margin from which a preference of these rows was taken for an error.
-        dropped, flipped: numbers of preferences that were dropped and turned round, compared with the rows as given.
+        dropped, flipped: numbers of preferences that were dropped and flipped, compared with the rows as given.
         runs: ids of the runs of the models, by the fold that they were trained without.
 
     >>> Round(0, 0.75, {}, 0, 0, ("a", "b")).held_out
@@ -80,7 +80,7 @@ class Cleaning:
         files: of the rows.
         rounds: the most cleanings.
         drop: the margin against a preference from which it is dropped; None: the threshold of confident learning.
-        flip: the margin from which it is turned round instead; None: none is.
+        flip: the margin from which it is flipped instead; None: none is.
         gain: by how much the accuracy on held-out rows must rise for another round.
         parent: id of the run that the models' runs belong to.
     """
@@ -149,7 +149,7 @@ class Cleaning:
         held_out = sum(accuracies) / len(accuracies)
         announce(
             f"round {cleaned}: held-out accuracy {held_out:.4f}, {changes.dropped} preferences dropped and "
-            f"{changes.flipped} turned round"
+            f"{changes.flipped} flipped"
         )
         return Round(cleaned, held_out, changes.thresholds, changes.dropped, changes.flipped, tuple(runs))
 
@@ -260,7 +260,10 @@ def _accuracy(scored: Iterator[tuple[Group, list[float] | None]]) -> float:
         if margins:
             shares.append(sum(margin > 0 for margin in margins) / len(margins))
     if not shares:
-        raise DataError("no held-out row has a preference that the model can read; cleaning cannot tell when to stop")
+        raise DataError(
+            "no held-out row has a preference that the model can read, and these rows decide when cleaning stops. Set "
+            "`val` of the sources to rows with preferences"
+        )
     return sum(shares) / len(shares)
 
 

@@ -30,7 +30,7 @@ def describe(plan: TablePlan, *, gpu: str) -> dict[str, Any]:
 
     Args:
         plan: of the table.
-        gpu: whose hours are counted.
+        gpu: the GPU whose hours are counted.
 
     Returns:
         `table`, `title`, `experiment`, `profile`, `on`; `cells`, with their state and hours; `benchmarks`, with their

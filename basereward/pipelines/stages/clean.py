@@ -21,7 +21,7 @@ from basereward.recipe.text import build_recipe
 
 
 class Clean:
-    """Finds wrong labels in the training rows of sources, and drops them or turns them round.
+    """Finds wrong labels in the training rows of sources, and drops or flips them.
 
     The rows are cut into folds by their prompts. A model is trained on all folds but one and scores that one, so that
     no model scores rows that it was trained on. A preference whose margin reaches a threshold is an error. Then models
@@ -40,8 +40,8 @@ class Clean:
         rounds: the most cleanings.
         drop: the margin against a preference from which it is dropped, in units of the scores; null: the threshold of
             confident learning, for each source.
-        flip: the margin against a preference that would be dropped from which it is turned round instead; 0: all of
-            them; null: none.
+        flip: the margin against a preference from which an error is flipped (winner and loser change places) and not
+            dropped; 0: all errors; null: none.
         gain: by how much the accuracy on held-out rows, 0 to 1, must rise for a cleaning to be kept; below 0: by how
             much it may fall, for held-out rows that are too few to show a small gain.
         seed: of the assignment of prompts to folds.

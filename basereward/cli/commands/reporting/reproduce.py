@@ -1,4 +1,4 @@
-"""`basereward reproduce`: train and measure the cells of a published table, and write ours beside theirs."""
+"""`basereward reproduce`: train and measure the cells of a published table, and compare them with it."""
 
 from __future__ import annotations
 
@@ -72,10 +72,12 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         help="train only the cells whose names match, as in 'head=2_*' (default: those that are rows of the table)",
     )
     parser.add_argument(
-        "--experiment", metavar="NAME", help="of a table with several experiments (default: the first that is complete)"
+        "--experiment",
+        metavar="NAME",
+        help="experiment of the table, if it names several (default: the first that is complete)",
     )
     parser.add_argument(
-        "--gpu", metavar="NAME", default=GPU, help=f"whose hours are counted: {', '.join(GPUS)} (default: {GPU})"
+        "--gpu", metavar="NAME", default=GPU, help=f"GPU whose hours are counted: {', '.join(GPUS)} (default: {GPU})"
     )
 
 
@@ -152,7 +154,7 @@ def _shown(hours: float | None) -> str:
 
 
 COMMAND = Command(
-    summary="train and measure the cells of a published table; ours beside theirs",
+    summary="train the cells of a published table; our values beside the printed ones",
     activity="reproduce: reading the table {table} on profile {profile}",
     examples=(
         "basereward reproduce table_2",

@@ -47,7 +47,7 @@ def measured_cells(
         table: the table.
         row: its name.
         contender: the recipe or ensemble that is to reproduce it.
-        stand_ins: whether the values are those on the stand-ins of the benchmarks, which compare with nothing.
+        stand_ins: whether the values are those on stand-ins of the benchmarks, which must not be compared.
 
     Returns:
         The values by column, without columns that were not evaluated or whose protocol the paper does not state.
