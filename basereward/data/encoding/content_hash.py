@@ -94,7 +94,7 @@ def group_content(group: Group) -> bytes:
     text = repr((turns, group.responses, preferences, annotations))
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
     for image in group.all_images:
-        digest.update(visual_content(image, _image_file_content))
+        digest.update(visual_content(image, image_file_content))
     _add_places(digest, group)
     return digest.digest()
 
@@ -132,7 +132,7 @@ def rows_hash(groups: Sequence[Group], rows: range, parts: Sequence[tuple[str, s
     return digest.hexdigest()
 
 
-def _image_file_content(image: Image) -> bytes:
+def image_file_content(image: Image) -> bytes:
     """Hash an image; for a file of a compressed format, its size, beginning and end.
 
     PNG files end with checksums, and an edit of a JPEG file changes all bytes after it, so that the end detects almost

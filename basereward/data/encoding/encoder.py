@@ -45,8 +45,8 @@ VERSION = 2
 FREE_CHARACTERS = 16
 """Texts with at most this number of characters per allowed token are encoded without checking first if they can fit."""
 
-NO_VIDEOS = "use a Qwen2-VL, Qwen2.5-VL or Qwen3-VL, or give frames as images"
-"""What to do about a video that the backbone does not read."""
+NO_VIDEOS = "give frames as images, or train a scalar head or a judge on a Qwen2-VL, Qwen2.5-VL or Qwen3-VL"
+"""What to do about a video that a backbone, or reinforcement learning, does not read."""
 
 Positions = Callable[..., Tensor]
 """Numbers the tokens of a prefix as the backbone does: `(input_ids (P,), image_grid_thw (n, 3) or None) -> positions
@@ -280,6 +280,13 @@ class Encoder:
         vars(encoder).pop("fingerprint", None)
         return encoder
 
+    def without_videos(self) -> Encoder:
+        """Return an encoder that rejects groups with videos. The tokenizer and image processor are shared."""
+        encoder = copy.copy(self)
+        encoder.videos = None
+        vars(encoder).pop("fingerprint", None)
+        return encoder
+
     def with_feature_store(self, feature_store: FeatureStore) -> Encoder:
         """Return an encoder that searches a cache of image features. The tokenizer and image processor are shared.
 
@@ -382,7 +389,7 @@ class Encoder:
             raise EncodingError("image_without_vision", "the row has an image, but the backbone is text-only")
         if self.videos is None and any(isinstance(image, Video) for image in group.images):
             # Before a video is opened, which may take long.
-            raise EncodingError("video_without_model", f"the row has a video, and the backbone reads none; {NO_VIDEOS}")
+            raise EncodingError("video_without_model", f"the row has a video, which is not read here; {NO_VIDEOS}")
 
     def opening(self, group: Group) -> EncodedGroup:
         """Encode a prompt that the model answers itself, with the complete generation prompt.

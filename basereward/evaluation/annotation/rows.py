@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from basereward.data.encoding.content_hash import image_file_content
 from basereward.data.images.open_images import ImageError, open_image
 from basereward.data.schema.group import Group, Image, Turn, Video, split_visuals
 from basereward.io.files import write_atomic
@@ -41,7 +42,7 @@ class Pair:
 
 
 def digest(pairs: Iterable[Pair]) -> str:
-    """Hash the prompts, responses and verdicts of pairs, without their images, to 16 hexadecimal digits.
+    """Hash the prompts, responses and verdicts of pairs to 16 hexadecimal digits. Images count in responses alone.
 
     >>> len(digest([]))
     16
@@ -50,10 +51,17 @@ def digest(pairs: Iterable[Pair]) -> str:
     for pair in pairs:
         shown = tuple(pair.group.responses[index] for index in pair.shown)
         if pair.group.response_images:
-            shown = (*shown, *(repr(pair.group.response_parts(index)) for index in pair.shown))
+            # Responses that are images alone have equal texts.
+            shown = (*shown, *(_drawn(pair.group, index) for index in pair.shown))
         # `surrogatepass`: texts of public data sets hold unpaired surrogates, which UTF-8 cannot encode.
         combined.update(repr((pair.id, pair.verdict, pair.group.prompt, shown)).encode("utf-8", "surrogatepass"))
     return combined.hexdigest()[:16]
+
+
+def _drawn(group: Group, index: int) -> str:
+    """The texts, the places and the content of the images of a response."""
+    content = [image_file_content(placed.image).hex() for placed in group.images_of(index)]
+    return repr((group.response_parts(index), content))
 
 
 def reasoning(text: str) -> str:

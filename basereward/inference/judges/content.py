@@ -13,8 +13,8 @@ from basereward.io.hashing import combined_sha256, file_sha256
 from basereward.model.saving.identity import CONFIG, find_file
 from basereward.runs.resolve_model import resolve_model
 
-READ = {".json", ".jinja", ".model", ".safetensors", ".txt"}
-"""Suffixes of the files of a checkpoint that decide on its texts: weights, settings, tokenizer and chat template."""
+READ = {".bin", ".jinja", ".json", ".model", ".py", ".safetensors", ".txt"}
+"""Suffixes of the files of a checkpoint that decide on its texts: weights, settings, code, tokenizer, chat template."""
 
 
 def local_content(model: str, *, endpoint: str) -> str | None:

@@ -47,7 +47,8 @@ class RolloutRows:
         self.lengths: dict[Split, dict[str, Lengths]] = {split: {} for split in SPLITS}
         self.rejected: list[RejectedRow] = []
         self.rejections_file = rejections_file
-        self._read(encoder)
+        # TRL passes images to the policy, and no videos.
+        self._read(encoder.without_videos())
 
     def _read(self, encoder: Encoder) -> None:
         rows: dict[str, int] = {}

@@ -140,6 +140,8 @@ def _build(recipe: Recipe) -> tuple[RewardModel, Encoder] | str:
             raise
         return f"head '{recipe.model.head['_target_']}' cannot be built without memory ({error})"
     _check_trained(recipe, model)
+    if learns_from_rollouts(recipe.objective):
+        encoder = encoder.without_videos()
     return model, encoder if uses_head(recipe) else encoder.with_branch_template(None)
 
 

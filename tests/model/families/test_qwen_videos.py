@@ -21,8 +21,9 @@ from basereward.data.images.image_store import ImageError
 from basereward.data.schema.group import Video
 from basereward.data.videos.open_videos import VideoFacts
 from basereward.model.families.processing import load_encoder
-from basereward.recipe.schema import VideoRecipe
-from tests.helpers.support import checkpoint, clip, video_groups
+from basereward.recipe.schema import DataRecipe, Recipe, VideoRecipe
+from basereward.rl.running.rollout_rows import RolloutRows
+from tests.helpers.support import checkpoint, clip, picture, video_groups, write_rows
 
 SIZES = [(480, 640), (1080, 1920), (90, 60)]
 LENGTHS = [(1, 25.0), (2, 25.0), (5, 30.0), (48, 24.0), (300, 29.97), (5000, 25.0)]
@@ -129,6 +130,21 @@ def test_family_without_videos_refuses_them_before_they_are_opened(folders: dict
         with pytest.raises(EncodingError) as caught:
             encoder(folders, family).measure(video_groups()[0])
         assert caught.value.reason == "video_without_model"
+
+
+def test_reinforcement_refuses_rows_with_videos_before_training(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Its trainer passes no videos to a policy: such a row is counted as lost, also with a family that reads them."""
+    frames = [picture(number) for number in range(4)]
+    for number, frame in enumerate(frames):
+        frame.save(tmp_path / f"{number}.png")
+    videos = [[f"{number}.png" for number in range(4)]]
+    rows = [
+        {"prompt": "What?", "chosen": "4", "rejected": "5", "videos": videos if number else None} for number in range(2)
+    ]
+    node = {"_target_": "jsonl", "path": str(write_rows(tmp_path / "rows.jsonl", rows)), "val": 0.0, "test": 0.0}
+    recipe = Recipe(data=DataRecipe(sources={"clips": node}, max_lost=0.5))
+    rollouts = RolloutRows(recipe, encoder=encoder(folders, "qwen3_vl"), rejections_file=tmp_path / "lost.jsonl")
+    assert [row.reason for row in rollouts.rejected] == ["video_without_model"]
 
 
 def test_measuring_finds_every_frame_that_encoding_would_not_open(folders: dict[str, Path]) -> None:
