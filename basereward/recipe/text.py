@@ -16,7 +16,7 @@ from basereward.errors import RecipeError
 from basereward.io.secrets import without_userinfo
 from basereward.recipe.checks.check import Check
 from basereward.recipe.checks.ranges import range_problems
-from basereward.recipe.schema import EncodingRecipe, Recipe
+from basereward.recipe.schema import EncodingRecipe, Recipe, VideoRecipe
 from basereward.recipe.yaml.files import parse_yaml, read_yaml
 from basereward.recipe.yaml.interpolation import escape, interpolate
 from basereward.recipe.yaml.merge import KeyPath, Layer
@@ -28,6 +28,7 @@ NOT_CONTENT_OF_TRAINER = ("devices", "nodes")
 LATER_KEYS: dict[KeyPath, Any] = {
     ("objective",): None,
     ("data", "encoding", "ending"): EncodingRecipe().ending,
+    ("data", "encoding", "video"): dataclasses.asdict(VideoRecipe()),
     ("model", "start"): None,
     ("optimizer", "bfloat16"): "nearest",
     ("trainer", "strategy"): "auto",

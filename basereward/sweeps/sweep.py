@@ -157,7 +157,7 @@ def _abandon(folder: RunFolder, tracker: Tracker, error: BaseException) -> None:
     tracker.finish(state)
 
 
-def _sweep_folder(experiment: Experiment, asked: RunFolder | None) -> RunFolder:
+def _sweep_folder(experiment: Experiment, asked: RunFolder | None = None) -> RunFolder:
     """The folder of the sweep. An earlier sweep of the same cells is reused, so that its runs keep their parent."""
     name = experiment.name
     grid = sweep_grid(experiment)

@@ -51,6 +51,7 @@ PAPERS = {  # numbers of items that the papers or dataset cards of the benchmark
     "rm_bench": 1327,
     "judgebench": 350,
     "judgebench_claude": 270,
+    "best_of_n": None,  # of rows of one's own
 }
 
 

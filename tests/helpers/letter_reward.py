@@ -19,6 +19,14 @@ class LetterReward(PolicyReward):
         return rewards
 
 
+class EqualReward(PolicyReward):
+    """A reward that is the same for every text."""
+
+    def group_rewards(self, prompts: Sequence[ScoredPrompt]) -> list[list[float | None]]:
+        """0.5 for each text."""
+        return [[0.5] * len(prompt.group.responses) for prompt in prompts]
+
+
 class NoReward(PolicyReward):
     """A reward that knows no answer."""
 

@@ -241,22 +241,26 @@ def test_missing_package_is_named_before_the_run(folders: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("override", "metric", "message"),
+    ("overrides", "metric", "message"),
     [
-        ("objective.max_tokens=2", "train/completions/clipped_ratio", "max_tokens"),
         (
-            "objective.reward={_target_: tests.helpers.letter_reward.NoReward}",
+            ("objective.max_tokens=2", "objective.reward={_target_: tests.helpers.letter_reward.EqualReward}"),
+            "train/completions/clipped_ratio",
+            "max_tokens",
+        ),
+        (
+            ("objective.reward={_target_: tests.helpers.letter_reward.NoReward}",),
             "train/rewards/unscored",
             "finite reward",
         ),
     ],
 )
 def test_rollouts_that_teach_nothing_stop_the_run_after_a_checkpoint(
-    override: str, metric: str, message: str, folders: Path
+    overrides: tuple[str, ...], metric: str, message: str, folders: Path
 ) -> None:
-    """Rollouts that are all truncated, or have no reward, stop the run in the third generation."""
+    """Rollouts that are all truncated with equal rewards, or have no reward, stop the run in the third generation."""
     with pytest.raises(TrainingError, match=message):
-        trained((*POLICY, override))
+        trained((*POLICY, *overrides))
     run = list_runs()[0]
     assert (run.state, recorded(run)[metric, 1]) == ("failed", 1.0)
     assert json.loads((run.checkpoints / "last.ckpt").read_text())["step"] == 2

@@ -25,8 +25,10 @@ from basereward.data.images.image_store import ImageError
 from basereward.data.videos.clips import Clip
 from basereward.data.videos.open_videos import VideoFacts
 from basereward.errors import ModelError
+from basereward.model.saving.identity import find_file
 from basereward.recipe.schema import VideoRecipe
 
+VIDEO_CONFIG = "video_preprocessor_config.json"
 DEFAULT_FPS = 2.0
 """Frames per second where neither the recipe nor the checkpoint says one, as in Qwen's own qwen-vl-utils."""
 VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
@@ -256,7 +258,13 @@ def load_videos(
     is_third = model_type == "qwen3_vl"
     reader, videos = (Qwen3VLVideoProcessor, Qwen3Videos) if is_third else (Qwen2VLVideoProcessor, QwenVideos)
     # Without a file of its own, a checkpoint has the settings of its image processor, as in transformers.
-    processor: Any = reader.from_pretrained(path, **source)
+    try:
+        processor: Any = reader.from_pretrained(path, **source)
+    except OSError:
+        # A policy that was saved here has them in processor_config.json, where transformers does not look for videos.
+        if find_file(path, VIDEO_CONFIG, revision=source.get("revision")) is not None:
+            raise
+        processor = reader.from_dict(image_processor.to_dict())
     _check_processor(processor, image_processor, path=path)
     return videos(processor, image_processor=image_processor, token_id=token_id, settings=settings)
 

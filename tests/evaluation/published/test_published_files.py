@@ -121,7 +121,7 @@ def test_multimodal_rewardbench_2_files_of_the_authors(tmp_path: Path) -> None:
     assert item.id == "blink_1"
     assert item.prompt == "<image>\nand <image>: which is nearer?"
     assert item.images == ("1.png", "2.png")
-    assert item.responses == ("See <image_0>.", "The jar.")
+    assert item.responses == ("See <image>.", "The jar.")
     assert item.right == (1,)
     assert dict(item.labels) == {"source": "blink", "answers": "with_images"}
 

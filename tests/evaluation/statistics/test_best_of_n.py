@@ -71,9 +71,10 @@ def test_scripted_judge_follows_the_order_statistics(lead: float) -> None:
         expected = quad(density, -10, 12, args=(point.n,))[0]
         low, high = point.interval
         assert low < expected < high
-        # The gain is paired by prompt, so its interval is of its own.
+        # The gain is paired by prompt, so its interval is of its own. Within 1.6 times its half width, 99.8 %: of the
+        # twelve gains of this test, one outside of its 95 % interval is no surprise.
         gain_low, gain_high = point.gain_interval
-        assert gain_low - 1e-9 <= expected - share <= gain_high + 1e-9
+        assert abs(point.gain - (expected - share)) <= 1.6 * (gain_high - gain_low) / 2 + 1e-9
         assert point.any_right == pytest.approx(1 - (1 - share) ** point.n, abs=0.03)
 
 

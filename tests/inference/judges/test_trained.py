@@ -48,7 +48,7 @@ def test_votes_of_a_trained_judge(judge: str, tmp_path: Path, capsys: pytest.Cap
     shown = batch.targets.compared.tolist()
     prompt = load_prompt("pairwise_brief", fields=PAIRWISE)
     engine = open_engine(judge, endpoint="local")
-    requests = [compared(prompt, asked, asked.responses[i], asked.responses[j], f"{i}{j}") for i, j in shown]
+    requests = [compared(prompt, asked, i, j, f"{i}{j}") for i, j in shown]
     answers: Any = list(engine.generate(requests, SamplingParams(max_tokens=6)))
     assert [answer.text for answer in answers] == texts
     sampled = SamplingParams(max_tokens=6, temperature=1.0)
@@ -58,7 +58,7 @@ def test_votes_of_a_trained_judge(judge: str, tmp_path: Path, capsys: pytest.Cap
     assert {answer.id: answer.text for answer in alone} == votes
     other = load_prompt("pairwise_thinking", fields=PAIRWISE)
     with pytest.raises(ModelError):
-        list(engine.generate([compared(other, asked, "4", "5", "a")], SamplingParams(max_tokens=6)))
+        list(engine.generate([compared(other, asked, 0, 1, "a")], SamplingParams(max_tokens=6)))
     pairs = tmp_path / "pairs.jsonl"
     rows = [{"id": f"p{i}", "prompt": f"{i} + {i}?", "chosen": f"{2 * i}", "rejected": f"{i}"} for i in range(1, 7)]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
