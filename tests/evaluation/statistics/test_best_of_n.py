@@ -61,7 +61,7 @@ def half_width(interval: tuple[float, float]) -> float:
 def test_scripted_judge_follows_the_order_statistics(lead: float) -> None:
     """A judge scores right responses N(lead, 1) and wrong ones N(0, 1); a policy is right with chance 0.4. The chance
     that the highest of n scores is of a right response is the integral of n 0.4 f(x - lead) G(x)^(n-1), where G is the
-    distribution of a score. Every point is within the interval of 600 prompts; a judge without a lead gains nothing."""
+    distribution of a score. Every point is within its interval; a judge without a lead gains nothing."""
     rng, share = random.Random(round(10 * lead)), 0.4
     prompts: list[ScoredResponses] = []
     for _ in range(600):
