@@ -13,6 +13,7 @@ from typing import Any
 
 import PIL.Image
 
+from basereward.data.encoding.chat import messages
 from basereward.data.images.open_images import read_image
 from basereward.data.open_rows import Data, open_images, open_table
 from basereward.data.schema.group import (
@@ -249,13 +250,7 @@ def _message(turn: Turn) -> dict[str, Any]:
     plain = "" if not texts else texts[0]
     if len(texts) <= 1 and plain is not None and not _has_mark(plain):
         return {"role": turn.role, "content": plain}
-    parts: list[dict[str, Any]] = []
-    for part in turn.parts:
-        if part.is_visual:
-            parts.append({"type": "video" if part.is_video else "image"})
-        else:
-            parts.append({"type": "text", "text": part.text})
-    return {"role": turn.role, "content": parts}
+    return messages([turn], in_parts=True)[0]
 
 
 def _has_mark(text: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from basereward.data.formats import Cells, Format
-from basereward.data.schema.image_references import image_list
+from basereward.data.schema.image_references import reference_list
 from basereward.data.schema.messages import is_empty, shown
 from basereward.data.schema.rejections import RowRejected
 
@@ -22,8 +22,8 @@ def _same_images(row: Cells) -> None:
     # `in` does not count as an access, so that a row without the column is not reported to read it.
     if "rejected_images" not in row or is_empty(row["rejected_images"]):
         return
-    images = image_list(row.get("images", row.get("image")))
-    if image_list(row["rejected_images"]) != images:
+    images = reference_list(row.get("images", row.get("image")))
+    if reference_list(row["rejected_images"]) != images:
         raise RowRejected(
             "rejected_images",
             "`rejected_images` differs from `images`: the two responses are about other images, so a preference "

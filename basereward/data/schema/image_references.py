@@ -48,12 +48,12 @@ SHORTEST_BASE64 = 48
 LONGER_STARTS = ("iVBORw0KGgo", "/9j/4AAQSkZJRg", "/9j/4QA", "R0lGODlh", "R0lGODdh")
 
 
-def image_list(value: Any) -> list[Any] | None:
-    """Convert the cell of an image column to a list of references.
+def reference_list(value: Any) -> list[Any] | None:
+    """Convert the cell of a column of images or videos to a list of references.
 
     A text may be a list in JSON or Python's notation, as in CSV files.
 
-    >>> image_list('["a.png", "b.png"]'), image_list("a.png"), image_list(None)
+    >>> reference_list('["a.png", "b.png"]'), reference_list("a.png"), reference_list(None)
     (['a.png', 'b.png'], ['a.png'], None)
     """
     if value is None or isinstance(value, list):

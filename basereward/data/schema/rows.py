@@ -44,7 +44,7 @@ from basereward.data.schema.columns import (
     split_mapping,
 )
 from basereward.data.schema.group import Group, PlacedImage, Preference, Turn, Visual
-from basereward.data.schema.image_references import find_image, image_list
+from basereward.data.schema.image_references import find_image, reference_list
 from basereward.data.schema.messages import PLACE, Message, MessageReader, is_empty, shown
 from basereward.data.schema.missing_columns import columns_found, no_prompt
 from basereward.data.schema.preferences import check_ratings, read_preferences
@@ -67,7 +67,7 @@ from basereward.data.schema.responses.read_responses import (
     response_images,
 )
 from basereward.data.schema.text import is_rendered
-from basereward.data.videos.references import find_video, video_list
+from basereward.data.videos.references import find_video
 from basereward.errors import DataError, unknown
 
 COLUMNS = (
@@ -413,7 +413,7 @@ def _image_cells(cells: Mapping[str, Any], *, no_column: bool) -> list[Any] | No
     """Return the image references of a row; None if it has no image column."""
     if "images" in cells and "image" in cells:
         raise RowRejected("conflicting_columns", "the row has both `images` and `image`; give one of them")
-    images = image_list(cells.get("images", cells.get("image")))
+    images = reference_list(cells.get("images", cells.get("image")))
     return images if images is not None or no_column else []
 
 
@@ -421,7 +421,7 @@ def _video_cells(cells: Mapping[str, Any]) -> list[Any]:
     """Return the video references of a row."""
     if "videos" in cells and "video" in cells:
         raise RowRejected("conflicting_columns", "the row has both `videos` and `video`; give one of them")
-    return video_list(cells.get("videos", cells.get("video"))) or []
+    return reference_list(cells.get("videos", cells.get("video"))) or []
 
 
 def _id(cells: Mapping[str, Any], *, default: str) -> str:

@@ -7,7 +7,6 @@ URI, or an object with one of these. Frames are references of images (see `schem
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -29,28 +28,6 @@ FILE_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg
 # vLLM sends the frames of a video as one address: images in base64, with commas between them.
 FRAMES_URI = re.compile(r"data:video/jpeg;base64,", re.IGNORECASE)
 VIDEO_URI = re.compile(r"data:video/[\w.+-]+;base64,", re.IGNORECASE)
-
-
-def video_list(value: Any) -> list[Any] | None:
-    """Convert the cell of a video column to a list of references, one for each video.
-
-    A text may be a JSON list, as in CSV files.
-
-    >>> video_list('["a.mp4", "b.mp4"]'), video_list("a.mp4"), video_list([["1.png", "2.png"]]), video_list(None)
-    (['a.mp4', 'b.mp4'], ['a.mp4'], [['1.png', '2.png']], None)
-    """
-    if value is None or isinstance(value, list):
-        return value
-    if isinstance(value, tuple):
-        return list(value)
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            parsed = json.loads(value)
-        except (ValueError, RecursionError):
-            # A file name such as `[1].mp4`.
-            return [value]
-        return parsed if isinstance(parsed, list) else [value]
-    return [value]
 
 
 def find_video(video: object, *, place: int, images: ImageStore) -> Video:

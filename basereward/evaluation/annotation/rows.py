@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from basereward.data.encoding.chat import messages
 from basereward.data.encoding.content_hash import image_file_content
 from basereward.data.images.open_images import ImageError, open_image
 from basereward.data.schema.group import Group, Image, Turn, Video, split_visuals
@@ -90,7 +91,7 @@ def pair_row(pair: Pair, folder: Path) -> dict[str, Any]:
     group = pair.group
     row: dict[str, Any] = {
         "id": pair.id,
-        "prompt": [message_of(turn) for turn in group.prompt],
+        "prompt": messages(group.prompt, in_parts=True),
         "responses": [_response(group, index) for index in pair.shown],
         "preferences": [[0, 1] if pair.winner_first else [1, 0]],
         "verdict": pair.verdict,
@@ -111,23 +112,7 @@ def _response(group: Group, index: int) -> Any:
     """A response as its text, or as a message if it has images."""
     if not group.images_of(index):
         return group.responses[index]
-    return message_of(Turn("assistant", group.response_parts(index)))
-
-
-def message_of(turn: Turn) -> dict[str, Any]:
-    """A turn as a message, in which `{"type": "image"}` and `{"type": "video"}` are places of the next image or video.
-
-    >>> from basereward.data.schema.group import IMAGE, Part
-    >>> message_of(Turn("user", (IMAGE, Part("What is it?"))))["content"][0]
-    {'type': 'image'}
-    """
-    content: list[dict[str, Any]] = []
-    for part in turn.parts:
-        if part.is_visual:
-            content.append({"type": "video" if part.is_video else "image"})
-        else:
-            content.append({"type": "text", "text": part.text})
-    return {"role": turn.role, "content": content}
+    return messages([Turn("assistant", group.response_parts(index))], in_parts=True)[0]
 
 
 def _video_reference(video: Video, folder: Path) -> dict[str, Any] | str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from basereward.data.encoding.chat import messages
 from basereward.errors import DataError
-from basereward.evaluation.annotation.rows import message_of
 from basereward.evaluation.construction.pictures import IMAGES, NAME, PictureFolder
 from basereward.evaluation.items import Item, Outcome
 from basereward.io.files import write_atomic
@@ -102,7 +102,7 @@ def make_row(
     return SelectedRow(
         id=item.id,
         source=item.labels["source"],
-        prompt=[message_of(turn) for turn in item.prompt],
+        prompt=messages(item.prompt, in_parts=True),
         responses=(loser, winner) if preferred else (winner, loser),
         preferred=preferred,
         images=tuple(pictures.copy(image) for image in item.images),

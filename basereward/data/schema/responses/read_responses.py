@@ -8,7 +8,7 @@ from typing import Any
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.group import Image, PlacedImage, Turn
-from basereward.data.schema.image_references import find_image, image_list
+from basereward.data.schema.image_references import find_image, reference_list
 from basereward.data.schema.messages import ImagePart, Message, VideoPart, shown
 from basereward.data.schema.missing_columns import missing_response
 from basereward.data.schema.prompts import place_images
@@ -91,7 +91,7 @@ def _lists_of_images(value: object) -> list[list[Any]]:
     if not isinstance(value, list):
         detail = f"`response_images` is {shown(value)}; a list with a list of images for each response is needed"
         raise RowRejected("wrong_type", detail)
-    return [image_list(images) or [] for images in value]
+    return [reference_list(images) or [] for images in value]
 
 
 def _pair(cells: Mapping[str, Any], *, row: Mapping[str, Any], columns: Mapping[str, str]) -> list[ResponseCell]:
@@ -107,7 +107,7 @@ def _pair(cells: Mapping[str, Any], *, row: Mapping[str, Any], columns: Mapping[
         raise missing_response(_names_of_missing(missing, columns), row=row, columns=columns)
     responses = []
     for name, images in zip(PAIR, PAIR_IMAGES, strict=True):
-        responses.append(ResponseCell(name, cells.get(name, ""), image_list(cells.get(images))))
+        responses.append(ResponseCell(name, cells.get(name, ""), reference_list(cells.get(images))))
     return responses
 
 

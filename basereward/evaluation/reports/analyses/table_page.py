@@ -17,11 +17,20 @@ from basereward.evaluation.reports.drawing import save
 from basereward.evaluation.reports.experiment.benchmark_section import benchmark_rows, benchmarks
 from basereward.evaluation.reports.experiment.gather import Contender, gather
 from basereward.evaluation.reports.experiment.paper_section import paper
-from basereward.evaluation.reports.experiment.parts import NONE, Section, cell, listed, note, number, row, shown_name
+from basereward.evaluation.reports.experiment.parts import (
+    NONE,
+    Section,
+    cell,
+    listed,
+    note,
+    number,
+    page_of_sections,
+    row,
+    shown_name,
+)
 from basereward.evaluation.reports.experiment.recipe_section import costs, runs
-from basereward.evaluation.reports.markup import Markup, MarkupChild, escape, join, table, tag
+from basereward.evaluation.reports.markup import Markup, MarkupChild, table, tag
 from basereward.evaluation.reports.numbers import as_csv
-from basereward.evaluation.reports.page import render_static_page
 from basereward.io.files import write_atomic
 from basereward.recipe import Experiment
 
@@ -142,13 +151,8 @@ def _document(subject: ReproducedTable, contenders: Sequence[Contender], section
         tag("dl", *(tag("div", tag("dt", key), tag("dd", *value)) for key, value in facts.items()), id="facts"),
         _faults(subject.faults),
     ]
-    parts = {
-        "report": escape(f"{finished} {subject.name}"),
-        "head": join(head),
-        "contents": join(tag("a", section.title, href=f"#{section.name}") for section in sections),
-        "sections": join(section.html() for section in sections),
-    }
-    return render_static_page("experiment", parts, title=f"{title}, {subject.experiment.profile}", styles=["tables"])
+    title = f"{title}, {subject.experiment.profile}"
+    return page_of_sections(head, sections, report=f"{finished} {subject.name}", title=title)
 
 
 def _faults(faults: Sequence[str]) -> Markup | None:

@@ -21,15 +21,14 @@ from basereward.evaluation.reports.experiment.accuracy import Column, accuracy_r
 from basereward.evaluation.reports.experiment.benchmark_section import benchmark_rows, benchmarks
 from basereward.evaluation.reports.experiment.gather import Contender, TrainedRun, all_results, gather
 from basereward.evaluation.reports.experiment.paper_section import paper
-from basereward.evaluation.reports.experiment.parts import Section, listed
+from basereward.evaluation.reports.experiment.parts import Section, listed, page_of_sections
 from basereward.evaluation.reports.experiment.recipe_section import costs, differences, runs
 from basereward.evaluation.reports.experiment.reinforcement.judges import judges
 from basereward.evaluation.reports.experiment.reinforcement.policies import policies
 from basereward.evaluation.reports.experiment.results_section import learning, results, trust
 from basereward.evaluation.reports.experiment.sweep_settings import SweepSettings, describe
-from basereward.evaluation.reports.markup import Markup, MarkupChild, escape, join, tag
+from basereward.evaluation.reports.markup import Markup, MarkupChild, tag
 from basereward.evaluation.reports.numbers import Row, as_csv
-from basereward.evaluation.reports.page import render_static_page
 from basereward.io.files import write_atomic
 from basereward.io.progress import phase
 from basereward.recipe import Experiment, load_experiment, recipe_sha256
@@ -195,13 +194,8 @@ def _document(
         _missing_warning(missing, how=how) if missing else None,
         _other_sweeps(others),
     ]
-    parts = {
-        "report": escape(f"{page.finished} {experiment.name}"),
-        "head": join(head),
-        "contents": join(tag("a", section.title, href=f"#{section.name}") for section in sections),
-        "sections": join(section.html() for section in sections),
-    }
-    return render_static_page("experiment", parts, title=f"{experiment.name}, {profile}", styles=["tables"])
+    title = f"{experiment.name}, {profile}"
+    return page_of_sections(head, sections, report=f"{page.finished} {experiment.name}", title=title)
 
 
 def _facts(page: ReportPage, finished: str, *, profile: str, how: str) -> Markup:

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from basereward.evaluation.reports.drawing import embedded
 from basereward.evaluation.reports.experiment.figures import colour
-from basereward.evaluation.reports.markup import Markup, MarkupChild, join, tag
+from basereward.evaluation.reports.markup import Markup, MarkupChild, escape, join, tag
+from basereward.evaluation.reports.page import render_static_page
 
 NONE = "\N{EN DASH}"
 
@@ -49,6 +50,27 @@ class Section:
         """The `section` element, figures last."""
         figures = tag("div", *map(_figure, self.drawings), class_="figures") if self.drawings else None
         return tag("section", tag("h2", self.title), *self.body, figures, id=self.name)
+
+
+def page_of_sections(head: Iterable[MarkupChild], sections: Sequence[Section], *, report: str, title: str) -> str:
+    """The page of an experiment or a table: a head, links to its sections, and the sections.
+
+    Args:
+        head: above the links.
+        sections: in their order.
+        report: the number of finished cells and the name, by which a later page with fewer cells is recognized.
+        title: of the window.
+
+    >>> "<title>heads</title>" in page_of_sections([], [], report="7 head_depth", title="heads")
+    True
+    """
+    parts = {
+        "report": escape(report),
+        "head": join(head),
+        "contents": join(tag("a", section.title, href=f"#{section.name}") for section in sections),
+        "sections": join(section.html() for section in sections),
+    }
+    return render_static_page("experiment", parts, title=title, styles=["tables"])
 
 
 def _figure(drawing: Drawing) -> Markup:

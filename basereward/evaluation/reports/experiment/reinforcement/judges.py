@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from basereward.errors import NotFiniteError, NothingToLearnError
-from basereward.evaluation.reports.alt_texts import line_text
-from basereward.evaluation.reports.experiment.figures import curves
 from basereward.evaluation.reports.experiment.gather import (
     ENTROPY,
     KL,
@@ -19,7 +17,6 @@ from basereward.evaluation.reports.experiment.gather import (
     Contender,
 )
 from basereward.evaluation.reports.experiment.parts import (
-    Drawing,
     Section,
     cell,
     note,
@@ -28,7 +25,7 @@ from basereward.evaluation.reports.experiment.parts import (
     row,
     shown_name,
 )
-from basereward.evaluation.reports.experiment.reinforcement.recorded import ending, length_ratio, mean
+from basereward.evaluation.reports.experiment.reinforcement.recorded import drawings, ending, length_ratio, mean
 from basereward.evaluation.reports.markup import Markup, table, tag
 from basereward.metrics.interval import wilson
 
@@ -81,7 +78,7 @@ def judges(contenders: Sequence[Contender]) -> Section | None:
     header += ["no verdict, last, %", "length, ratio to the first", "KL", "collapsed runs"]
     rows = [_row(contender, place) for place, contender in enumerate(contenders)]
     body = [table(header, [tag("tbody", *rows)], class_="sortable", sorted_by=3), note(NOTE)]
-    return Section("judges", "Reinforcement learning of judges", body, list(_drawings(contenders)))
+    return Section("judges", "Reinforcement learning of judges", body, list(drawings(contenders, FIGURES)))
 
 
 def collapses(contender: Contender) -> Collapses:
@@ -114,10 +111,3 @@ def _row(contender: Contender, place: int) -> Markup:
     values = [percent(share) for share in shares]
     values += [number(length_ratio(contender), 2), number(ending(contender, KL), 4), str(collapses(contender))]
     return row(shown_name(place, contender.name), [cell(value) for value in values])
-
-
-def _drawings(contenders: Sequence[Contender]) -> Iterator[Drawing]:
-    for name, (metric, axis, title) in FIGURES.items():
-        figure = curves(contenders, metric, axis=axis)
-        if figure is not None:
-            yield Drawing(name, title, figure, line_text(figure))

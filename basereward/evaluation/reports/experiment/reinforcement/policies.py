@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from basereward.evaluation.reports.alt_texts import line_text
 from basereward.evaluation.reports.drawing import blank, plain, short
-from basereward.evaluation.reports.experiment.figures import curves, line_style, with_legend
+from basereward.evaluation.reports.experiment.figures import line_style, with_legend
 from basereward.evaluation.reports.experiment.gather import (
     EXACT_MATCH,
     HELD_OUT,
@@ -32,7 +32,13 @@ from basereward.evaluation.reports.experiment.parts import (
     row,
     shown_name,
 )
-from basereward.evaluation.reports.experiment.reinforcement.recorded import by_step, ending, length_ratio, mean
+from basereward.evaluation.reports.experiment.reinforcement.recorded import (
+    by_step,
+    drawings,
+    ending,
+    length_ratio,
+    mean,
+)
 from basereward.evaluation.reports.markup import Markup, MarkupChild, table, tag
 
 OVERRATED = 0.9
@@ -137,10 +143,7 @@ def _warnings(contenders: Sequence[Contender]) -> Iterator[Markup]:
 
 
 def _drawings(contenders: Sequence[Contender]) -> Iterator[Drawing]:
-    for name, (metric, axis, title) in FIGURES.items():
-        figure = curves(contenders, metric, axis=axis)
-        if figure is not None:
-            yield Drawing(name, title, figure, line_text(figure))
+    yield from drawings(contenders, FIGURES)
     figure = over_optimisation(contenders)
     if figure is not None:
         yield Drawing("over_optimisation", "Reward against true accuracy, from start to end", figure, line_text(figure))

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from basereward.evaluation.reports.alt_texts import line_text
+from basereward.evaluation.reports.experiment.figures import curves
 from basereward.evaluation.reports.experiment.gather import ROLLOUT_LENGTH, Contender
+from basereward.evaluation.reports.experiment.parts import Drawing
+
+
+def drawings(contenders: Sequence[Contender], figures: Mapping[str, tuple[str, str, str]]) -> Iterator[Drawing]:
+    """Draw recorded metrics by optimizer step, without those that no run recorded.
+
+    Args:
+        contenders: recipes, one line each.
+        figures: name of the drawing -> metric, label of the y axis and title.
+
+    >>> list(drawings([], {"kl": ("train/kl", "nats", "KL")}))
+    []
+    """
+    for name, (metric, axis, title) in figures.items():
+        figure = curves(contenders, metric, axis=axis)
+        if figure is not None:
+            yield Drawing(name, title, figure, line_text(figure))
 
 
 def by_step(contender: Contender, name: str) -> dict[int, float]:
