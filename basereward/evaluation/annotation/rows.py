@@ -12,7 +12,7 @@ from typing import Any
 from basereward.data.encoding.chat import messages
 from basereward.data.encoding.content_hash import image_file_content
 from basereward.data.images.open_images import ImageError, open_image
-from basereward.data.schema.group import Group, Image, Turn, Video, split_visuals
+from basereward.data.schema.group import Group, Image, Turn, Video, split_visuals, visual_content
 from basereward.io.files import write_atomic
 
 
@@ -43,19 +43,28 @@ class Pair:
 
 
 def digest(pairs: Iterable[Pair]) -> str:
-    """Hash the prompts, responses and verdicts of pairs to 16 hexadecimal digits. Images count in responses alone.
+    """Hash all of pairs that a judge sees to 16 hexadecimal digits: ids, prompts, responses, verdicts, images, videos.
+
+    Images and videos count by their content, since other files may have the same names.
 
     >>> len(digest([]))
     16
+    >>> one, other = (Group("a", "s", (), ("4", "5"), images=(content,)) for content in (b"1", b"2"))
+    >>> digest([Pair("a", one, 0, 1, winner_first=True)]) == digest([Pair("a", other, 0, 1, winner_first=True)])
+    False
     """
     combined = hashlib.sha256()
     for pair in pairs:
-        shown = tuple(pair.group.responses[index] for index in pair.shown)
+        shown: tuple[Any, ...] = tuple(pair.group.responses[index] for index in pair.shown)
         if pair.group.response_images:
             # Responses that are images alone have equal texts.
             shown = (*shown, *(_drawn(pair.group, index) for index in pair.shown))
+        parts: tuple[Any, ...] = (pair.id, pair.verdict, pair.group.prompt, shown)
+        # Only if there are any, so that answers about pairs without images stay valid.
+        if pair.group.images:
+            parts = (*parts, [visual_content(image, image_file_content).hex() for image in pair.group.images])
         # `surrogatepass`: texts of public data sets hold unpaired surrogates, which UTF-8 cannot encode.
-        combined.update(repr((pair.id, pair.verdict, pair.group.prompt, shown)).encode("utf-8", "surrogatepass"))
+        combined.update(repr(parts).encode("utf-8", "surrogatepass"))
     return combined.hexdigest()[:16]
 
 

@@ -12,9 +12,14 @@ from typing import Any
 import pytest
 
 from basereward.cli.commands.annotate import format_text
+from basereward.data.schema.group import Group, PlacedImage, Video, Visual
 from basereward.data.sources.jsonl import Jsonl, read_rows
 from basereward.errors import DataError
 from basereward.evaluation.annotation.annotate import annotate
+from basereward.evaluation.annotation.asking import Opening, _PairAskingWork
+from basereward.evaluation.annotation.rows import Pair
+from basereward.model.generation.generate import SamplingParams
+from basereward.model.generation.prompts import PAIRWISE, load_prompt
 from tests.helpers.chat_servers import serving, words
 from tests.helpers.forked_command import ForkedCommand, run_command
 from tests.helpers.support import picture
@@ -210,6 +215,41 @@ def test_answers_to_another_prompt_or_pair_are_refused(tmp_path: Path) -> None:
         source.write_text(source.read_text().replace('"7"', '"9"'))
         with pytest.raises(DataError, match="pairs changed"):
             run(source, server.url, out)
+
+
+def test_exchanged_pictures_are_refused(tmp_path: Path) -> None:
+    """Another image in the file of a prompt, under the same id and path, is another request: the stored answers are
+    refused. Once the file is put back, all of them are found."""
+    source, out = write_rows(tmp_path, images=True), tmp_path / "told.jsonl"
+    file, content = tmp_path / "3.png", (tmp_path / "3.png").read_bytes()
+    with serving(lambda body, number: says(better(body))) as server:
+        assert run(source, server.url, out)["fresh"] == 12
+        picture(8).save(file)
+        with pytest.raises(DataError, match="pairs changed"):
+            run(source, server.url, out)
+        file.write_bytes(content)
+        assert run(source, server.url, out)["fresh"] == 0
+
+
+@pytest.mark.parametrize("part", ["image", "video of images", "video file", "image in a response"])
+def test_everything_that_a_judge_sees_names_a_shard(part: str, tmp_path: Path) -> None:
+    """Other content of a file, under the same id, path and text, gives a shard of pairs another name; that of the other
+    shard stays."""
+    file = tmp_path / "seen.png"
+    visual: Visual = {"video of images": Video((str(file),)), "video file": Video(file=file)}.get(part, file)
+    images = (visual,) if part != "image in a response" else ()
+    placed = ((PlacedImage(0, file),), ()) if part == "image in a response" else ()
+    seen = Group("a", "s", (), ("", "5"), images=images, response_images=placed)
+    pairs = [Pair("a", seen, 0, 1, winner_first=True), Pair("b", Group("b", "s", (), ("4", "5")), 0, 1, True)]
+    settings = (load_prompt("pairwise_thinking", None, fields=PAIRWISE), None, SamplingParams(max_tokens=9), 1, None)
+    work = _PairAskingWork(Opening("m", "local"), *settings, None, pairs=pairs, known={}, trusted=False)
+    keys: list[tuple[str, str]] = []
+    for number in (1, 2, 1):
+        picture(number).save(file)
+        keys.append((work.key(range(1)), work.key(range(1, 2))))
+    assert keys[0] == keys[2]
+    assert keys[0][0] != keys[1][0]
+    assert keys[0][1] == keys[1][1]
 
 
 def test_limit_selects_the_same_pairs_for_the_same_seed(tmp_path: Path) -> None:
