@@ -77,6 +77,22 @@ def pictures_fingerprint(items: Iterable[Item], store: ImageStore) -> str | None
     return combined.hexdigest()
 
 
+def partial_pictures(items: Iterable[Item], store: ImageStore) -> tuple[Any, ...]:
+    """What stands for the images of items where some are not available: all references, and the hashes of those that
+    are, since another file may have the same name.
+
+    >>> item = Item(0, "a", "What is this?", ("4", "5"), (0,), (1,), "a", images=("not_there.png",))
+    >>> partial_pictures([item], ImageStore(Path("/")))
+    ([('not_there.png',)],)
+    """
+    items = list(items)
+    hashes = [tuple(_picture_hashes(item, store)) for item in items]
+    is_any = any(set(of_item) - {None} for of_item in hashes)
+    names = [names_of_images(item) for item in items]
+    # Without any image the tuple is that of earlier versions.
+    return (names, hashes) if is_any else (names,)
+
+
 def _picture_hashes(item: Item, store: ImageStore) -> Iterator[str | None]:
     """The hashes of the images and videos of an item; None for one that is not available."""
     for image in (*item.images, *chain.from_iterable(item.response_images)):

@@ -10,11 +10,12 @@ import pytest
 
 from basereward.cli import main
 from basereward.errors import DataError
-from basereward.evaluation.benchmark import load_benchmark
+from basereward.evaluation.benchmark import load_benchmark, open_pairs
 from basereward.evaluation.items import JudgedItem, Outcome, by_prompt
 from basereward.evaluation.outcome_files import read_outcomes
 from basereward.evaluation.statistics.measures import mean_accuracy
 from tests.helpers.benchmark_rows import ANY_SIZE, item, mm_rlhf, small_benchmark, with_correct, write_outcomes
+from tests.helpers.support import picture
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -58,6 +59,26 @@ def test_digest_depends_on_everything_that_affects_a_score(here: Path) -> None:
     (here / "mm.jsonl").write_text(json.dumps(pair))
     frames = [digest("data=mm.jsonl", f"protocol.frames={n}", name="mm_rlhf_rewardbench") for n in (4, 32)]
     assert frames[0] != frames[1]
+
+
+@pytest.mark.parametrize("kind", ["published", "own pairs"])
+def test_digest_depends_on_the_pictures_that_are_there(here: Path, kind: str) -> None:
+    """One of two images is missing: another content of the other one, under the same name, is another digest."""
+    file = here / "two.png"
+    rows = [
+        {"id": str(number), "prompt": "?", "chosen": "a", "rejected": "b", "image": name}
+        for number, name in enumerate(("two.png", "not_there.png"))
+    ]
+    (here / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    digests: list[str] = []
+    for number in (1, 2, 1):
+        picture(number).save(file)
+        if kind == "published":
+            overrides = ["data=two.jsonl", f"images={here}"]
+            digests.append(load_benchmark("mm_rlhf_rewardbench", overrides=overrides).digest)
+        else:
+            digests.append(open_pairs("two.jsonl").digest)
+    assert digests[0] == digests[2] != digests[1]
 
 
 def test_acc_plus_leaves_out_incomplete_prompts(real_rows: Path) -> None:

@@ -17,7 +17,7 @@ from basereward.data.schema.missing_columns import MappedColumns
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources.hub import find_images
 from basereward.errors import DataError, RecipeError, sentence, unknown
-from basereward.evaluation.item_identity import items_fingerprint, names_of_images, pictures_fingerprint
+from basereward.evaluation.item_identity import items_fingerprint, partial_pictures, pictures_fingerprint
 from basereward.evaluation.items import Item
 from basereward.evaluation.protocols import Protocol, check_protocol
 from basereward.evaluation.statistics.measures import Variant
@@ -173,10 +173,10 @@ class Annotated:
     def digest(self) -> str:
         """A hash of everything that decides on a score or a number: version, items, images, arguments of the protocol.
 
-        If images are not available, their names and places stand for them.
+        If images are not available, their names and places stand for them, with the content of those that are.
         """
         pictures = self.fingerprint["pictures"] or repr(
-            (self.store.root, self.store.archives, [names_of_images(item) for item in self.items])
+            (self.store.root, self.store.archives, *partial_pictures(self.items, self.store))
         )
         content = (self.version, self._node, self.fingerprint["items"], pictures)
         return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()

@@ -26,7 +26,7 @@ from basereward.evaluation.item_identity import (
     absolute_image,
     absolute_visual,
     items_fingerprint,
-    names_of_images,
+    partial_pictures,
     pictures_fingerprint,
 )
 from basereward.evaluation.items import Decision, Item, JudgedItem, by_label
@@ -165,7 +165,7 @@ class Pairs:
     @cached_property
     def digest(self) -> str:
         """A hash of everything that decides on a score or a number."""
-        pictures = self.fingerprint["pictures"] or repr([names_of_images(item) for item in self.items])
+        pictures = self.fingerprint["pictures"] or repr(partial_pictures(self.items, self.store))
         return hashlib.sha256(f"{self.version} {self.fingerprint['items']} {pictures}".encode()).hexdigest()
 
     def _groups(self, examples: dict[str, str]) -> Iterator[tuple[Mapping[str, Any], Group]]:
