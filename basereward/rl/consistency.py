@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from basereward.data.schema.group import Part, Turn
 from basereward.errors import SilentError
-from basereward.inference.judges.engine import Engine, Failed, Request
+from basereward.inference.judges.engine import Engine, Failed, Request, content_name
 from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import Prompt, load_prompt
 from basereward.model.generation.verdicts import THINK_CLOSE, THINK_OPEN
@@ -98,15 +98,17 @@ class ConsistencyJudge:
 
     def _ask(self, verdicts: list[Verdict], values: dict[Verdict, Consistency], attempt: int) -> list[Verdict]:
         """Asks about verdicts once, and returns those whose answers cannot be read."""
-        requests = [Request(str(place), self._turns(verdict)) for place, verdict in enumerate(verdicts)]
+        # Named by the verdict: an engine draws a text from the name, and it must not depend on the rest of the batch.
+        by_name = {content_name(verdict.text, str(verdict.answer)): verdict for verdict in verdicts}
+        requests = [Request(name, self._turns(verdict)) for name, verdict in by_name.items()]
         # Some engines answer the same request with the same seed by the same text.
         sampling = SamplingParams(max_tokens=MAX_TOKENS, temperature=TEMPERATURE, seed=attempt)
-        waiting = set(range(len(verdicts)))
+        waiting = set(by_name)
         unread: list[Verdict] = []
         try:
             for answer in self.engine.generate(requests, sampling):
-                place = int(answer.id)
-                waiting.discard(place)
+                verdict = by_name[answer.id]
+                waiting.discard(answer.id)
                 self.counts["requests"] += 1
                 if isinstance(answer, Failed):
                     self.counts["failed"] += 1
@@ -115,9 +117,9 @@ class ConsistencyJudge:
                 self._silent_calls = 0
                 read = read_consistency(answer.text)
                 if read is None:
-                    unread.append(verdicts[place])
+                    unread.append(verdict)
                 else:
-                    values[verdicts[place]] = 1 if read else self.inconsistent
+                    values[verdict] = 1 if read else self.inconsistent
                     self.counts["consistent" if read else "inconsistent"] += 1
         except SilentError as error:
             self._silent_calls += 1

@@ -255,6 +255,30 @@ def test_judge_sum_asks_56_ordered_pairs_of_eight_rollouts() -> None:
     assert logged["policy/no_verdict"] == 0.0
 
 
+def drawn(body: dict[str, Any], number: int) -> str:
+    """A verdict that a server draws from the seed of the request alone."""
+    return f"<answer>{1 + body['seed'] % 2}</answer>"
+
+
+def test_sampled_verdict_depends_on_its_row_and_texts_alone() -> None:
+    """A judge that draws its verdicts gives every rollout the same reward alone, after other prompts and in another
+    order of the rollouts; equal rows are asked about once."""
+    groups, texts = pair_groups(3, images=(0, 0, 0)), ["1", "2", "3", "4", "5"]
+    with serving(drawn) as server:
+        alone = [earned(judge_sum(server), [group], texts)[0] for group in groups]
+        together = earned(judge_sum(server), groups[::-1], texts)[0]
+        shuffled = earned(judge_sum(server), [groups[0]], texts[::-1])[0]
+        asked = len(server.asked)
+        twice = earned(judge_sum(server), [groups[0], groups[0]], texts)[0]
+        asked_twice = len(server.asked) - asked
+    assert together == alone[2] + alone[1] + alone[0]
+    assert shuffled == alone[0][::-1]
+    assert twice == alone[0] * 2
+    assert asked_twice == 20
+    # The verdicts are not those of a judge without seeds, which would give every rollout the same.
+    assert len(set(map(tuple, alone))) == 3
+
+
 def test_judge_that_is_unreadable_or_dead_costs_no_rollout_a_wrong_reward() -> None:
     """Without a verdict there is no reward; a judge that answers nothing in three calls stops the training."""
     with serving(lambda body, number: "perhaps") as server:

@@ -31,6 +31,17 @@ def rewards(reward: JudgeReward, texts: list[str], labels: list[Any]) -> tuple[l
     return values, logged
 
 
+def test_sampled_consistency_depends_on_its_verdict_alone() -> None:
+    """A judge that draws its answers from the seeds of requests says the same of a verdict alone, in a batch, and in
+    another order."""
+    verdicts = [Verdict(f"<think>1 counts {number}.</think><answer>1</answer>", 1) for number in range(12)]
+    with serving(lambda body, number: str(body["seed"] % 2)) as server:
+        alone = [judge(server).judge([verdict])[0] for verdict in verdicts]
+        assert judge(server).judge(verdicts) == alone
+        assert judge(server).judge(verdicts[::-1]) == alone[::-1]
+    assert set(alone) == {1, -1}
+
+
 def test_consistency_changes_the_reward_of_right_verdicts_alone() -> None:
     """2.0 where the judge says 1, 1.0 where it says 0, 1.5 where it cannot be read; no wrong verdict is asked about."""
     replies = {"three": "1", "is wrong": "It is 0.", "unsure": "perhaps"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +21,8 @@ class Request:
     """A request for one text that follows a conversation.
 
     Attributes:
-        id: identifies the answer.
+        id: identifies the answer. Engines draw the tokens of a sampled text from it, so that it is named by what is
+            asked, as by `content_name`, and not by its place in a batch.
         turns: the conversation.
         images: the images and videos at the places of the conversation, in order.
         comparison: of a request to compare, the group with the two responses in the order shown. A trained judge
@@ -103,6 +106,16 @@ class Engine(Protocol):
             ModelError: no request can be answered.
         """
         ...
+
+
+def content_name(*parts: str) -> str:
+    """A name of a request made of texts that identify what is asked; 32 hexadecimal digits.
+
+    >>> content_name("ab", "c") == content_name("a", "bc"), content_name("a") == content_name("a")
+    (False, True)
+    """
+    # As JSON, which tells the parts apart and escapes the lone surrogates of public data sets.
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def several(requests: Iterable[Request], count: int) -> Iterator[list[Request]]:

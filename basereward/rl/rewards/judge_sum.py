@@ -10,9 +10,10 @@ from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Interval
 
+from basereward.data.encoding.content_hash import group_content
 from basereward.data.schema.group import Group
 from basereward.errors import SilentError
-from basereward.inference.judges.engine import Engine, Failed, Request
+from basereward.inference.judges.engine import Engine, Failed, Request, content_name
 from basereward.inference.judges.open_engine import open_engine
 from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import PAIRWISE, load_prompt
@@ -84,13 +85,16 @@ class JudgeSumReward(PolicyReward):
             SilentError: the judge has answered nothing in `patience` calls.
         """
         wins: list[dict[tuple[int, int], bool]] = [{} for _ in prompts]
-        requests: list[Request] = []
+        requests: dict[str, Request] = {}
+        places: dict[str, list[tuple[int, int, int]]] = {}
         for place, prompt in enumerate(prompts):
-            requests += self._requests(place, prompt.group)
+            for (first, second), request in self._requests(prompt.group):
+                # Rows of a source may be equal in everything: one text answers all of them.
+                requests[request.id] = request
+                places.setdefault(request.id, []).append((place, first, second))
         answered = 0
         try:
-            for answer in self.engine.generate(requests, self.sampling):
-                place, first, second = map(int, answer.id.split("/"))
+            for answer in self.engine.generate(list(requests.values()), self.sampling):
                 if isinstance(answer, Failed):
                     logger.warning("the judge does not answer: %s", answer.reason)
                     continue
@@ -98,7 +102,8 @@ class JudgeSumReward(PolicyReward):
                 verdict = parse_verdict(answer.text)
                 if verdict is None:
                     self.counts["unread"] += 1
-                else:
+                    continue
+                for place, first, second in places[answer.id]:
                     wins[place][first, second] = verdict == 1
             self._silent_calls = 0
         except SilentError as error:
@@ -110,10 +115,17 @@ class JudgeSumReward(PolicyReward):
         self.counts["failed"] += len(requests) - answered
         return [sums(prompt.counts, of_prompt) for prompt, of_prompt in zip(prompts, wins, strict=True)]
 
-    def _requests(self, place: int, group: Group) -> Iterator[Request]:
+    def _requests(self, group: Group) -> Iterator[tuple[tuple[int, int], Request]]:
+        """The requests of a prompt, each with the texts that it shows first and second.
+
+        An engine draws a text from the name of its request. The name is made of the row and both texts, so that the
+        verdict depends neither on the rest of the batch nor on the order of the rollouts.
+        """
+        row = (group.source, group.id, group_content(group.select([])).hex())
         for first, second in permutations(range(len(group.responses)), 2):
             answers = {"answer_1": group.responses[first], "answer_2": group.responses[second]}
-            yield Request(f"{place}/{first}/{second}", self.prompt.turns(group, **answers), group.images)
+            name = content_name(*row, *answers.values())
+            yield (first, second), Request(name, self.prompt.turns(group, **answers), group.images)
 
     def __call__(
         self,
