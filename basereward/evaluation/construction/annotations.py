@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import hashlib
 import json
 import math
@@ -31,6 +32,10 @@ MAX_TAGS = 9
 MAX_SECONDS = 86_400.0
 RESERVED_S = 1_800.0
 """Seconds for which a pair that an annotator has open is not given to another one."""
+GIVEN = "given"
+"""The key of a line of the file that says to whom a pair is given."""
+MOMENT = "%Y-%m-%dT%H:%M:%SZ"
+"""The form of a time in the file, in UTC."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +258,8 @@ class AnnotationFile:
     """The file of all annotations, which one process at a time can write; every annotation is on the disk at once.
 
     A later annotation of the same pair by the same person in the same role replaces the earlier one, which stays in the
-    file.
+    file. Pairs that are given to people are kept there too, so that after a restart a person has the same pair, and
+    saves no other one.
 
     Args:
         file: made if it does not exist. An incomplete last line, which a kill may leave, is removed.
@@ -277,7 +283,7 @@ class AnnotationFile:
         self._by_item: dict[str, dict[tuple[str, Role], Annotation]] = {item: {} for item in self.order}
         self._history: dict[tuple[str, Role], list[str]] = {}
         self._names: dict[str, str] = {}
-        self._reserved: dict[str, _Reservation] = {}
+        self._reserved: dict[tuple[str, Role], _Reservation] = {}
         self._journal = Journal(file)
         try:
             header = {"selection": selection, **plan.as_dict()}
@@ -313,10 +319,12 @@ class AnnotationFile:
         for number, line in enumerate(self._journal.lines, start=2):
             try:
                 content = json.loads(line)
-                annotation = parse_annotation(content, items=self._by_item, tags=self.plan.tags)
-            except (DataError, ValueError, AttributeError, RecursionError) as error:
+                if GIVEN in content:
+                    self._keep_reservation(content)
+                else:
+                    self._keep(parse_annotation(content, items=self._by_item, tags=self.plan.tags))
+            except (DataError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                 raise DataError(f"{self.file}:{number} is damaged ({error}); restore the file from a copy") from error
-            self._keep(annotation)
 
     def known(self, annotator: str) -> str:
         """The first spelling of a name: `Ann` and `ann` are one person, who must not annotate a pair twice."""
@@ -330,44 +338,57 @@ class AnnotationFile:
         if person not in self._by_item[annotation.item]:
             self._history.setdefault(person, []).append(annotation.item)
         self._by_item[annotation.item][person] = annotation
+        reservation = self._reserved.get(person)
+        # A correction of another pair does not end the work on this one.
+        if reservation is not None and reservation.item == annotation.item:
+            del self._reserved[person]
+
+    def _keep_reservation(self, content: Mapping[str, Any]) -> None:
+        """Restore a reservation of an earlier process, whose clock began elsewhere.
+
+        Raises:
+            DataError, ValueError, TypeError: the line has another form.
+        """
+        item = content[GIVEN]
+        if not isinstance(item, str) or item not in self._by_item:
+            raise DataError(f"item {_shown(item)} is not in this selection")
+        annotator, role = parse_person(content)
+        age = time.time() - calendar.timegm(time.strptime(content.get("time"), MOMENT))
+        # Below 0 if the clock of the machine was set back.
+        since = time.monotonic() - max(0.0, age)
+        self._reserved[self.known(annotator), role] = _Reservation(item, since)
 
     def add(self, annotation: Annotation) -> None:
         """Add an annotation, which is on the disk when this returns.
 
         Raises:
-            DataError: an adjudicator has annotated the pair before, or its annotators do not disagree; or the pair has
-                all its annotators, and was not shown to this one.
+            DataError: the pair was not given to this person; or an adjudicator has annotated it before, or its
+                annotators do not disagree.
         """
         with self._lock:
             annotation = replace(annotation, annotator=self.known(annotation.annotator))
-            if annotation.role == "adjudicator":
-                self._check_adjudicator(annotation)
-            else:
-                self._check_annotator(annotation)
-            moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            self._journal.append([annotation.as_dict() | {"time": moment}])
+            if (annotation.annotator, annotation.role) not in self._by_item[annotation.item]:
+                self._check_new(annotation)
+            self._journal.append([annotation.as_dict() | {"time": _moment()}])
             self._keep(annotation)
-            self._reserved.pop(annotation.annotator, None)
 
-    def _check_annotator(self, annotation: Annotation) -> None:
-        item, name = annotation.item, annotation.annotator
-        corrects = (name, "annotator") in self._by_item[item]
-        reservation = self._reserved.get(name)
-        was_shown = reservation is not None and reservation.is_of(item, "annotator")
-        # After a restart nobody has a reservation, and the pages that are open show pairs that are needed.
-        if not (corrects or was_shown or self._is_open(item, name)):
+    def _check_new(self, annotation: Annotation) -> None:
+        """
+        Raises:
+            DataError: as `add`.
+        """
+        item, person = annotation.item, (annotation.annotator, annotation.role)
+        if annotation.role == "adjudicator":
+            if (annotation.annotator, "annotator") in self._by_item[item]:
+                raise DataError(f"{annotation.annotator} has annotated this pair; another person must adjudicate it")
+            if self.decision(item).state != "disputed":
+                raise DataError("the annotators of this pair do not disagree, so that there is nothing to adjudicate")
+        reservation = self._reserved.get(person)
+        if reservation is None or reservation.item != item:
             raise DataError(
-                f"this pair needs no annotation by {name}: it was not shown to this person, and others have it. Load "
-                "the page again for the next pair"
+                f"this pair was not given to {annotation.annotator}, and nothing was saved. Load the page again for "
+                "the next pair"
             )
-
-    def _check_adjudicator(self, annotation: Annotation) -> None:
-        people = self._by_item[annotation.item]
-        if (annotation.annotator, "annotator") in people:
-            raise DataError(f"{annotation.annotator} has annotated this pair; another person must adjudicate it")
-        corrects = (annotation.annotator, "adjudicator") in people
-        if not corrects and self.decision(annotation.item).state != "disputed":
-            raise DataError("the annotators of this pair do not disagree, so that there is nothing to adjudicate")
 
     def of_item(self, item: str) -> list[Annotation]:
         """The last annotation of each person and role, in the order of their first ones."""
@@ -386,12 +407,26 @@ class AnnotationFile:
     def next_item(self, *, annotator: str, role: Role) -> str | None:
         """The next pair of a person, which is reserved for that person; None: there is nothing to do now."""
         with self._lock:
-            wanted = self._is_disputed if role == "adjudicator" else self._is_open
-            for item in self.order:
-                if annotator not in {name for name, _ in self._by_item[item]} and wanted(item, annotator):
-                    self._reserved[annotator] = _Reservation(item, role, time.monotonic())
+            own = self._reserved.get((annotator, role))
+            # First the pair that the person has, which another page of the person may show.
+            for item in (*([] if own is None else [own.item]), *self.order):
+                if self._needs(item, annotator, role):
+                    self._reserve(item, annotator, role)
                     return item
             return None
+
+    def _needs(self, item: str, annotator: str, role: Role) -> bool:
+        """Whether a pair can be given to a person."""
+        if annotator in {name for name, _ in self._by_item[item]}:
+            return False
+        return self._is_disputed(item, annotator) if role == "adjudicator" else self._is_open(item, annotator)
+
+    def _reserve(self, item: str, annotator: str, role: Role) -> None:
+        """Give a pair to a person; it is on the disk when this returns, unless it was there."""
+        now, before = time.monotonic(), self._reserved.get((annotator, role))
+        if before is None or before.item != item or now - before.since >= RESERVED_S:
+            self._journal.append([{GIVEN: item, "annotator": annotator, "role": role, "time": _moment()}])
+        self._reserved[annotator, role] = _Reservation(item, now)
 
     def previous_item(self, before: str | None, *, annotator: str, role: Role) -> str | None:
         """The pair that a person annotated before another one; None: there is none.
@@ -423,8 +458,9 @@ class AnnotationFile:
         """Other people who have a pair open."""
         now = time.monotonic()
         holders: set[str] = set()
-        for name, reservation in self._reserved.items():
-            if name != annotator and reservation.is_of(item, role) and now - reservation.since < RESERVED_S:
+        for (name, held_as), reservation in self._reserved.items():
+            is_held = (reservation.item, held_as) == (item, role) and now - reservation.since < RESERVED_S
+            if is_held and name != annotator:
                 holders.add(name)
         return holders
 
@@ -432,12 +468,12 @@ class AnnotationFile:
 @dataclass(frozen=True)
 class _Reservation:
     item: str
-    role: Role
     since: float
     """by the monotonic clock, in seconds"""
 
-    def is_of(self, item: str, role: Role) -> bool:
-        return (self.item, self.role) == (item, role)
+
+def _moment() -> str:
+    return time.strftime(MOMENT, time.gmtime())
 
 
 def queue_order(items: Sequence[str], *, seed: int) -> list[str]:

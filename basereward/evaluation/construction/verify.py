@@ -129,7 +129,11 @@ class Verification:
         }
 
     def actions(self) -> dict[str, Action]:
-        """What the page may call: `next`, `save` and `back`."""
+        """What the page may call: `next`, `save` and `back`.
+
+        Each takes the person (`annotator`, `role`). `save` also takes an annotation, and `corrects`, true if the page
+        has shown an earlier one of this person that is to be replaced.
+        """
         return {"next": self._next, "save": self._save, "back": self._back}
 
     def _person(self, content: Mapping[str, Any]) -> tuple[str, Role]:
@@ -142,6 +146,14 @@ class Verification:
 
     def _save(self, content: Mapping[str, Any]) -> dict[str, Any]:
         annotation = parse_annotation(content, items=self.rows, tags=self.annotations.plan.tags)
+        annotator, role = self._person(content)
+        own = self.annotations.own(annotation.item, annotator=annotator, role=role)
+        # The same decision again is an answer that was lost on its way to the page.
+        if own is not None and content.get("corrects") is not True and _decision(own) != _decision(annotation):
+            raise DataError(
+                f"{annotator} has decided this pair on another page, and that decision stays. Load the page again. If "
+                f"another person works as {annotator}, choose another name"
+            )
         self.annotations.add(annotation)
         return self._next(content)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,19 @@ def opened(folder: Path, **options: Any) -> AnnotationFile:
 def said(item: str, name: str, label: str = "right", *, role: Role = "annotator", **options: Any) -> Annotation:
     """Return what a person decided."""
     return Annotation(item, name, role, label, **{"ambiguous": False, **options})
+
+
+def give(file: AnnotationFile, item: str, name: str) -> None:
+    """Give a pair to a person, as if it were the next one in the queue."""
+    order, file.order = file.order, [item]
+    assert file.next_item(annotator=name, role="annotator") == item
+    file.order = order
+
+
+def decisions(path: Path) -> list[dict[str, Any]]:
+    """Return the decisions in a file of annotations."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    return [line for line in lines if "given" not in line]
 
 
 def test_overlap_is_seen_by_several_annotators(tmp_path: Path) -> None:
@@ -82,9 +96,12 @@ def test_decisions() -> None:
 def test_file_continues_after_an_incomplete_line(tmp_path: Path) -> None:
     """A line that a kill has cut is removed, and the others stay; corrections replace earlier decisions."""
     with opened(tmp_path) as file:
+        give(file, "pair 3", "ann")
         file.add(said("pair 3", "ann"))
         file.add(said("pair 3", "ann", "wrong"))
+        give(file, "pair 4", "ann")
         file.add(said("pair 4", "ann"))
+        give(file, "pair 5", "ann")
     path = tmp_path / "annotations.jsonl"
     with path.open("a") as lines:
         lines.write('{"item": "pair 5", "annota')
@@ -97,7 +114,7 @@ def test_file_continues_after_an_incomplete_line(tmp_path: Path) -> None:
         assert file.done(annotator="ann", role="annotator") == 2
         assert file.previous_item(None, annotator="ann", role="annotator") == "pair 4"
         file.add(said("pair 5", "ann"))
-    assert len(path.read_text().splitlines()) == 5
+    assert [line["item"] for line in decisions(path)] == ["pair 3", "pair 3", "pair 4", "pair 5"]
 
 
 @pytest.mark.parametrize(
@@ -108,16 +125,22 @@ def test_file_continues_after_an_incomplete_line(tmp_path: Path) -> None:
         '{"item": "pair 1"}',
         json.dumps(said("pair 99", "ann").as_dict()),
         json.dumps(said("pair 1", "ann", tags=("evil",)).as_dict()),
+        '{"given": "pair 99", "annotator": "ann", "role": "annotator", "time": "2026-01-01T00:00:00Z"}',
+        '{"given": "pair 1", "annotator": "ann", "role": "annotator", "time": "yesterday"}',
+        '{"given": "pair 1", "annotator": "ann", "role": "annotator"}',
+        '{"given": "pair 1", "role": "annotator", "time": "2026-01-01T00:00:00Z"}',
+        '{"given": ["pair 1"]}',
     ],
 )
 def test_damaged_line_is_an_error_that_names_it(tmp_path: Path, line: str) -> None:
     """Nothing is guessed of a line that is no annotation of these pairs, and the file is not locked after the error."""
     with opened(tmp_path) as file:
+        give(file, "pair 1", "ann")
         file.add(said("pair 1", "ann"))
     path = tmp_path / "annotations.jsonl"
     content = path.read_text()
     path.write_text(f"{content}{line}\n")
-    with pytest.raises(DataError, match=r"annotations\.jsonl:3"):
+    with pytest.raises(DataError, match=r"annotations\.jsonl:4"):
         opened(tmp_path)
     path.write_text(content)
     opened(tmp_path).close()
@@ -183,8 +206,9 @@ def test_adjudicator_is_another_person(tmp_path: Path) -> None:
     selection = text_selection(tmp_path, pairs=1)
     with Verification(selection, PlanChanges(overlap=1.0)) as verification:
         (item,) = verification.rows
-        verification.annotations.add(said(item, "ann"))
-        verification.annotations.add(said(item, "bob", "wrong"))
+        for name, label in (("ann", "right"), ("bob", "wrong")):
+            assert verification.annotations.next_item(annotator=name, role="annotator") == item
+            verification.annotations.add(said(item, name, label))
         assert verification.annotations.next_item(annotator="ann", role="adjudicator") is None
         with pytest.raises(DataError):
             verification.annotations.add(said(item, "ann", role="adjudicator"))
@@ -193,8 +217,7 @@ def test_adjudicator_is_another_person(tmp_path: Path) -> None:
 
 
 def test_pair_of_others_is_not_saved(tmp_path: Path) -> None:
-    """A pair that has its annotators is refused for a person to whom it was not shown. Those who have it open, or have
-    annotated it, may save; so may anyone after a restart while the pair needs somebody."""
+    """Only the person to whom a pair was given may save it, needed or not, and may correct it later."""
     with opened(tmp_path, overlap=0.0) as file:
         shown = file.next_item(annotator="ann", role="annotator")
         assert shown is not None
@@ -205,10 +228,37 @@ def test_pair_of_others_is_not_saved(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="bob"):
             file.add(said(shown, "bob"))
         assert [one.annotator for one in file.of_item(shown)] == ["ann"]
-        following = file.next_item(annotator="ann", role="annotator")
+        needed = next(item for item in file.order if item != shown)
+        with pytest.raises(DataError, match="bob"):
+            file.add(said(needed, "bob"))
+
+
+def test_pairs_are_given_to_the_same_people_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page that a person has open may save its pair, nobody else may, and it is given to nobody else for half
+    an hour from the time in the file. A correction of an earlier pair does not take the person's pair away."""
     with opened(tmp_path, overlap=0.0) as file:
-        assert following is not None
-        file.add(said(following, "ann"))
+        earlier = file.next_item(annotator="ann", role="annotator")
+        assert earlier is not None
+        file.add(said(earlier, "ann"))
+        shown = file.next_item(annotator="ann", role="annotator")
+        assert shown is not None
+    with opened(tmp_path, overlap=0.0) as file:
+        with pytest.raises(DataError, match="bob"):
+            file.add(said(shown, "bob"))
+        assert file.next_item(annotator="bob", role="annotator") not in (shown, None)
+        file.add(said(earlier, "ann", "wrong"))
+        file.add(said(shown, "ann"))
+        last = file.next_item(annotator="ann", role="annotator")
+    written = time.time()
+    monkeypatch.setattr(module.time, "time", lambda: written + 1_900.0)
+    with opened(tmp_path, overlap=0.0) as file:
+        assert file.next_item(annotator="carol", role="annotator") == min(
+            set(file.order) - {earlier, shown}, key=file.order.index
+        )
+    monkeypatch.setattr(module.time, "time", lambda: written - 1e6)  # the clock was set back
+    with opened(tmp_path, overlap=0.0) as file:
+        assert last is not None
+        assert file.next_item(annotator="ann", role="annotator") == last
 
 
 def test_spellings_of_a_name_are_one_person(tmp_path: Path) -> None:

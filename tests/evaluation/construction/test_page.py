@@ -62,6 +62,19 @@ def opened(browser: Browser, address: str, *, size: dict[str, int] = DESKTOP, da
         context.close()
 
 
+@contextmanager
+def served_page(browser: Browser, address: str, name: str) -> Iterator[Page]:
+    """Open the page of a person whose requests may be refused, which the console shows as errors."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(address)
+    try:
+        start(page, name)
+        yield page
+    finally:
+        context.close()
+
+
 def start(page: Page, name: str) -> None:
     """Type a name and press Enter."""
     page.keyboard.type(name)
@@ -80,8 +93,9 @@ def decide(page: Page, keys: str) -> str:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of the file of annotations, without its head."""
-    return [json.loads(line) for line in (folder / "annotations.jsonl").read_text().splitlines()[1:]]
+    """Return the decisions in the file of annotations."""
+    lines = [json.loads(line) for line in (folder / "annotations.jsonl").read_text().splitlines()[1:]]
+    return [line for line in lines if "given" not in line]
 
 
 def test_fifty_pairs_by_keyboard_survive_a_kill(browser: Browser, tmp_path: Path) -> None:
@@ -121,9 +135,11 @@ def test_fifty_pairs_by_keyboard_survive_a_kill(browser: Browser, tmp_path: Path
     assert (page.inner_text("#id"), len(records(selection))) == (order[25], 25)
     second, again = process(address.rpartition(":")[2].strip("/"))
     assert again == address
+    # The page that is open goes on with its pair, which the file says is this person's; the next one after a reload.
+    assert decide(page, keys[order[25]][1:]) == order[25]
     page.reload()
     page.locator("#pair").wait_for()
-    for pair in order[25:]:
+    for pair in order[26:]:
         assert decide(page, keys[pair]) == pair
     assert not page.locator("#pair").is_visible()
     assert f"{PAIRS} pairs by you" in page.inner_text("#progress")
@@ -164,6 +180,24 @@ def test_back_corrects_and_enter_needs_a_label(browser: Browser, tmp_path: Path)
         page.get_by_text("There is no earlier pair of yours.").wait_for()
     lines = [(line["item"], line["label"], line["ambiguous"], line["tags"]) for line in records(selection)]
     assert lines == [(first, "right", True, ["recognition"]), (first, "wrong", False, ["recognition"])]
+
+
+def test_two_people_of_one_name_do_not_overwrite_each_other(browser: Browser, tmp_path: Path) -> None:
+    """Both pages show the same pair. The second decision is refused with what to do, and the first one stays. Somebody
+    who types a name that is in use is told so."""
+    selection = text_selection(tmp_path, pairs=4)
+    with served(selection) as server, opened(browser, server.address) as page:
+        start(page, "Zoë")
+        with served_page(browser, server.address, "zoë") as second:
+            first = decide(page, "r")
+            for key in ("w", "Enter"):
+                second.keyboard.press(key)
+            second.locator("#message.bad").wait_for()
+            assert "another page" in second.inner_text("#message")
+        assert [(line["item"], line["label"]) for line in records(selection)] == [(first, "right")]
+        with opened(browser, server.address) as third:
+            start(third, "Zoë")
+            third.get_by_text("choose another name").wait_for()
 
 
 def test_adjudicator_sees_the_decisions_of_annotators(browser: Browser, tmp_path: Path) -> None:
@@ -308,15 +342,17 @@ def test_server_answers_its_own_page_alone(
         {"annotator": "a\nb"},
         {"annotator": "a" * 65},
         {"role": "adjudicator"},
+        {"annotator": "bob"},
     ],
 )
 def test_wrong_annotations_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
     """The answer is 400, and nothing is added; the same request with right values is saved. Nobody can adjudicate a
-    pair on which annotators do not disagree."""
+    pair on which annotators do not disagree, or decide the pair of another person."""
     selection = text_selection(tmp_path, pairs=2)
-    right = {"item": "row-1", "annotator": "ann", "role": "annotator", "label": "right", "ambiguous": False}
+    right = {"annotator": "ann", "role": "annotator", "label": "right", "ambiguous": False}
     right |= {"tags": ["existence"], "seconds": 1.5}
     with served(selection) as server:
+        right["item"] = json.loads(answer(server, "POST", "/next", NEXT)[2])["pair"]["id"]
         assert answer(server, "POST", "/save", json.dumps(right | wrong).encode())[0] == 400
         assert records(selection) == []
         assert answer(server, "POST", "/save", json.dumps(right).encode())[0] == 200

@@ -3,6 +3,7 @@ const part = (id) => document.getElementById(id);
 const [start, decision, viewer] = [part("start"), part("decision"), part("viewer")];
 let person = null; // { annotator, role }
 let item = null; // the id of the pair in view
+let corrects = false; // whether the person has decided it before, and the page shows that decision
 let busy = false; // while the server works, keys do nothing
 
 // Seconds that the pair was in view: a tab in the background does not count.
@@ -105,6 +106,7 @@ function show(answer) {
   const pair = answer.pair;
   part("pair").hidden = pair === null;
   item = pair === null ? null : pair.id;
+  corrects = answer.own !== null;
   if (pair === null) {
     say(person.role === "annotator" ? "There is no pair left for you. Thank you." : "There is no pair to adjudicate now.");
     return;
@@ -134,7 +136,7 @@ function save() {
     return;
   }
   const tags = [...part("tags").querySelectorAll("input:checked")].map((box) => box.value);
-  act("save", { item, label, ambiguous: decision.elements.ambiguous.checked, tags, seconds: elapsed() }, show);
+  act("save", { item, label, ambiguous: decision.elements.ambiguous.checked, tags, seconds: elapsed(), corrects }, show);
 }
 
 function back() {
@@ -170,11 +172,17 @@ document.addEventListener("keydown", (event) => {
 
 // The name of the person is in the address, so that the page can be opened again.
 
-function enter(annotator, role) {
+function enter(annotator, role, isTyped = false) {
   person = { annotator, role };
   history.replaceState(null, "", `#${new URLSearchParams(person)}`);
   document.title = `${annotator}: ${data.name}`;
-  act("next", {}, show);
+  act("next", {}, (answer) => {
+    show(answer);
+    // Two people with one name would be one person, who agrees with nobody.
+    if (isTyped && answer.progress.done && answer.pair) {
+      say(`${annotator} has decided ${count(answer.progress.done, "pair")} here before. If that was another person, choose another name.`);
+    }
+  });
 }
 
 function begin() {
@@ -184,7 +192,7 @@ function begin() {
   start.addEventListener("submit", (event) => {
     event.preventDefault();
     const form = new FormData(start);
-    enter(String(form.get("annotator")).trim(), String(form.get("role")));
+    enter(String(form.get("annotator")).trim(), String(form.get("role")), true);
   });
   decision.addEventListener("submit", (event) => { event.preventDefault(); save(); });
   decision.elements.back.addEventListener("click", back);
