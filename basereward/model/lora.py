@@ -136,10 +136,11 @@ def quiet_peft() -> Iterator[None]:
     """Hides the warning about the old name by which peft asks transformers for gradient checkpointing.
 
     >>> with quiet_peft():
-    ...     warnings.warn("is_gradient_checkpointing is deprecated", FutureWarning)
+    ...     warnings.warn("`is_gradient_checkpointing` is deprecated and will be removed in v6. Use ...", FutureWarning)
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        message = r"`is_gradient_checkpointing` is deprecated and will be removed in v6\. Use "
+        warnings.filterwarnings("ignore", message=message, category=FutureWarning)
         yield
 
 

@@ -48,6 +48,8 @@ from basereward.training.recording.run_record import RunDetails
 logger = logging.getLogger(__name__)
 
 WORKER = "basereward.rl.rank_worker"
+OLD_NAMES = r"`(is_)?gradient_checkpointing(_\w+)?` is deprecated and will be removed in v6\. Use "
+"""What transformers warns of when TRL and peft use its old names."""
 
 
 def train_policy(
@@ -275,10 +277,10 @@ def quiet_trainer() -> Iterator[None]:
     """Hides bars of transformers and its warnings about names that TRL still uses.
 
     >>> with quiet_trainer():
-    ...     warnings.warn("gradient_checkpointing is deprecated", FutureWarning)
+    ...     warnings.warn("`gradient_checkpointing` is deprecated and will be removed in v6. Use ...", FutureWarning)
     """
     with warnings.catch_warnings(), quiet_transformers():
-        warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=OLD_NAMES, category=FutureWarning)
         yield
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -33,6 +34,13 @@ from basereward.rl.vision_checks import check_image_inputs, checked_axes
 logger = logging.getLogger(__name__)
 
 TRL_LOGGER = GRPOTrainer.__module__
+UNREWARDED = re.compile(
+    # accelerate writes the process before the text.
+    r"(\[RANK \d+\] )?All reward functions returned None for the following kwargs:\n\{.*\}\n"
+    r"Please ensure that at least one reward function returns a valid reward\.",
+    re.DOTALL,
+)
+"""TRL's warning about rollouts without a reward; in braces is a row."""
 # Names of the inputs of a forward pass in TRL's batches.
 VISION_INPUTS = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
 
@@ -430,14 +438,11 @@ class JudgeTrainer(GRPOTrainer):  # type: ignore[misc]
 def _without_rows() -> Iterator[None]:
     """Hides TRL's warning about rollouts without a reward, which has a whole row of the data with its images.
 
-    `rewards/unscored` has their share.
-
-    >>> with _without_rows():
-    ...     logging.getLogger(TRL_LOGGER).warning("All reward functions returned None for the following kwargs: ...")
+    `rewards/unscored` has their share. Any other warning is shown, also one that begins in the same way.
     """
 
     def is_other(record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith("All reward functions returned None")
+        return UNREWARDED.fullmatch(record.getMessage()) is None
 
     trl = logging.getLogger(TRL_LOGGER)
     trl.addFilter(is_other)

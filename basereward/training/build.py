@@ -86,6 +86,20 @@ class PreparedRun(NamedTuple):
     recorder: Recorder
 
 
+HIDDEN_WARNINGS = (
+    ("pytorch_lightning", r"The '\w+' does not have many workers which may be a bottleneck\."),
+    ("pytorch_lightning", r"The number of training batches \(\d+\) is smaller than the logging interval"),
+    ("", r"`isinstance\(treespec, LeafSpec\)` is deprecated, "),
+    # The batches of a stream do not depend on the number of loader workers; see `StreamedMicroBatches`.
+    ("pytorch_lightning", "Your `IterableDataset` has `__len__` defined"),
+    # Metrics are the same on all processes before they are logged, and times are those of the first one.
+    ("pytorch_lightning", r"It is recommended to use `self\.log\(.*, \.\.\., sync_dist=True\)`"),
+    # Nothing here changes scores in place.
+    ("", r"FSDP2-wrapped module \(.*\) returned a view tensor"),
+    # The data module stores the position itself; see `PreferenceData.state_dict`.
+    ("pytorch_lightning", r"You're resuming from a checkpoint .* and your dataloader is not resumable\."),
+)
+"""Modules and beginnings of warnings, as regular expressions, about choices that are made here."""
 OWN_OPTIONS = (
     "max_epochs", "accumulate_grad_batches", "reload_dataloaders_every_n_epochs", "use_distributed_sampler",
     "num_sanity_val_steps", "devices", "num_nodes", "profiler", "plugins", "enable_checkpointing", "default_root_dir",
@@ -528,14 +542,5 @@ def quiet_lightning() -> None:
     False
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*number of training batches.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
-    # The batches of a stream do not depend on the number of loader workers; see `StreamedMicroBatches`.
-    warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*IterableDataset` has `__len__` defined.*")
-    # Metrics are the same on all processes before they are logged, and times are those of the first one.
-    warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*recommended to use `self.log.*sync_dist.*")
-    # Nothing here changes scores in place.
-    warnings.filterwarnings("ignore", message=".*FSDP2-wrapped module .* returned a view tensor.*")
-    # The data module stores the position itself; see `PreferenceData.state_dict`.
-    warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*your dataloader is not resumable.*")
+    for module, message in HIDDEN_WARNINGS:
+        warnings.filterwarnings("ignore", message=message, module=module)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from accelerate import Accelerator
+from transformers import GenerationConfig, TrainerState
 from trl import GRPOTrainer
 
 from basereward.errors import ModelError, NothingToLearnError, TrainingError
@@ -115,19 +116,25 @@ def test_truncated_rollouts_with_different_rewards_are_learned_from(rewards: lis
 def test_no_row_is_logged_for_a_rollout_without_reward(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """TRL's warning has the row with its prompt and images; its other warnings are logged."""
+    """TRL's own method warns with the row, its prompt and images, which is not logged; its other warnings are, also one
+    that begins in the same way."""
     trl = logging.getLogger(GRPOTrainer.__module__)
+    begins_alike = "All reward functions returned None for the following kwargs, and training stops"
 
-    def rewards(self: Any) -> torch.Tensor:
-        trl.warning("All reward functions returned None for the following kwargs:\n{'prompt': 'secret'}")
-        trl.warning("another one")
-        return torch.tensor([[torch.nan], [1.0]])
+    def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
+        for text in ("another one", begins_alike):
+            trl.warning(text)
+        return [None, 1.0]
 
-    monkeypatch.setattr(GRPOTrainer, "_calculate_rewards", rewards)
+    monkeypatch.setattr(f"{GRPOTrainer.__module__}.gather", lambda rewards: rewards)
     trainer = bare_trainer()
+    trainer.accelerator = Accelerator(cpu=True)
+    trainer.args, trainer.state, trainer.environments = SimpleNamespace(report_to=[]), TrainerState(), None
+    trainer.reward_funcs, trainer.reward_processing_classes = [reward], [None]
+    trainer.reward_func_names, trainer.reward_func_is_async = ["reward"], [False]
     trainer._pending_extra_logs = {}
     trainer._metrics = {"train": defaultdict(list)}
     trainer.reward_weights = torch.ones(1)
-    trainer._calculate_rewards()
-    assert [record.getMessage() for record in caplog.records] == ["another one"]
+    trainer._calculate_rewards([{"id": "secret"}] * 2, ["secret"] * 2, ["a", "b"], [[1], [2]])
+    assert [record.getMessage() for record in caplog.records] == ["another one", begins_alike]
     assert trainer._metrics["train"]["rewards/unscored"] == [0.5]
