@@ -173,6 +173,8 @@ def _fit_and_test(
     wait_for_all()
     trained = trainer.accelerator.unwrap_model(trainer.model)
     best = restore_best(record.run, trained) or {"step": prepared.steps, "metrics": {}}
+    if is_first():
+        record.restore_scores()
     metrics = record.test(trainer)
     if not is_first():
         return {}

@@ -95,7 +95,16 @@ def write_scores(path: Path, groups: Iterable[ScoredGroup]) -> None:
     >>> read_scores(file) == [group]
     True
     """
-    write_state(path, "".join(json_text(asdict(group)) + "\n" for group in groups))
+    write_state(path, scores_text(groups))
+
+
+def scores_text(groups: Iterable[ScoredGroup]) -> str:
+    """The content of a file of `write_scores`.
+
+    >>> scores_text([])
+    ''
+    """
+    return "".join(json_text(asdict(group)) + "\n" for group in groups)
 
 
 def read_scores(path: Path) -> list[ScoredGroup]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from basereward.runs.run_folder import RunFolder, list_runs
+from basereward.training.recording.best_weights import BEST, read_weights
 from tests.helpers.forked_program import begin_forked, fork_context
 from tests.helpers.killed_process import Moment, kill_at
 
@@ -181,7 +181,7 @@ def curves(run: RunFolder) -> dict[str, dict[int, float]]:
 
 def best_weights(run: RunFolder) -> dict[str, Tensor]:
     """Return the trained weights of the best validation."""
-    return load_file(run.checkpoints / "best.safetensors")
+    return read_weights(run.checkpoints / BEST)
 
 
 def scores(run: RunFolder, split: str) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ from torch import nn
 
 from basereward.errors import DamagedCheckpointError
 from basereward.rl.running.checkpoint import (
-    BEST,
     NEEDED,
     WEIGHTS,
     LastCheckpoint,
@@ -22,6 +21,7 @@ from basereward.rl.running.checkpoint import (
     write_last,
 )
 from basereward.runs.run_folder import RunFolder
+from basereward.training.recording.best_weights import BEST, restore_scores
 
 
 def linear(value: float) -> nn.Linear:
@@ -33,15 +33,21 @@ def linear(value: float) -> nn.Linear:
 
 
 def test_best_weights_and_their_step_are_one_file(tmp_path: Path) -> None:
-    """Each validation replaces one file, so that no kill can leave the weights of one with the step of another."""
+    """Each validation replaces one file, so that no kill can leave the weights of one with the step or the scores of
+    another. The file of the scores is written again from it."""
     run = RunFolder(tmp_path)
     model = linear(0.0)
     assert restore_best(run, model) is None
     for step in (2, 4):
-        write_best(run, trained_weights(linear(step)), step=step, metrics={"val/a": step / 8, "val/b": float("nan")})
+        metrics = {"val/a": step / 8, "val/b": float("nan")}
+        write_best(
+            run, trained_weights(linear(step)), step=step, metrics=metrics, scores=f"scores of {step} \N{BULLET}\n"
+        )
         assert [path.name for path in run.checkpoints.iterdir()] == [BEST]
         assert restore_best(run, model) == {"step": step, "metrics": {"val/a": step / 8}}
         assert model.weight.tolist() == [[step, step]]
+        restore_scores(run.checkpoints / BEST, tmp_path / "val.jsonl")
+        assert (tmp_path / "val.jsonl").read_text() == f"{step} \N{BULLET}\n"
 
 
 def test_best_weights_without_their_step_are_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from basereward.runs.run_folder import RunFolder, list_runs
+from basereward.training.recording.best_weights import BEST, read_best_scores, read_card
 from tests.helpers.killed_process import Moment, train_in_process
 
 pytestmark = pytest.mark.slow
@@ -23,7 +24,7 @@ CHECKPOINTS = "basereward.training.callbacks.checkpoints:"
 VALIDATION_STEP = "basereward.training.module:RewardModule.validation_step"  # a validation has 3 batches of 4 groups
 IN_FIRST, IN_SECOND = Moment(VALIDATION_STEP, 2), Moment(VALIDATION_STEP, 5)
 RECORDED = Moment(CHECKPOINTS + "Checkpoints.on_validation_end")  # the metrics are in the journal
-WEIGHTS_WRITTEN = Moment(CHECKPOINTS + "write_scores")  # best.safetensors exists, best.json does not
+WEIGHTS_WRITTEN = Moment(CHECKPOINTS + "write_state")  # best.safetensors exists, scores/val.jsonl does not
 BEST_WRITTEN = Moment(CHECKPOINTS + "Checkpoints.on_train_epoch_end")  # everything exists except the checkpoint
 TRAINED = Moment("basereward.training.callbacks.recorder:Recorder.on_fit_end")
 
@@ -72,6 +73,9 @@ def test_run_killed_in_validation_and_resumed_equals_uninterrupted_run(
         (run,) = list_runs()
         assert run.state == "killed"
         run_id = run.run_id
+        if moment is TRAINED:
+            # As when the process was killed before it wrote this file: no validation follows that would write it.
+            (run.scores / "val.jsonl").unlink()
     assert train_in_process("basereward", overrides, profile=PROFILE, resume=run_id) == 0
     resumed = outcome(run)
 
@@ -104,7 +108,9 @@ def outcome(run: RunFolder) -> dict[str, Any]:
         for name, value in record["values"].items()
     ]
     assert max(Counter(point[:2] for point in points).values()) == 1
-    best = json.loads((run.checkpoints / "best.json").read_text())
+    best = read_card(run.checkpoints / BEST)
+    assert best is not None
+    assert (run.scores / "val.jsonl").read_text() == read_best_scores(run.checkpoints / BEST)
     result = run.result()
     assert result is not None
     return {

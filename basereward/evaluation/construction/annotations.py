@@ -323,7 +323,7 @@ class AnnotationFile:
                     self._keep_reservation(content)
                 else:
                     self._keep(parse_annotation(content, items=self._by_item, tags=self.plan.tags))
-            except (DataError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            except (DataError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
                 raise DataError(f"{self.file}:{number} is damaged ({error}); restore the file from a copy") from error
 
     def known(self, annotator: str) -> str:
@@ -347,13 +347,13 @@ class AnnotationFile:
         """Restore a reservation of an earlier process, whose clock began elsewhere.
 
         Raises:
-            DataError, ValueError, TypeError: the line has another form.
+            DataError, LookupError, ValueError, TypeError: the line has another form.
         """
         item = content[GIVEN]
         if not isinstance(item, str) or item not in self._by_item:
             raise DataError(f"item {_shown(item)} is not in this selection")
         annotator, role = parse_person(content)
-        age = time.time() - calendar.timegm(time.strptime(content.get("time"), MOMENT))
+        age = time.time() - calendar.timegm(time.strptime(content["time"], MOMENT))
         # Below 0 if the clock of the machine was set back.
         since = time.monotonic() - max(0.0, age)
         self._reserved[self.known(annotator), role] = _Reservation(item, since)

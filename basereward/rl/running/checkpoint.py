@@ -2,23 +2,23 @@
 
 last.ckpt           names the folder of the last checkpoint, which is complete; with the best value so far
 checkpoint-12/      trained weights; optimizer, schedule and random states, as transformers' trainer writes them
-best.safetensors    the trained weights of the best validation; in its metadata the step and the metrics
+best.safetensors    the trained weights of the best validation, its step and metrics, and the scores of a judge
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from basereward.errors import CheckpointError, DamagedCheckpointError, RunError
@@ -26,10 +26,9 @@ from basereward.io.files import apply_umask, atomic_path, json_text, write_atomi
 from basereward.io.limits import read_json_object
 from basereward.model.saving.saved_model import copy_exactly
 from basereward.runs.run_folder import RunFolder
+from basereward.training.recording.best_weights import BEST, read_card, read_weights, write_best_weights
 
-LAST, BEST = "last.ckpt", "best.safetensors"
-CARD = "best"
-"""The key of the metadata that has the step and the metrics of the best validation, as JSON."""
+LAST = "last.ckpt"
 WEIGHTS = "trained.safetensors"
 FOLDERS = "checkpoint-*"
 STATE = "trainer_state.json"
@@ -116,20 +115,31 @@ def read_last(run: RunFolder) -> LastCheckpoint | None:
     return last
 
 
-def write_best(run: RunFolder, weights: Mapping[str, Tensor], *, step: int, metrics: Mapping[str, float]) -> None:
-    """Write the weights of the best validation, with its step and metrics in the same file: a kill separates nothing.
+def write_best(
+    run: RunFolder,
+    weights: Mapping[str, Tensor],
+    *,
+    step: int,
+    metrics: Mapping[str, float],
+    scores: str | None = None,
+) -> None:
+    """Write the weights of the best validation, with its step, metrics and scores in the same file.
 
     Args:
         run: whose folder of checkpoints it is.
         weights: trained ones by name.
         step: finished optimizer steps.
         metrics: of the validation.
+        scores: the content of the file of its scores; None for a policy.
 
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written.
     """
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-    save_weights(weights, run.checkpoints / BEST, metadata={CARD: json_text({"step": step, "metrics": finite})})
+    file = run.checkpoints / BEST
+    with _explained(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_best_weights(file, weights, card={"step": step, "metrics": finite}, scores=scores)
 
 
 def restore_best(run: RunFolder, model: nn.Module) -> dict[str, Any] | None:
@@ -150,11 +160,9 @@ def restore_best(run: RunFolder, model: nn.Module) -> dict[str, Any] | None:
     if not file.exists():
         return None
     load_weights(file, model)
-    try:
-        with safe_open(file, framework="pt") as weights:
-            card: dict[str, Any] = json.loads(weights.metadata()[CARD])
-    except (TypeError, LookupError, ValueError) as error:
-        raise DamagedCheckpointError(f"{_damage(file)}: it does not name its step. Start a new run") from error
+    card = read_card(file)
+    if card is None:
+        raise DamagedCheckpointError(f"{_damage(file)}: it does not name its step. Start a new run")
     return card
 
 
@@ -167,23 +175,31 @@ def trained_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def save_weights(weights: Mapping[str, Tensor], file: Path, *, metadata: Mapping[str, str] | None = None) -> None:
+def save_weights(weights: Mapping[str, Tensor], file: Path) -> None:
     """Write weights; the file appears whole or not at all.
 
     Args:
         weights: by name.
         file: where to write; its folder is made.
-        metadata: texts that are kept in the file.
 
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written.
     """
-    try:
+    with _explained(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(file) as partial:
-            tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
-            save_file(tensors, partial, metadata=None if metadata is None else dict(metadata))
+            save_file({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}, partial)
             apply_umask(partial)
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    """
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"'{file}' cannot be written: {error}. Free disk space, and resume the run") from error
 
@@ -192,17 +208,13 @@ def load_weights(file: Path, model: nn.Module) -> None:
     """Load the trained weights of a policy.
 
     Args:
-        file: of `save_weights`.
+        file: of `save_weights` or `write_best`.
         model: the policy, without parallel wrappers.
 
     Raises:
         DamagedCheckpointError: the file cannot be read, or its weights are not those of the policy.
     """
-    try:
-        state = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise DamagedCheckpointError(f"{_damage(file)}: {error}. Start a new run") from error
-    if faults := copy_exactly(trained_weights(model), state):
+    if faults := copy_exactly(trained_weights(model), read_weights(file)):
         raise DamagedCheckpointError(f"'{file}' has other weights than the policy: {'; '.join(faults[:3])}")
 
 

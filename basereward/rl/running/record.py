@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from basereward.data.schema.group import Split
+from basereward.io.files import write_state
 from basereward.io.progress import Phase, begin
 from basereward.recipe.schema import Recipe
 from basereward.rl.running.checkpoint import trained_weights, write_best
@@ -18,8 +19,9 @@ from basereward.rl.running.run_trainer import RunTrainer
 from basereward.runs.locks import check_run_lock
 from basereward.runs.resolve_model import MODEL
 from basereward.runs.run_folder import RunFolder
-from basereward.runs.score_files import ScoredGroup, read_scores, write_scores
+from basereward.runs.score_files import ScoredGroup, read_scores, scores_text
 from basereward.training.parallel.collectives import is_first
+from basereward.training.recording.best_weights import BEST, restore_scores
 from basereward.training.recording.run_record import RunDetails, RunRecord, peak_gib
 
 logger = logging.getLogger(__name__)
@@ -139,9 +141,15 @@ class RolloutRecord(RunRecord):
         if is_best:
             check_run_lock(self.run)
             weights = trained_weights(trainer.accelerator.unwrap_model(trainer.model))
-            write_best(self.run, weights, step=step, metrics=metrics)
-            self._write_scores("val")
+            text = self._scores_text("val")
+            write_best(self.run, weights, step=step, metrics=metrics, scores=text)
+            # For reports of a run that is still training. A kill before it is mended by `restore_scores`.
+            self._write_scores("val", text)
         return metrics
+
+    def restore_scores(self) -> None:
+        """Write the file of the scores of the best validation again, where a killed process has not."""
+        restore_scores(self.run.checkpoints / BEST, self.run.scores / "val.jsonl")
 
     def test(self, trainer: RunTrainer) -> dict[str, float]:
         """Answer the test rows with the best weights, and record what they show.
@@ -161,7 +169,7 @@ class RolloutRecord(RunRecord):
         if self.prepared.reward.trains == "judge":
             self.pair_s = (time.perf_counter() - began) / max(pairs, 1.0)
         if is_first():
-            self._write_scores("test")
+            self._write_scores("test", self._scores_text("test"))
         self._test_metrics = metrics
         return metrics
 
@@ -195,11 +203,15 @@ class RolloutRecord(RunRecord):
         chunk, own = int(per_generation), int(per_generation) // trainer.accelerator.num_processes
         return self.prepared.held_out(split, lambda rows: trainer.answers(rows, batch=own), chunk=chunk)
 
-    def _write_scores(self, split: Split) -> None:
-        """Write the scores of a judge's last answers."""
+    def _scores_text(self, split: Split) -> str | None:
+        """The scores of a judge's last answers, as the content of their file; None for a policy."""
         if self.prepared.reward.trains != "judge":
-            return
+            return None
         scored: list[ScoredGroup] = []
         for name, (rows, texts) in self.prepared.held_out.answered.items():
             scored += judged_groups(self.prepared.held_out.groups[split][name], rows, texts, source=name)
-        write_scores(self.run.scores / f"{split}.jsonl", scored)
+        return scores_text(scored)
+
+    def _write_scores(self, split: Split, text: str | None) -> None:
+        if text is not None:
+            write_state(self.run.scores / f"{split}.jsonl", text)

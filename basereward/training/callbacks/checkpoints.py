@@ -1,8 +1,7 @@
 """Checkpoints of a run: the last state, from which it resumes, and the weights of the best validation.
 
 last.ckpt           weights, optimizer, schedule and position in the data
-best.safetensors    the trained weights of the best validation
-best.json           its step, its metrics, mean and standard deviation of its scores
+best.safetensors    the trained weights of the best validation, its step and metrics, and the scores of its pairs
 
 Each file is written whole or not at all: under a temporary name, flushed to the disk, and renamed.
 """
@@ -20,22 +19,28 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from basereward.cluster.shared_place import PREEMPTIBLE
 from basereward.data.loading import loader_fault
 from basereward.errors import CheckpointError
-from basereward.io.files import apply_umask, atomic_file, atomic_path, free_space, json_text, write_atomic
+from basereward.io.files import atomic_file, free_space, write_state
 from basereward.io.interrupts import Terminated, termination
 from basereward.model.sharded import whole
 from basereward.runs.locks import check_run_lock
 from basereward.runs.run_folder import RunFolder
-from basereward.runs.score_files import spread, write_scores
+from basereward.runs.score_files import scores_text, spread
 from basereward.runs.tracking.uploader import describe
 from basereward.training.module import RewardModule
 from basereward.training.parallel.collectives import gather, num_ranks
 from basereward.training.parallel.sharded_checkpoint import read_checkpoint
+from basereward.training.recording.best_weights import (
+    BEST,
+    read_card,
+    read_weights,
+    restore_scores,
+    write_best_weights,
+)
 
 STOPPED_EARLY = "basereward.stopped_early"
 """Key of a checkpoint: whether early stopping has ended the training."""
@@ -202,7 +207,7 @@ class Checkpoints(Callback):
             raise Terminated
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the weights, the scores and a card when the monitored metric is better than ever before."""
+        """Save the weights with the scores and a card when the monitored metric is better than ever before."""
         assert isinstance(pl_module, RewardModule)
         value = float(trainer.callback_metrics.get(self.monitor, math.nan))
         # A metric that is NaN (no pairs) cannot choose a validation; then the last one counts as the best.
@@ -223,19 +228,15 @@ class Checkpoints(Callback):
     def _write_best(self, trainer: Trainer, module: RewardModule, weights: Mapping[str, Tensor]) -> None:
         check_run_lock(RunFolder(self.folder.parent))
         self.folder.mkdir(parents=True, exist_ok=True)
-        target = self.folder / "best.safetensors"
+        target = self.folder / BEST
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        card = {"step": trainer.global_step, "metrics": metrics, "scores": spread(module.scored)}
+        text = scores_text(module.scored)
         try:
-            # safetensors writes only to a path and stores no tensor with gaps between its values.
-            with atomic_path(target) as partial:
-                save_file({k: v.cpu().contiguous() for k, v in weights.items()}, partial)
-                apply_umask(partial)
-            # The card comes last: `restore_best` takes the weights only if there is a card. A run that is killed
-            # between these files resumes from a checkpoint before the validation, repeats it, and writes all of the
-            # files again.
-            write_scores(self.scores_file, module.scored)
-            card = {"step": trainer.global_step, "metrics": metrics, "scores": spread(module.scored)}
-            write_atomic(self.folder / "best.json", json_text(card, indent=2) + "\n")
+            # One file: the weights of one validation must never stand beside the scores of another one.
+            write_best_weights(target, weights, card=card, scores=text)
+            # For reports of a run that is still training. A kill before it is mended by `restore_scores`.
+            write_state(self.scores_file, text)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(_disk_message(target, error)) from error
 
@@ -246,14 +247,26 @@ class Checkpoints(Callback):
             module: in which the weights of the last step are replaced.
 
         Returns:
-            The content of best.json: `step`, `metrics` and `scores`.
+            `step`, `metrics` and `scores` (mean and standard deviation) of the best validation.
+
+        Raises:
+            DamagedCheckpointError: the file cannot be read.
         """
+        file = self.folder / BEST
+        card = read_card(file) if file.exists() else None
+        # A run that an earlier version began has the card in a file of its own.
+        earlier = self.folder / "best.json"
+        if card is None and earlier.exists():
+            card = json.loads(earlier.read_text())
         # Without a validation the last weights are the best ones.
-        if not (self.folder / "best.json").exists():
+        if card is None:
             return {"step": module.global_step, "metrics": {}, "scores": {}}
-        module.load_state_dict(load_file(self.folder / "best.safetensors"))
-        card: dict[str, Any] = json.loads((self.folder / "best.json").read_text())
+        module.load_state_dict(read_weights(file))
         return card
+
+    def restore_scores(self) -> None:
+        """Write the file of the scores of the best validation again, where a killed process has not."""
+        restore_scores(self.folder / BEST, self.scores_file)
 
 
 def is_asked_to_end() -> bool:

@@ -190,6 +190,7 @@ class Recorder(RunRecord, Callback):
         self.metrics({"train/best_step": float(best["step"])}, step=trainer.global_step)
         self.record_model(step=int(best["step"]))
         self.record_rejections(step=trainer.global_step)
+        self.checkpoints.restore_scores()
         if self.checkpoints.scores_file.exists():
             self.record_scores("val", read_scores(self.checkpoints.scores_file))
         if not self.keep_open:

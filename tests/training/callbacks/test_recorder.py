@@ -69,7 +69,7 @@ def test_step_is_recorded_once_and_completely(recipe: Recipe) -> None:
     step_metrics = {name for name, steps in steps_by_name.items() if steps == [1, 2, 3, 4]}
     assert {"train/loss", "train/lr", "train/grad_norm", "time/step_s", "perf/tflops", "perf/mfu"} <= step_metrics
     assert "time/data_wait_share" in step_metrics
-    assert steps_by_name["val/pair_accuracy"] == [2, 4]  # the log and best.json have the same steps
+    assert steps_by_name["val/pair_accuracy"] == [2, 4]  # the log and the best weights have the same steps
     assert all(len(steps) == len(set(steps)) for steps in steps_by_name.values()), steps_by_name
 
 
