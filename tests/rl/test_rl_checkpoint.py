@@ -40,14 +40,13 @@ def test_best_weights_and_their_step_are_one_file(tmp_path: Path) -> None:
     assert restore_best(run, model) is None
     for step in (2, 4):
         metrics = {"val/a": step / 8, "val/b": float("nan")}
-        write_best(
-            run, trained_weights(linear(step)), step=step, metrics=metrics, scores=f"scores of {step} \N{BULLET}\n"
-        )
+        scores = f"{step} \N{BULLET}\n"
+        write_best(run, trained_weights(linear(step)), step=step, metrics=metrics, scores=scores)
         assert [path.name for path in run.checkpoints.iterdir()] == [BEST]
         assert restore_best(run, model) == {"step": step, "metrics": {"val/a": step / 8}}
         assert model.weight.tolist() == [[step, step]]
         restore_scores(run.checkpoints / BEST, tmp_path / "val.jsonl")
-        assert (tmp_path / "val.jsonl").read_text() == f"{step} \N{BULLET}\n"
+        assert (tmp_path / "val.jsonl").read_text() == scores
 
 
 def test_best_weights_without_their_step_are_refused(tmp_path: Path) -> None:
