@@ -81,6 +81,55 @@ def test_digest_depends_on_the_pictures_that_are_there(here: Path, kind: str) ->
     assert digests[0] == digests[2] != digests[1]
 
 
+def unseen_files(folder: Path, *, row: dict[str, Any]) -> Path:
+    """Write five rows of a layout that no benchmark has, among 40 films."""
+    (folder / "clips").mkdir(parents=True)
+    for number in range(40):
+        (folder / "clips" / f"{number:02}.mp4").write_bytes(b"film")
+    (folder / "rows_v2.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(5)))
+    return folder
+
+
+def test_files_and_columns_of_other_names_are_found_step_by_step(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each message names the files or the columns that there are, and the keys to set, until the rows are read. The
+    videos are never left out, as they would be if their column were not needed."""
+    row = {"query": "Who?", "candidates": ["a", "b", "c", "d"], "ranks": [1, 2, 3, 4], "media": "clips/01.mp4"}
+    folder = unseen_files(here / "mr2", row=row)
+    command = ["longer", "--benchmark", "mr2bench_video", f"data={folder}"]
+    message = refused(capsys, *command)
+    assert "Files found: rows_v2.jsonl, clips/00.mp4" in message
+    assert "Set `files`" in message
+    command.append("files=rows_v2.jsonl")
+    message = refused(capsys, *command)
+    assert "Columns found: query, candidates, ranks, media" in message
+    assert "columns.prompt=NAME columns.responses=NAME columns.rankings=NAME columns.video=NAME" in message
+    command += ["columns.prompt=query", "columns.responses=candidates", "columns.rankings=ranks"]
+    assert "missing or empty: video" in refused(capsys, *command)
+    assert main(["eval", *command, "columns.video=media"]) == 0
+    benchmark = load_benchmark("mr2bench_video", overrides=[*command[3:], "columns.video=media"])
+    assert {item.videos for item in benchmark.items} == {("clips/01.mp4",)}
+
+
+def test_splits_and_columns_of_other_names_are_found_step_by_step(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As above, for a benchmark without names of files: messages name the splits, the columns and the categories."""
+    row = {"question": "Who?", "a": "Ann", "b": "Bob", "clip": "clips/01.mp4", "dimension": "Knowledge"}
+    folder = unseen_files(here / "vrb", row=row)
+    command = ["longer", "--benchmark", "videorewardbench", f"data={folder}", "--allow-partial"]
+    message = refused(capsys, *command)
+    assert "Allowed: train. Set `split`" in message
+    command.append("split=train")
+    names = {"prompt": "question", "chosen": "a", "rejected": "b", "video": "clip", "category": "dimension"}
+    message = refused(capsys, *command)
+    assert all(f"columns.{name}=NAME" in message for name in names)
+    command += [f"columns.{name}={column}" for name, column in names.items()]
+    assert "protocol.categories={NAME: long_perception}" in refused(capsys, *command)
+    assert main(["eval", *command, "protocol.categories={Knowledge: knowledge}"]) == 0
+
+
 def test_acc_plus_leaves_out_incomplete_prompts(real_rows: Path) -> None:
     """With only the first pair of each prompt, Acc+ is 0 of 0; with one pair missing, that prompt is left out."""
     benchmark = mm_rlhf(real_rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import cast
@@ -14,8 +15,14 @@ from basereward.data.readers.folder import folder_table
 from basereward.data.readers.joined import concatenate
 from basereward.data.readers.rows_file import RowsFile
 from basereward.data.readers.separated import NUMBERS
-from basereward.errors import DataError, nearest, sentence
+from basereward.errors import DataError, format_count, nearest, sentence
 from basereward.io.formats import is_pattern, rows_kind
+
+SHOWN_FILES = 20
+"""The most files that a message names."""
+
+
+FILES_ADVICE = "Set `files` to the names of those that hold the rows."
 
 
 def find_table(
@@ -64,7 +71,7 @@ def _folder_table(path: Path, *, split: str, numbers: Collection[str]) -> Table 
 def _listed_files(path: str, patterns: Sequence[str], *, revision: str | None) -> list[Path]:
     listed: list[Path] = []
     for pattern in patterns:
-        listed += find_files(path, pattern, revision=revision)
+        listed += find_files(path, pattern, revision=revision, advice=FILES_ADVICE)
     return listed
 
 
@@ -109,10 +116,16 @@ def pattern_folder(pattern: str) -> Path:
     return folder
 
 
-def find_files(path: str, pattern: str, *, revision: str | None = None) -> list[Path]:
+def find_files(path: str, pattern: str, *, revision: str | None = None, advice: str = "") -> list[Path]:
     """Find the files of a folder or hub repository that match a name or pattern, sorted by name.
 
     Files on the hub are downloaded into its cache.
+
+    Args:
+        path: the folder or the hub id.
+        pattern: the name or pattern.
+        revision: of a repository.
+        advice: the end of the message if there is no such file: what to set.
 
     Raises:
         DataError: there is no such file.
@@ -127,13 +140,13 @@ def find_files(path: str, pattern: str, *, revision: str | None = None) -> list[
     folder = Path(path)
     if folder.is_dir():
         names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]
-        return [folder / name for name in _matching(names, pattern, path)]
+        return [folder / name for name in _matching(names, pattern, path, advice=advice)]
     if folder.is_file():
         raise DataError(f"{path} is a file, but `files` names files in a folder; give a folder or omit `files`")
-    return _from_hub(path, pattern, revision=revision)
+    return _from_hub(path, pattern, revision=revision, advice=advice)
 
 
-def _from_hub(path: str, pattern: str, *, revision: str | None) -> list[Path]:
+def _from_hub(path: str, pattern: str, *, revision: str | None, advice: str) -> list[Path]:
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -143,7 +156,7 @@ def _from_hub(path: str, pattern: str, *, revision: str | None) -> list[Path]:
         # Listing a repository takes a request, which a plain name does not need.
         literal = not any(mark in pattern for mark in "*?[")
         names = [pattern] if literal else HfApi().list_repo_files(path, repo_type="dataset", revision=revision)
-        matching = _matching(sorted(names), pattern, path)
+        matching = _matching(sorted(names), pattern, path, advice=advice)
         return [Path(hf_hub_download(path, name, repo_type="dataset", revision=revision)) for name in matching]
     except hub_errors as error:
         raise DataError(
@@ -152,11 +165,28 @@ def _from_hub(path: str, pattern: str, *, revision: str | None) -> list[Path]:
         ) from error
 
 
-def _matching(names: Sequence[str], pattern: str, path: str) -> list[str]:
-    """Select the names that match a pattern; at least one must."""
+def _matching(names: Sequence[str], pattern: str, path: str, *, advice: str) -> list[str]:
+    """Select the names that match a pattern.
+
+    Raises:
+        DataError: none does.
+    """
     matching = [name for name in names if fnmatch.fnmatch(name, pattern)]
     if not matching:
         close = nearest(pattern, names)
         hint = f"; did you mean {close}?" if close else "."
-        raise DataError(f"{path} has no file {pattern}{hint} Files found: {', '.join(names[:20]) or 'none'}")
+        found = f"Files found: {_shown_files(names)}."
+        raise DataError(" ".join(filter(None, [f"{path} has no file {pattern}{hint}", found, advice])))
     return matching
+
+
+def _shown_files(names: Sequence[str]) -> str:
+    """Some of many names, those of the rarest kinds first: hundreds of images must not hide the file with the rows.
+
+    >>> _shown_files(["1.png", "2.png", "rows.jsonl"]), _shown_files([])
+    ('rows.jsonl, 1.png, 2.png', 'none')
+    """
+    kinds = Counter(Path(name).suffix.lower() for name in names)
+    ordered = sorted(names, key=lambda name: (kinds[Path(name).suffix.lower()], name))
+    more = f" and {format_count(len(names) - SHOWN_FILES, 'other')}" if len(names) > SHOWN_FILES else ""
+    return f"{', '.join(ordered[:SHOWN_FILES])}{more}" if names else "none"

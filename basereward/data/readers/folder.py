@@ -56,7 +56,7 @@ def folder_table(path: str, *, split: str, numbers: Collection[str]) -> Table | 
         return None
     name = split.partition("[")[0]
     if name not in files_by_split or "+" in split:
-        raise DataError(f"{path}: {unknown('split', name, list(files_by_split))}")
+        raise DataError(f"{path}: {unknown('split', name, list(files_by_split))} Set `split` to one of these.")
     if others := _files_without_split(folder, files):
         logger.warning("%s: not read, because their names contain no split: %s", path, ", ".join(others))
     table = concatenate([RowsFile(file, numbers=numbers) for file in files_by_split[name]])

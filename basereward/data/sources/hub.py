@@ -28,7 +28,7 @@ class Hub(RowsSource):
     Args:
         name: the name of the source.
         path: a hub id, a folder with data files or one that `save_to_disk` wrote, or one data file.
-        files: names or patterns of data files in it; null: those that the `datasets` library finds.
+        files: names or patterns of data files in it, or one; null: those that the `datasets` library finds.
         listing: a JSON file in it that lists data files (`annotation`) and the folders of their images (`root`).
         subset: the subset (configuration) of the data set, if it has several.
         revision: branch, tag or commit of the hub repository.
@@ -52,7 +52,7 @@ class Hub(RowsSource):
         name: str,
         *,
         path: str,
-        files: list[str] | None = None,
+        files: str | list[str] | None = None,
         listing: str | None = None,
         subset: str | None = None,
         revision: str | None = None,
@@ -63,7 +63,13 @@ class Hub(RowsSource):
     ) -> None:
         store = find_images(path, images, revision=revision)
         adapter = _make_adapter(shape, store) if shape else None
-        location = _RowsLocation(path, files=tuple(files or ()), listing=listing, subset=subset, revision=revision)
+        location = _RowsLocation(
+            path,
+            files=(files,) if isinstance(files, str) else tuple(files or ()),
+            listing=listing,
+            subset=subset,
+            revision=revision,
+        )
         opener = partial(_open_table, location, adapter=adapter)
         super().__init__(name, open_table=opener, train=split, images=store, adapter=adapter, **options)
 

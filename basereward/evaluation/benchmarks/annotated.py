@@ -39,7 +39,7 @@ class Annotated:
         path: a hub id, a folder with data files or one that `save_to_disk` wrote, or one data file.
         protocol: how rows are read and counted.
         version: of this reading of the benchmark; a change that moves a number raises it.
-        files: names or patterns of data files in `path`; null: those that the `datasets` library finds.
+        files: names or patterns of data files in `path`, or one; null: those that the `datasets` library finds.
         subset: the configuration of the data set, if it has several.
         revision: branch, tag or commit of the hub repository.
         split: of the data set.
@@ -75,7 +75,7 @@ class Annotated:
         path: str,
         protocol: Node,
         version: str = "1",
-        files: list[str] | None = None,
+        files: str | list[str] | None = None,
         subset: str | None = None,
         revision: str | None = None,
         split: str = "test",
@@ -199,12 +199,13 @@ class Annotated:
         return f"{self._columns[name]} (columns.{name})" if name in self._columns else name
 
     def _missing_columns(self, missing: Sequence[str], row: Mapping[Any, Any]) -> RowRejected:
+        mapping = " ".join(f"columns.{name}=NAME" for name in missing)
         advice: Mapping[str, str] = getattr(self.protocol, "missing_column_advice", Protocol.missing_column_advice)
         sentences = [
             f"missing or empty: {', '.join(self._name_in_data(name) for name in missing)}.",
             f"Columns found: {', '.join(map(str, row)) or 'none'}.",
             *(advice[name] for name in missing if name in advice),
-            f"If the data set has them under other names, map them: columns.{missing[0]}=...",
+            f"If the data set has them under other names, map them: {mapping}",
         ]
         return RowRejected("missing_column", " ".join(sentences))
 
@@ -214,21 +215,26 @@ class _RowsPlace:
     """Where rows are; the arguments of `Annotated` with the same names."""
 
     path: str
-    files: list[str] | None
+    files: str | list[str] | None
     subset: str | None
     split: str
     revision: str | None
 
+    @property
+    def patterns(self) -> list[str]:
+        """The names or patterns of the files."""
+        return [self.files] if isinstance(self.files, str) else self.files or []
+
     def table(self) -> Table:
-        files = self.files or ()
+        files = self.patterns
         return find_table(self.path, files=files, subset=self.subset, revision=self.revision, split=self.split)
 
     def inputs(self) -> list[Path]:
         """The local files that are read; the folder, if they are not named."""
-        if not self.files or not Path(self.path).is_dir():
+        if not self.patterns or not Path(self.path).is_dir():
             return [Path(self.path)]
         found: list[Path] = []
-        for pattern in self.files:
+        for pattern in self.patterns:
             found += find_files(self.path, pattern)
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.messages import shown
@@ -22,17 +22,25 @@ class MR2Bench(Protocol):
     The variant `best_of_four` counts the rows whose response with the highest score has the best rank. A highest score
     that is shared with a response of another rank counts as wrong. Verdicts name the best response.
 
+    Args:
+        media: the column that every row must have, `image` or `video`; None: rows may have neither. Without it, a
+            column of another name would be left out, and questions asked without what they are about.
+
     >>> row = {"prompt": "What is it?", "responses": ["a cat", "a dog", "a cow", "a hen"], "rankings": [3, 1, 2, 4]}
     >>> MR2Bench().item(row, number=0, images=ImageStore()).right
     (1,)
     """
 
-    columns = ("prompt", "responses", "rankings")
+    columns: tuple[str, ...] = ("prompt", "responses", "rankings")
     optional_columns: ClassVar[Mapping[str, str]] = {
         "id": "the number of the row by default",
         "image": "the path of the image",
         "video": "the path of the video: a file, or a folder of frames",
     }
+
+    def __init__(self, *, media: Literal["image", "video"] | None = None) -> None:
+        if media is not None:
+            self.columns = (*type(self).columns, media)
 
     @property
     def variants(self) -> Mapping[str, Variant]:

@@ -91,9 +91,9 @@ class OmniRewardBench(Protocol):
             wrong=tuple(1 - place for place in best),
             prompt_id=prompt_key((task, prompt, _path(row, str(medium)))),
             labels={"task": task},
-            images=(row["image"],) if medium == "image" and row.get("image") is not None else (),
+            images=(_drawn(row, "image"),) if medium == "image" else (),
             ties=True,
-            videos=(_path(row, "video") or "",) if medium == "video" else (),
+            videos=(_file(row, "video"),) if medium == "video" else (),
             response_images=_drawn_responses(row) if kind == "image" else (),
         )
 
@@ -121,7 +121,7 @@ def _path(row: Mapping[str, Any], name: str) -> str | None:
 
 
 def _drawn(row: Mapping[str, Any], name: str) -> Any:
-    """A response that is an image: the image in the row, or its path."""
+    """An image: the one in the row, or its path."""
     value = row.get(name)
     content = value.get("bytes") if isinstance(value, Mapping) else value
     return value if isinstance(content, bytes | PIL.Image.Image) else _file(row, name)
@@ -139,10 +139,10 @@ def _responses(row: Mapping[str, Any], kind: str) -> tuple[str, ...]:
 
 
 def _file(row: Mapping[str, Any], name: str) -> str:
-    """The path of a response that is not text."""
+    """The path of a file that is not text."""
     path = _path(row, name)
     if path is None:
-        raise RowRejected("wrong_type", f"`{name}` is {shown(row[name])}; a path, or `{name}_path`, is needed")
+        raise RowRejected("wrong_type", f"`{name}` is {shown(row.get(name))}; a path, or `{name}_path`, is needed")
     return path
 
 

@@ -205,6 +205,9 @@ BAD = [
     pytest.param("omnirewardbench", {"part": "text_to_txt"}, "did you mean .text_to_text", id="task"),
     pytest.param("omnirewardbench", {"part": None}, "protocol.task=text_to_text", id="no_task"),
     pytest.param("omnirewardbench", {"part": "text_to_image", "response1": 3}, "a path", id="no_path"),
+    pytest.param("omnirewardbench", {"part": "text_image_to_text"}, "`image` is", id="no_image_of_the_prompt"),
+    pytest.param("omnirewardbench", {"part": "text_video_to_text"}, "`video` is", id="no_video_of_the_prompt"),
+    pytest.param("mr2bench", {"image": None}, "missing or empty: image", id="no_image"),
 ]
 
 
