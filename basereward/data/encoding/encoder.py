@@ -247,7 +247,7 @@ class Encoder:
         self.positions = positions
         self.image_processor = image_processor
         self.videos = videos
-        self.images = ImageReader(image_processor, store=feature_store, videos=videos)
+        self.images = ImageReader(image_processor, store=feature_store, videos=videos, max_tokens=max_tokens)
         self.image_token_id = image_token_id
         self.merge_size = merge_size
         self.image_marks = image_marks
