@@ -33,8 +33,7 @@ def read_video_pixels(processor: Any, frames: Iterable[PIL.Image.Image], clip: C
     patches: Tensor | None = None
     times = 0
     for frame in frames:
-        # As the image processor does, whose own limits of pixels are those of single images.
-        used.append(frame if frame.size == clip.size else frame.resize(clip.size, PIL.Image.Resampling.BICUBIC))
+        used.append(resized(frame, clip))
         if len(used) < at_once:
             continue
         values = joined_in_time(_patches(processor, used, shades), clip)
@@ -46,6 +45,17 @@ def read_video_pixels(processor: Any, frames: Iterable[PIL.Image.Image], clip: C
     assert patches is not None
     assert times == clip.grid[0]
     return Pixels(patches.flatten(0, 1), shades, frames=1 if shades is None else at_once)
+
+
+def resized(frame: PIL.Image.Image, clip: Clip) -> PIL.Image.Image:
+    """Resize a frame to the size in which a model reads it.
+
+    >>> clip = Clip((0, 1), fps=1.0, total=2, grid=(1, 2, 4), patch_size=14, frames_per_patch=2)
+    >>> resized(PIL.Image.new("RGB", (100, 50)), clip).size
+    (56, 28)
+    """
+    # As the image processor does, whose own limits of pixels are those of single images.
+    return frame if frame.size == clip.size else frame.resize(clip.size, PIL.Image.Resampling.BICUBIC)
 
 
 def _patches(processor: Any, frames: list[PIL.Image.Image], shades: Shades | None) -> Tensor:
