@@ -85,13 +85,7 @@ def test_page_with_a_model_shows_the_frames_that_it_reads(tmp_path: Path) -> Non
     assert main(["look", str(source), "--model", str(model), "--out", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
     assert "[video: 12 frames, 4 a second; the model reads 6, in 56 x 84 pixels] [0 s]" in page
-    assert [seconds for seconds in (0.5, 1, 1.5, 2, 2.5, 0.25, 2.75) if f"[{seconds} s]" in page] == [
-        0.5,
-        1,
-        1.5,
-        2,
-        2.5,
-    ]
+    assert re.findall(r"\[([\d.]+) s\]", page) == ["0", "0.5", "1", "1.5", "2", "2.5"]
     assert page.count("data:image/") == 6
 
 
