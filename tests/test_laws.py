@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import PIL.Image
 import pytest
 import torch
@@ -25,7 +24,7 @@ from torch import Tensor
 from basereward.data.batching.collate import collate
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.encoder import EncodedGroup, EncodingError
-from basereward.data.schema.group import IMAGE, VIDEO, Group, Part, Turn
+from basereward.data.schema.group import VIDEO, Group, Part, Turn
 from basereward.errors import ModelError, TooManyRowsLost
 from basereward.inference.load_model import load
 from basereward.inference.scorer import Scorer, load_scorer
@@ -44,12 +43,14 @@ from basereward.serve.settings import ServerSettings
 from basereward.training.fit import train
 from tests.helpers.forked_command import run_command
 from tests.helpers.killed_process import start_training, train_in_process
+from tests.helpers.own_forward import OwnForward, visual_group
 from tests.helpers.support import (
     SMALL,
     TEXT,
     VISION,
     checkpoint,
     clip,
+    drawn_groups,
     fill_adapters,
     gradients,
     group,
@@ -125,13 +126,17 @@ def test_law_1_tree_equals_plain(family: str, lora: bool, checkpointing: bool, t
         assert_close(gradient, expected_gradients[name])
 
 
+@pytest.mark.parametrize("drawn", [False, True], ids=["text", "drawn"])
 @pytest.mark.parametrize("family", READS_VIDEO)
-def test_law_1_holds_with_videos(family: str, tmp_path: Path) -> None:
-    """Scores and gradients of groups with videos in one tree row equal those of one sequence per response."""
+def test_law_1_holds_with_videos(family: str, drawn: bool, tmp_path: Path) -> None:
+    """Scores and gradients of groups with videos in one tree row equal those of one sequence per response; also with
+    pictures in the responses."""
     path = checkpoint(family, tmp_path / family)
-    tree, plain = batches(path, video_groups())
-    # Once in both groups that have it, and in all rows of the plain layout.
-    assert len(tree.images.grids) == len(plain.images.grids) == 3
+    groups = [*video_groups(), *([visual_group(drawn=True), *drawn_groups()] if drawn else [])]
+    tree, plain = batches(path, groups)
+    if not drawn:
+        # Once in both groups that have it, and in all rows of the plain layout.
+        assert len(tree.images.grids) == len(plain.images.grids) == 3
     model = reward_model(path)
     expected, expected_gradients = scores_and_gradients(model, plain)
     scores, tree_gradients = scores_and_gradients(model, tree)
@@ -140,62 +145,23 @@ def test_law_1_holds_with_videos(family: str, tmp_path: Path) -> None:
         assert_close(tree_gradients[name], gradient)
 
 
+@pytest.mark.parametrize("drawn", [False, True], ids=["text", "drawn"])
 @pytest.mark.parametrize("family", READS_VIDEO)
-def test_law_2_holds_with_videos(family: str, tmp_path: Path) -> None:
+def test_law_2_holds_with_videos(family: str, drawn: bool, tmp_path: Path) -> None:
     """Hidden states of a prompt with an image and a video equal those of transformers' own model, which gets the values
-    of all pixels from the frames by its own patches, and finds the positions itself."""
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-
+    of all pixels from the frames by its own patches, and finds the positions itself; also with pictures in the
+    responses."""
     path = checkpoint(family, tmp_path / family)
-    turn = Turn("user", (Part("After "), IMAGE, Part(" comes "), VIDEO, Part(" what?")))
-    sample = Group("a", "test", (turn,), ("A seven.", "4"), (), images=(picture(9), clip(6, fps=1.5)))
+    sample = visual_group(drawn=drawn)
     _, plain = batches(path, [sample])
     with torch.no_grad():
         actual = load_backbone(path).eval().hidden_states(plain)
-
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    model = AutoModel.from_pretrained(path, attn_implementation="eager").eval()
-    images = AutoImageProcessor.from_pretrained(path, backend="pil")
-    features = dict(images(images=[sample.images[0]], return_tensors="pt"))
-    videos = own_video_features(sample.images[1], images)
-    seconds = 2 / 1.5
-    written = "<|video_pad|>" * (int(videos["video_grid_thw"].prod()) // 4)
-    written = f"<|vision_start|>{written}<|vision_end|>"
-    if family == "qwen3_vl":
-        # Three patches of two frames each, from 0 to 0.67 s, from 1.33 s to 2 s, and from 2.67 s to 3.33 s.
-        frame = "<|video_pad|>" * (int(videos["video_grid_thw"][0, 1:].prod()) // 4)
-        times = ("<0.3 seconds>", "<1.7 seconds>", "<3.0 seconds>")
-        written = "".join(f"{time}<|vision_start|>{frame}<|vision_end|>" for time in times)
-    image = "<|image_pad|>" * (int(features["image_grid_thw"].prod()) // 4)
-    for row, response in enumerate(sample.responses):
-        text = f"<|im_start|>user\nAfter <|vision_start|>{image}<|vision_end|> comes {written} what?<|im_end|>\n"
-        text += f"<|im_start|>assistant\n{response}<|im_end|>"
-        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
-        kinds = (ids == model.config.image_token_id).int() + 2 * (ids == model.config.video_token_id).int()
-        options = {"second_per_grid_ts": torch.tensor([seconds])} if family == "qwen2_5_vl" else {}
-        with torch.no_grad():
-            expected = model(input_ids=ids, mm_token_type_ids=kinds, **features, **videos, **options)
+    own = OwnForward(path, family)
+    for row in range(len(sample.responses)):
+        ids, expected = own(sample, row)
         end = int(plain.rows.ends[row, 1])
-        assert plain.rows.input_ids[row, : end + 1].tolist() == ids[0].tolist()
-        assert_close(actual[row, : end + 1], expected.last_hidden_state[0])
-
-
-def own_video_features(video: Any, images: Any) -> dict[str, Tensor]:
-    """Return what transformers' model gets of the frames of a video: normalized by hand, and cut by its processor."""
-    from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
-
-    factor = images.patch_size * images.merge_size
-    # The frames of 56 x 84 pixels have the nearest multiple of 28 or of 32 as their size.
-    width, height = (round(side / factor) * factor for side in video.frames[0].size)
-    values = []
-    for frame in video.frames:
-        resized = np.asarray(frame.resize((width, height), PIL.Image.Resampling.BICUBIC), dtype=np.float32)
-        values.append(
-            (torch.from_numpy(resized) / 255 - torch.tensor(images.image_mean)) / torch.tensor(images.image_std)
-        )
-    frames = torch.stack(values).permute(0, 3, 1, 2)[None]
-    patches, *grid = Qwen3VLVideoProcessor().patchify(frames, images.patch_size, images.merge_size, 2)
-    return {"pixel_values_videos": patches[0], "video_grid_thw": torch.tensor([grid])}
+        assert plain.rows.input_ids[row, : end + 1].tolist() == ids
+        assert_close(actual[row, : end + 1], expected)
 
 
 @pytest.mark.parametrize("images", [0, 1, 2])
@@ -254,7 +220,7 @@ def _written_images(family: str, features: dict[str, Any]) -> tuple[str, list[st
     return "<|image_pad|>", ["<|image_pad|>" * int(grid.prod() // 4) for grid in grids]
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "llama"])
+@pytest.mark.parametrize("family", [*READS_VIDEO, "llama"])
 @pytest.mark.parametrize("layout", ["tree", "plain"])
 def test_law_3_score_depends_on_its_response_alone(family: str, layout: Any, tmp_path: Path) -> None:
     """Other groups in the batch or in the row, padding and the order of the responses change no score."""
@@ -280,14 +246,19 @@ def test_law_3_score_depends_on_its_response_alone(family: str, layout: Any, tmp
 @pytest.mark.parametrize("family", READS_VIDEO)
 @pytest.mark.parametrize("layout", ["tree", "plain"])
 def test_law_3_holds_with_videos(family: str, layout: Any, tmp_path: Path) -> None:
-    """Other groups in the batch, with videos or without, change no score."""
+    """Other groups in the batch, with videos or without, and the order of the responses change no score; also with
+    pictures in the responses."""
     path = checkpoint(family, tmp_path / family)
     model, encoder = reward_model(path).eval(), load_encoder(path)
-    encoded = [encoder(sample) for sample in video_groups()]
+    groups = [*video_groups(), visual_group(drawn=True)]
+    encoded = [encoder(sample) for sample in groups]
     with torch.no_grad():
         separate = [model(collate([sample], layout=layout, pad_id=encoder.pad_id)) for sample in encoded]
         together = model(collate(encoded[::-1], layout=layout, pad_id=encoder.pad_id))
-    assert_close(together, torch.cat(separate[::-1]))
+        assert_close(together, torch.cat(separate[::-1]))
+        for sample, expected in zip(groups, separate, strict=True):
+            turned = encoder(sample.select(range(len(sample.responses))[::-1]))
+            assert_close(model(collate([turned], layout=layout, pad_id=encoder.pad_id)).flip(0), expected)
 
 
 @pytest.fixture(scope="module")
@@ -396,14 +367,15 @@ def test_law_4_adapters_on_another_backbone_are_refused(tmp_path: Path) -> None:
         load_scorer(tmp_path / "model")
 
 
-def test_law_5_train_score_and_serve_agree(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", READS_VIDEO)
+def test_law_5_train_score_and_serve_agree(family: str, tmp_path: Path) -> None:
     """The test scores of a run equal those of `load(...).score` and of `basereward score` on the same rows, half of
     which have pictures in their responses."""
     rows = pair_rows(40, folder=tmp_path)
     for index, row in enumerate(rows[1::2], start=1):
         row |= {"chosen_images": [f"{index}.png"], "rejected_images": [f"{index}.png", f"{index + 1}.png"][index % 2 :]}
     source = write_rows(tmp_path / "pairs.jsonl", rows)
-    overrides = only(source)
+    overrides = [*only(source), f"model.backbone.make._target_=tiny_{family}"]
     run = train(load_recipe("basereward", overrides=overrides))
     in_training = {
         scored_group.id: scored_group.scores for scored_group in read_scores(find(run["run_id"]).scores / "test.jsonl")
@@ -418,7 +390,8 @@ def test_law_5_train_score_and_serve_agree(tmp_path: Path) -> None:
     }
     assert list(from_file) == [row["id"] for row in rows]
 
-    scorer = load(run["model"])
+    scorer: Any = load(run["model"])
+    assert scorer.model.backbone.transformer.config.model_type == family
     for row in rows:
         if row["id"] in in_training:
             responses = [row["chosen"][0]["content"], row["rejected"][0]["content"]]
@@ -430,7 +403,8 @@ def test_law_5_train_score_and_serve_agree(tmp_path: Path) -> None:
                 )
 
 
-def test_law_5_holds_with_videos(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", READS_VIDEO)
+def test_law_5_holds_with_videos(family: str, tmp_path: Path) -> None:
     """Test scores of a run on folders of frames equal those of the command, of `score` with lists of frames, and of the
     group that the server makes of frames in data URIs."""
     rows = pair_rows(24)
@@ -441,7 +415,8 @@ def test_law_5_holds_with_videos(tmp_path: Path) -> None:
             frame.save(folder / f"{number}.png")
         row["videos"] = [folder.name]
     source = write_rows(tmp_path / "pairs.jsonl", rows)
-    overrides = [*only(source), "data.sources.mine.val=0.3", "data.sources.mine.test=0.3"]
+    overrides = [*only(source), f"model.backbone.make._target_=tiny_{family}"]
+    overrides += ["data.sources.mine.val=0.3", "data.sources.mine.test=0.3"]
     run = train(load_recipe("basereward", overrides=[*overrides, "data.encoding.video.frames=4"]))
     in_training = {line.id: line.scores for line in read_scores(find(run["run_id"]).scores / "test.jsonl")}
     assert in_training
@@ -450,7 +425,8 @@ def test_law_5_holds_with_videos(tmp_path: Path) -> None:
     from_file = {
         line["id"]: line["scores"] for line in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     }
-    scorer = load(run["model"])
+    scorer: Any = load(run["model"])
+    assert scorer.model.backbone.transformer.config.model_type == family
     for row in rows:
         if row["id"] not in in_training:
             continue

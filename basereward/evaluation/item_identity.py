@@ -11,7 +11,7 @@ from typing import Any
 
 import PIL.Image
 
-from basereward.data.images.image_store import ImageStore, read_archived
+from basereward.data.images.image_store import ImageStore, archived_digest
 from basereward.data.schema.group import ArchivedImage, Image, PlacedImage, Video, Visual, flat_images, visual_content
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.videos.references import find_video
@@ -198,5 +198,5 @@ def _image_sha256(image: Any, store: ImageStore) -> str | None:
 def _stored_sha256(image: Any, store: ImageStore) -> str | None:
     location = image if isinstance(image, ArchivedImage) else store.find(image)
     if isinstance(location, ArchivedImage):
-        return hashlib.sha256(read_archived(location)).hexdigest()
+        return archived_digest(location, "sha256").hex()
     return file_sha256(location) if Path(location).is_file() else None

@@ -11,6 +11,7 @@ from basereward.errors import DataError
 from basereward.evaluation.benchmark import Benchmark
 from basereward.evaluation.judging.judge import Judge
 from basereward.evaluation.outcome import BASELINES
+from basereward.io.files import files_below
 from basereward.io.limits import read_json
 from basereward.io.names import check_name
 from basereward.runs.params import clean_name
@@ -127,6 +128,7 @@ def _model_subject(model: str, *, out: str | None, name: str | None) -> Subject:
 def _fingerprint(folder: Path) -> str:
     """A hash that changes if a file of the model does."""
     # By size and modification time: weights of a 7B model are 15 GB, and reading them takes a minute.
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    states = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    states = []
+    for file in files_below(folder):
+        states.append((str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns))
     return hashlib.sha256(repr(states).encode()).hexdigest()

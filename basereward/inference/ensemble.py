@@ -30,7 +30,7 @@ from basereward.inference.group_scores import ChatPrompt
 from basereward.inference.prompt_cache import PromptScorer
 from basereward.inference.reward_scorer import RewardScorer
 from basereward.inference.scorer import Scorer, load_scorer
-from basereward.io.files import json_text, write_atomic
+from basereward.io.files import files_below, json_text, write_atomic
 from basereward.io.hashing import file_sha256
 from basereward.io.limits import check_format, read_json_object
 from basereward.io.outputs import check_replaceable, foreign_files, replace_folder
@@ -486,7 +486,7 @@ def model_digest(folder: Path) -> str:
     >>> model_digest(Path(tempfile.mkdtemp())) == hashlib.sha256(b"").hexdigest()  # no files
     True
     """
-    return _digest(folder, [path for path in sorted(folder.rglob("*")) if path.is_file()])
+    return _digest(folder, files_below(folder))
 
 
 def backbone_digest(folder: Path) -> str:
@@ -497,7 +497,7 @@ def backbone_digest(folder: Path) -> str:
         return model_digest(folder)
     files: list[Path] = []
     for name in ("backbone", "adapter"):
-        files += [path for path in sorted((folder / name).rglob("*")) if path.is_file()]
+        files += files_below(folder / name) if (folder / name).is_dir() else []
     settings = (recipe.model.pooling, recipe.data.encoding, recipe.batch.layout, recipe.trainer.precision)
     hashes = sorted((card.get("identity") or {}).get("hashes", {}).items())
     # Cards of earlier versions have no hashes, and their digests must stay as they were.

@@ -19,10 +19,9 @@ from basereward.data.batching.collate import collate
 from basereward.data.batching.packing import RowSize, pack_in_order
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.encoder import EncodedGroup, Encoder
-from basereward.data.schema.group import Group, Part, Turn
+from basereward.data.schema.group import Group
 from basereward.data.schema.image_references import ImageReference
 from basereward.data.schema.rows import RowFormat
-from basereward.data.schema.text import check_texts
 from basereward.errors import check_several
 from basereward.model.reward_model import RewardModel
 
@@ -83,16 +82,8 @@ class PromptScorer:
 
     def __init__(self, scorer: PassRunner, group: EncodedGroup) -> None:
         self._scorer = scorer
-        # The cache replaces the pixels, which would be encoded again at every call.
-        self._group = replace(
-            group,
-            pixels=None,
-            images_thw=None,
-            cached_features=(),
-            visual_tokens=None,
-            branch_images=(),
-            num_response_images=0,
-        )
+        # The cache replaces the pixels, which would be kept as long.
+        self._group = replace(group, pixels=None, cached_features=())
         self._cache = Cache(layer_class_to_replicate=_Prefix)
         # Images of the group's own responses are left out.
         self._fill_cache(replace(group, branch_images=()))
@@ -136,10 +127,8 @@ class PromptScorer:
 
     def score_group(self, group: Group) -> list[float]:
         """As `score`, for the responses of a group, whose own prompt is not read."""
-        encoder = self._scorer.encoder
-        check_texts(group.responses)
-        encoded = self._encoded(group)
-        encoder.check_length(encoded.longest)
+        # Images of the responses come after the prompt of this scorer, whose own pixels the cache replaces.
+        encoded = self._scorer.encoder.with_responses(self._group, group)
         scores: list[float] = []
         branches = range(len(encoded.branches))
         passes = pack_in_order(
@@ -149,23 +138,6 @@ class PromptScorer:
             scores += self._score(encoded, branches_of_pass)
         self._scorer.check_finite(scores, name=self._group.id)
         return scores
-
-    def _encoded(self, group: Group) -> EncodedGroup:
-        """The prompt of this scorer with the responses of a group."""
-        encoder = self._scorer.encoder
-        if not group.response_images:
-            return replace(self._group, branches=tuple(encoder.branch(response) for response in group.responses))
-        # With a prompt that has no images, so that all images are those of the responses.
-        own = encoder(replace(group, prompt=(Turn("user", (Part("?"),)),), images=()))
-        return replace(
-            self._group,
-            branches=own.branches,
-            branch_images=own.branch_images,
-            pixels=own.pixels,
-            images_thw=own.images_thw,
-            cached_features=own.cached_features,
-            num_response_images=own.num_response_images,
-        )
 
     @torch.inference_mode()
     def _score(self, encoded: EncodedGroup, branches: Sequence[int]) -> list[float]:

@@ -1,4 +1,5 @@
-"""Atomic writes of files, files that the project keeps for itself, strict JSON, and messages for errors of the disk."""
+"""Atomic writes of files, files that the project keeps for itself, lists of files, strict JSON, and messages for errors
+of the disk."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from basereward.errors import RunError
+from basereward.errors import DataError, RunError
 from basereward.io.limits import kind_of
 from basereward.io.processes import partial_writes, temporary_name
 
@@ -340,6 +341,40 @@ def _absolute(path: Path) -> Path:
     with contextlib.suppress(FileNotFoundError):
         return path.absolute()
     return path
+
+
+def files_below(folder: Path | str) -> list[Path]:
+    """All regular files below a folder, sorted; also those in folders that are links, as in the cache of the hub.
+
+    `Path.rglob` does not enter such links, so that a hash over its files would be that of a part.
+
+    Raises:
+        DataError: a link leads to a folder that contains it, so that there would be no end.
+        OSError: a folder cannot be read.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "a").mkdir()
+    >>> (folder / "a" / "file").touch()
+    >>> (folder / "b").symlink_to("a")
+    >>> [file.relative_to(folder).as_posix() for file in files_below(folder)]
+    ['a/file', 'b/file']
+    """
+    return sorted(_files(Path(folder), ()))
+
+
+def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """Files below a folder; `above` are the folders that contain it, without links."""
+    real = Path(os.path.realpath(folder))
+    if real in above:
+        raise DataError(f"the folder {folder} is a link to {real}, which contains it; remove the link")
+    with os.scandir(folder) as entries:
+        found = list(entries)
+    for entry in found:
+        if entry.is_dir():
+            yield from _files(folder / entry.name, (*above, real))
+        elif entry.is_file():
+            yield folder / entry.name
 
 
 def free_space(path: Path) -> str:

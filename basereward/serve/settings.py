@@ -23,10 +23,12 @@ class ServerSettings:
         max_characters: of the prompt and the responses of a request together.
         max_images: of a request.
         max_image_pixels: width x height of an image.
+        max_media_bytes: of all files and addresses that a request names, together; more are answered with 422. Images
+            and videos inside of a request count for its body.
         max_new_tokens: limit of a text that a judge writes.
         prefix_bytes: memory of the kept keys and values of prompts, in each worker; 0 keeps none.
-        images: the folder that image paths are read from; None: paths are refused.
-        hosts: host names that images are downloaded from; empty: addresses are refused.
+        images: the folder that paths of images and videos are read from; None: paths are refused.
+        hosts: host names that images and videos are downloaded from; empty: addresses are refused.
         key: what clients send as `Authorization: Bearer`; None: nothing is asked.
 
     >>> ServerSettings(key="secret")
@@ -45,6 +47,7 @@ class ServerSettings:
     max_characters: int = 2_000_000
     max_images: int = 64
     max_image_pixels: int = 50_000_000
+    max_media_bytes: int = 256 * MIB
     max_new_tokens: int = 8192
     prefix_bytes: int = 1024 * MIB
     images: Path | None = None

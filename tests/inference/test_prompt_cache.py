@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 import torch
 
+from basereward.data.schema.group import Part, Turn
 from basereward.errors import DataError, ModelError
 from basereward.inference import prompt_cache as rollouts
+from basereward.inference.prompt_cache import PromptScorer
 from basereward.inference.scorer import Scorer
 from basereward.model.families.processing import load_encoder
 from basereward.model.reward_model import build_model
 from basereward.recipe.schema import BackboneRecipe, BatchRecipe, LoraRecipe, ModelRecipe, Recipe, TrainerRecipe
 from tests.helpers.families import write_tiny
+from tests.helpers.own_forward import OwnForward, visual_group
 from tests.helpers.support import TEXT, VISION, fill_adapters, picture
 
 FolderOf = Callable[[str], Path]
@@ -86,6 +89,26 @@ def test_cached_scores_of_responses_with_images(family: str, folder_of: FolderOf
         assert again == pytest.approx([expected[i] for i in order], abs=1e-5)
         assert prompt.score(["4"]) == pytest.approx([expected[1]], abs=1e-5)
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_cached_scores_are_those_of_transformers(family: str, folder_of: FolderOf) -> None:
+    """A cached prompt with an image and a video, and responses with images: each score is that of the head on the last
+    state of transformers' own forward of the whole conversation."""
+    scorer, own = scorer_of(folder_of(family)), OwnForward(folder_of(family), family)
+    sample = visual_group(drawn=True)
+    prompt = PromptScorer(scorer, scorer.encode(sample))
+    expected = []
+    for row in range(len(sample.responses)):
+        _, states = own(sample, row)
+        with torch.no_grad():
+            expected.append(float(scorer.model.head(states[-1:])))
+    assert abs(expected[0] - expected[1]) > 1e-2
+    for _ in range(2):
+        assert prompt.score_group(sample) == pytest.approx(expected, abs=1e-5)
+    # The prompt of the group that is scored is not read: it is the one of the cache.
+    other = replace(sample, prompt=(Turn("user", (Part("Draw."),)),), images=())
+    assert prompt.score_group(other) == pytest.approx(expected, abs=1e-5)
 
 
 def test_prompt_and_images_are_encoded_once(folder_of: FolderOf) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 import PIL.Image
 
 from basereward.data.encoding.encoder import Encoder
-from basereward.data.images.image_store import read_archived
+from basereward.data.images.image_store import archived_digest
 from basereward.data.schema.group import ArchivedImage, Group, Image, role_texts, visual_content
 from basereward.data.schema.rejections import RowRejected
+from basereward.io.hashing import file_digest
 
 ENDS = 32 * 1024
 """Bytes at the beginning and at the end of an image file that `group_content` reads. Small files are read whole."""
@@ -142,7 +143,7 @@ def image_file_content(image: Image) -> bytes:
         return image_content(image)
     try:
         if isinstance(image, ArchivedImage):
-            return hashlib.blake2b(read_archived(image)).digest()
+            return archived_digest(image, "blake2b")
         # Reading a FIFO might never end.
         if not Path(image).is_file():
             return b"missing"
@@ -150,8 +151,7 @@ def image_file_content(image: Image) -> bytes:
             size = os.fstat(file.fileno()).st_size
             ends = file.read(ENDS)
             if not COMPRESSED.match(ends):
-                file.seek(0)
-                return hashlib.file_digest(file, "blake2b").digest()
+                return bytes.fromhex(file_digest(image, "blake2b"))
             if size > 2 * ENDS:
                 file.seek(size - ENDS)
             ends += file.read(ENDS)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -37,7 +37,7 @@ from basereward.data.images.pixels import Pixels
 from basereward.data.images.tiles import marked
 from basereward.data.schema.group import Group, Part, Preference, Turn, Video
 from basereward.data.schema.rejections import RowRejected
-from basereward.data.schema.text import check_text
+from basereward.data.schema.text import check_text, check_texts
 from basereward.data.videos.clips import Clip, VideoProcessor
 
 VERSION = 2
@@ -247,7 +247,7 @@ class Encoder:
         self.positions = positions
         self.image_processor = image_processor
         self.videos = videos
-        self.images = ImageReader(image_processor, store=feature_store, videos=videos)
+        self.images = ImageReader(image_processor, store=feature_store, videos=videos, max_tokens=max_tokens)
         self.image_token_id = image_token_id
         self.merge_size = merge_size
         self.image_marks = image_marks
@@ -390,6 +390,40 @@ class Encoder:
         if self.videos is None and any(isinstance(image, Video) for image in group.images):
             # Before a video is opened, which may take long.
             raise EncodingError("video_without_model", f"the row has a video, which is not read here; {NO_VIDEOS}")
+
+    def with_responses(self, prompt: EncodedGroup, group: Group) -> EncodedGroup:
+        """Return an encoded prompt with the responses of a group, whose own prompt and its images are not read.
+
+        The pixels and grids are those of the responses' images alone, for a prompt whose keys and values are cached.
+
+        Args:
+            prompt: for a scalar head.
+            group: the responses.
+
+        Raises:
+            RowRejected, ImageError: as `__call__`, apart from the prompt.
+        """
+        assert self.branch_template is None
+        # Of a group without images of its prompt, all images are those of responses.
+        own = replace(group, images=())
+        check_texts(own.responses)
+        self._check_images(own)
+        images = self.images(own.all_images) if own.response_images else None
+        images_thw = images.thw if images else None
+        branches, targets = self._branches(own, images_thw, with_targets=False)
+        encoded = replace(
+            prompt,
+            branches=branches,
+            lengths=self._lengths(own, images_thw, branches, targets),
+            pixels=images.pixels if images else None,
+            images_thw=images_thw,
+            cached_features=images.cached_features if images else (),
+            visual_tokens=None,
+            branch_images=self._branch_images(own, branches, targets, images_thw),
+            num_response_images=len(own.all_images),
+        )
+        self.check_length(encoded.longest)
+        return encoded
 
     def opening(self, group: Group) -> EncodedGroup:
         """Encode a prompt that the model answers itself, with the complete generation prompt.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +20,7 @@ from basereward.data.images.open_images import ImageError, describe, open_image,
 from basereward.data.images.pixels import Pixels, Shades, find_shades, read_pixels
 from basereward.data.images.vision_features import Features, Grid
 from basereward.data.schema.group import Video, Visual
+from basereward.data.schema.rejections import RowRejected
 from basereward.data.videos.clips import Clip, VideoProcessor
 from basereward.data.videos.open_videos import read_frames, video_facts
 from basereward.data.videos.video_pixels import read_video_pixels
@@ -59,12 +62,20 @@ class ImageReader:
         processor: the backbone's image processor; None for a text-only backbone, which reads no images.
         store: the feature store, which is searched before an image is opened; None: features are not cached.
         videos: the backbone's video processor; None: it reads no videos.
+        max_tokens: the largest number of tokens of a group; a longer video is rejected before it is decoded. None: no
+            video is too long.
     """
 
     def __init__(
-        self, processor: Any, *, store: FeatureStore | None = None, videos: VideoProcessor | None = None
+        self,
+        processor: Any,
+        *,
+        store: FeatureStore | None = None,
+        videos: VideoProcessor | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         self.processor = processor
+        self.max_tokens = max_tokens
         self.store = store
         self.videos = videos
 
@@ -102,14 +113,16 @@ class ImageReader:
     def _read_video(self, video: Video) -> ImageBatch:
         """Open a video, and cut the frames that are used into patches."""
         processor = self._video_processor(video)
-        clip = processor.clip(video_facts(video))
-        frames = read_frames(video, clip.padded)
+        clip = self._clip(video)
         thw = torch.tensor([clip.grid])
+        frames = read_frames(video, clip.padded)
         pixels = read_video_pixels(processor.frame_processor, frames, clip, self._video_shades)
         if self.store is None:
             return ImageBatch(thw, pixels, clips=(clip,))
         # The key is that of the patches, which depend on the choice of frames and on their size.
-        key = self.store.key(repr(clip.grid).encode() + pixels.patches.numpy().tobytes())
+        digest = hashlib.sha256(repr(clip.grid).encode())
+        digest.update(pixels.patches.numpy().data)
+        key = self.store.key(digest.digest())
         entry = CachedFeatures(key, self.store.find(key))
         return ImageBatch(thw, pixels if entry.features is None else None, (entry,), (clip,))
 
@@ -117,6 +130,21 @@ class ImageReader:
         if self.videos is None:
             raise ImageError("video_without_model", f"the row has a video, {video.name}, and the backbone reads none")
         return self.videos
+
+    def _clip(self, video: Video) -> Clip:
+        """The frames of a video that are used.
+
+        Raises:
+            RowRejected: `too_long`. Its patches would be made first otherwise, which may be gigabytes.
+        """
+        processor = self._video_processor(video)
+        clip = processor.clip(video_facts(video))
+        tokens = sum(processor.token_counts(clip))
+        if self.max_tokens is not None and tokens > self.max_tokens:
+            detail = f"{tokens} tokens of {len(clip.indices)} frames of {video.name}"
+            advice = "set data.encoding.video.frames or frame_pixels lower"
+            raise RowRejected("too_long", f"{detail}; data.encoding.max_tokens allows {self.max_tokens}; {advice}")
+        return clip
 
     def layout(self, images: Sequence[Visual]) -> list[tuple[Grid, Clip | None]]:
         """Find the patches of each image and video, and the frames of each video, without computing them.
@@ -129,9 +157,9 @@ class ImageReader:
         found: list[tuple[Grid, Clip | None]] = []
         for image in images:
             if isinstance(image, Video):
-                clip = self._video_processor(image).clip(video_facts(image))
+                clip = self._clip(image)
                 # Decoded, as images are: a damaged frame must not be found in the middle of a training.
-                read_frames(image, clip.indices)
+                deque(read_frames(image, clip.indices), maxlen=0)
                 found.append((clip.grid, clip))
             else:
                 opened = self._open(image)

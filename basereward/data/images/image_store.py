@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import lzma
 import os
 import posixpath
@@ -9,9 +11,10 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from basereward.data.schema.group import ArchivedImage
 from basereward.data.schema.rejections import RowRejected
@@ -55,8 +58,42 @@ def read_archived(image: ArchivedImage) -> bytes:
     ...     read_archived(ArchivedImage(f"{folder}/images.zip", "a.png"))
     b'content'
     """
-    try:
+    with _explained(image):
         return _opened(image.archive, os.getpid()).read(image.member)
+
+
+def archived_digest(image: ArchivedImage, algorithm: str) -> bytes:
+    """Hash the content of an image or a video inside an archive, in blocks, and once in a process.
+
+    Args:
+        image: the member.
+        algorithm: its name in `hashlib`.
+
+    Raises:
+        ImageError: as `read_archived`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with zipfile.ZipFile(f"{folder}/images.zip", "w") as file:
+    ...         file.writestr("a.png", b"content")
+    ...     digest = archived_digest(ArchivedImage(f"{folder}/images.zip", "a.png"), "sha256")
+    >>> digest == hashlib.sha256(b"content").digest()
+    True
+    """
+    with _explained(image):
+        status = os.stat(image.archive)
+        return _digest(image, algorithm, (status.st_size, status.st_mtime_ns))
+
+
+@contextlib.contextmanager
+def _explained(image: ArchivedImage) -> Iterator[None]:
+    """Turn the errors of reading a member into reasons.
+
+    Raises:
+        ImageError: `image_missing`, `image_unreadable` or `image_too_large`.
+    """
+    try:
+        yield
     except KeyError:
         # The name of any member shows how the archive spells its paths.
         first = _opened(image.archive, os.getpid()).first
@@ -66,6 +103,12 @@ def read_archived(image: ArchivedImage) -> bytes:
         raise
     except BROKEN as error:
         raise ImageError("image_unreadable", f"{image}: {error}") from error
+
+
+# A video may be the prompt of many rows. The state of the archive is part of the key, so that a new one is read again.
+@lru_cache(maxsize=2**16)
+def _digest(image: ArchivedImage, algorithm: str, _state: tuple[int, int]) -> bytes:
+    return _opened(image.archive, os.getpid()).digest(image.member, algorithm)
 
 
 class ImageStore:
@@ -231,20 +274,32 @@ class _Archive:
             ImageError: the member is too large, or a link without a target.
             BROKEN: the member cannot be read.
         """
+        with self._open(member) as file:
+            return file.read()
+
+    def digest(self, member: str, algorithm: str) -> bytes:
+        """Hash a member in blocks; errors are those of `read`."""
+        with self._open(member) as file:
+            return hashlib.file_digest(file, algorithm).digest()  # type: ignore[arg-type]  # has `readinto`
+
+    @contextlib.contextmanager
+    def _open(self, member: str) -> Iterator[IO[bytes]]:
         info = self._members[member]
         if isinstance(self._file, zipfile.ZipFile):
             assert isinstance(info, zipfile.ZipInfo)
             # Checked before reading, because a small file can unpack to more than the memory.
             _check_size(info.file_size, member)
-            return self._file.read(info)
+            with self._file.open(info) as file:
+                yield file
+            return
         assert isinstance(info, tarfile.TarInfo)
         info = self._target(info, member)
         _check_size(info.size, member)
-        file = self._file.extractfile(info)
+        content = self._file.extractfile(info)
         # `extractfile` returns None for folders and devices, and the target of links is a regular file.
-        assert file is not None
+        assert content is not None
         with self._reading:
-            return file.read()
+            yield content
 
     def _target(self, info: tarfile.TarInfo, member: str) -> tarfile.TarInfo:
         """Follow links to a regular file. GNU tar stores the second name of a file as a hard link to the first."""

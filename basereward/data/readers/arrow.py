@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from basereward.data.readers.features import Decoder, row_decoders
 from basereward.errors import DataError
+from basereward.io.files import files_below
 from basereward.io.limits import check_regular_file
 from basereward.io.unpacking import MAX_GROWTH, growth_limit
 
@@ -117,8 +118,9 @@ class ArrowTable:
         if local.suffix.lower() == ".parquet":
             check_parquet(local)
         elif local.is_dir():
-            for file in sorted(local.rglob("*.parquet")):
-                check_parquet(file)
+            for file in files_below(local):
+                if file.name.endswith(".parquet"):
+                    check_parquet(file)
         if local.is_file():
             kind = FILES[local.suffix.lower()]
             return datasets.load_dataset(kind, data_files=self.path, split=self.split)

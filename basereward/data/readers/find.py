@@ -16,6 +16,7 @@ from basereward.data.readers.joined import concatenate
 from basereward.data.readers.rows_file import RowsFile
 from basereward.data.readers.separated import NUMBERS
 from basereward.errors import DataError, format_count, nearest, sentence
+from basereward.io.files import files_below
 from basereward.io.formats import is_pattern, rows_kind
 
 SHOWN_FILES = 20
@@ -139,7 +140,7 @@ def find_files(path: str, pattern: str, *, revision: str | None = None, advice: 
     """
     folder = Path(path)
     if folder.is_dir():
-        names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]
+        names = [str(file.relative_to(folder)) for file in files_below(folder)]
         return [folder / name for name in _matching(names, pattern, path, advice=advice)]
     if folder.is_file():
         raise DataError(f"{path} is a file, but `files` names files in a folder; give a folder or omit `files`")

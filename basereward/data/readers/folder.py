@@ -14,6 +14,7 @@ from basereward.data.readers.joined import concatenate
 from basereward.data.readers.rows_file import RowsFile
 from basereward.data.readers.sliced import part_of
 from basereward.errors import DataError, unknown
+from basereward.io.files import files_below
 from basereward.io.formats import ARROW, rows_kind
 
 logger = logging.getLogger(__name__)
@@ -90,8 +91,8 @@ def _files_without_split(folder: Path, files: Collection[Path]) -> list[str]:
     # Resolved, because a symbolic link and its target are the same file.
     known = {file.resolve() for file in files}
     others = []
-    for file in sorted(folder.rglob("*")):
-        if _has_rows(file) and file.is_file() and file.resolve() not in known:
+    for file in files_below(folder):
+        if _has_rows(file) and file.resolve() not in known:
             others.append(str(file.relative_to(folder)))
     return others
 
@@ -111,7 +112,7 @@ def _has_configured_files(folder: Path) -> bool:
 
 
 def _has_images(folder: Path) -> bool:
-    return any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.rglob("*"))
+    return any(file.suffix.lower() in IMAGE_SUFFIXES for file in files_below(folder))
 
 
 def _files_by_split(folder: Path) -> dict[str, list[Path]]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import PIL.Image
 
@@ -74,8 +75,11 @@ def video_facts(video: Video) -> VideoFacts:
         return VideoFacts(frames, float(fps), stream.width, stream.height)
 
 
-def read_frames(video: Video, indices: Sequence[int]) -> list[PIL.Image.Image]:
-    """Open some frames of a video in mode RGB. Frames of another size than the first one are an error.
+def read_frames(video: Video, indices: Sequence[int]) -> Iterator[PIL.Image.Image]:
+    """Open some frames of a video in mode RGB, one after another. Frames of another size than the first one are an
+    error.
+
+    A frame is read when it is asked for, so that a caller that uses each one at once needs the memory of one.
 
     Args:
         video: the video.
@@ -88,38 +92,37 @@ def read_frames(video: Video, indices: Sequence[int]) -> list[PIL.Image.Image]:
     >>> [frame.getpixel((0, 0)) for frame in read_frames(Video(frames=frames), [1, 1])]
     [(255, 0, 0), (255, 0, 0)]
     """
-    wanted = set(indices)
-    if video.file is None:
-        opened = {index: open_image(video.frames[index]) for index in sorted(wanted)}
-    else:
-        opened = _decoded(video, wanted)
-    frames = [opened[index] for index in indices]
-    for frame in frames:
-        if frame.size != frames[0].size:
-            raise ImageError(
-                "video_unreadable",
-                f"the frames of {video.name} have different sizes: {frames[0].size} and {frame.size} pixels",
-            )
-    return frames
+    size: tuple[int, int] | None = None
+    times = Counter(indices)
+    for index, frame in _listed(video, times) if video.file is None else _decoded(video, times):
+        size = size or frame.size
+        if frame.size != size:
+            detail = f"the frames of {video.name} have different sizes: {size} and {frame.size} pixels"
+            raise ImageError("video_unreadable", detail)
+        for _ in range(times[index]):
+            yield frame
 
 
-def _decoded(video: Video, wanted: set[int]) -> dict[int, PIL.Image.Image]:
-    """Decode a file from its beginning to the last frame that is wanted."""
-    found: dict[int, PIL.Image.Image] = {}
+def _listed(video: Video, wanted: Collection[int]) -> Iterator[tuple[int, PIL.Image.Image]]:
+    """Open frames that are images, with their indices."""
+    for index in sorted(wanted):
+        yield index, open_image(video.frames[index])
+
+
+def _decoded(video: Video, wanted: Collection[int]) -> Iterator[tuple[int, PIL.Image.Image]]:
+    """Decode a file from its beginning to the last frame that is wanted, and give these with their indices."""
+    missing = sorted(wanted, reverse=True)
     with _opened(video) as (container, stream):
         # The decoder changes these at a frame of another size.
         size = stream.width, stream.height
         for index, frame in enumerate(container.decode(stream)):
-            if index in wanted:
+            if index == missing[-1]:
                 _check_frame(frame, index, size=size, name=video.name)
-                found[index] = frame.to_image()
-            if len(found) == len(wanted):
-                break
-    if len(found) < len(wanted):
-        missing = min(wanted - set(found))
-        detail = f"{video.name} ends before frame {missing}, although it claims to have more frames; it is damaged"
-        raise ImageError("video_unreadable", detail)
-    return found
+                yield missing.pop(), frame.to_image()
+            if not missing:
+                return
+    detail = f"{video.name} ends before frame {missing[-1]}, although it claims to have more frames; it is damaged"
+    raise ImageError("video_unreadable", detail)
 
 
 def _check_frame(frame: Any, index: int, *, size: tuple[int, int], name: str) -> None:
@@ -137,11 +140,10 @@ def _check_frame(frame: Any, index: int, *, size: tuple[int, int], name: str) ->
 def _opened(video: Video) -> Iterator[tuple[Any, Any]]:
     """Open a video file, and give its container and its first video stream."""
     av = _decoder(video)
-    content = read_video_file(video)
     try:
         # As a file object and with these formats only: a file must not make FFmpeg open other files or addresses.
         options = {"format_whitelist": FORMATS, "protocol_whitelist": ""}
-        with av.open(io.BytesIO(content), options=options) as container:
+        with _content(video) as content, av.open(content, options=options) as container:
             if not container.streams.video:
                 raise ImageError("video_unreadable", f"{video.name} has no video stream")
             stream = container.streams.video[0]
@@ -158,7 +160,7 @@ def _opened(video: Video) -> Iterator[tuple[Any, Any]]:
     except ImageError:
         # A `ValueError` too, which already says what is wrong.
         raise
-    except (av.FFmpegError, ValueError) as error:
+    except (av.FFmpegError, OSError, ValueError) as error:
         raise ImageError("video_unreadable", f"{video.name} cannot be decoded: {error}") from error
 
 
@@ -183,20 +185,36 @@ def read_video_file(video: Video) -> bytes:
     >>> read_video_file(Video(file=b"content"))
     b'content'
     """
+    with _content(video) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise ImageError("video_unreadable", f"{video.name} cannot be read: {error}") from error
+
+
+@contextlib.contextmanager
+def _content(video: Video) -> Iterator[BinaryIO]:
+    """Open the content of a video file, within the limit of its size. A file on the disk is not read into memory.
+
+    Raises:
+        ImageError: as `read_video_file`.
+    """
     file = video.file
     assert file is not None
-    if isinstance(file, bytes):
-        return file
     if isinstance(file, ArchivedImage):
-        return read_archived(file)
+        file = read_archived(file)
+    with io.BytesIO(file) if isinstance(file, bytes) else _on_disk(Path(file), video.name) as opened:
+        yield opened
+
+
+def _on_disk(path: Path, name: str) -> BinaryIO:
     try:
-        path = Path(file)
         if not path.is_file():
-            raise ImageError("video_missing", f"there is no file {video.name}")
+            raise ImageError("video_missing", f"there is no file {name}")
         if path.stat().st_size > MAX_BYTES:
-            raise ImageError("video_too_large", f"{video.name}: at most {MAX_BYTES:,} bytes are read")
-        return path.read_bytes()
+            raise ImageError("video_too_large", f"{name}: at most {MAX_BYTES:,} bytes are read")
+        return path.open("rb")
     except ImageError:
         raise
     except (OSError, ValueError) as error:
-        raise ImageError("video_unreadable", f"{video.name} cannot be read: {error}") from error
+        raise ImageError("video_unreadable", f"{name} cannot be read: {error}") from error

@@ -13,6 +13,7 @@ from basereward.data.schema.rejections import RowRejected
 from basereward.data.source_files import check_source_outputs
 from basereward.data.sources import Source
 from basereward.data.summary import describe_reading, first_shown
+from basereward.data.videos.clips import VideoProcessor
 from basereward.errors import DataError
 from basereward.evaluation.reports.page import render_data_page
 from basereward.evaluation.reports.viewer_files import ViewerFiles, folder_beside
@@ -46,7 +47,8 @@ def look(
 
     Args:
         source: a name in `experiments/sources`, or rows: a file, a folder, a pattern or a hub id.
-        model: what `load` opens. The page then shows its scores, and where it disagrees with the preferences.
+        model: what `load` opens. The page then shows its scores, where it disagrees with the preferences, and the
+            frames of videos that it reads; of an ensemble, those that its first model reads.
         rows: the maximum number of rows on the page, evenly spaced over the source.
         split: show this split only; None: all splits.
         out: the page; `<source>.look.html` in the working directory by default. It is written atomically. The folder
@@ -79,8 +81,8 @@ def look(
     files = ViewerFiles(target)
     files.check()
     with phase("loading the model") if model else nullcontext():
-        scorer = _scorer(model) if model else None
-    data = collect(opened, splits, rows=rows, score=scorer, files=files)
+        scorer, videos = _scorer(model) if model else (None, None)
+    data = collect(opened, splits, rows=rows, score=scorer, videos=videos, files=files)
     _check_shown(name, splits, data)
     _write_page(target, {**data, "model": model})
     facts = data["facts"]
@@ -136,9 +138,12 @@ def _no_row_shown(name: str, data: Mapping[str, Any]) -> DataError:
     return DataError("\n".join([head, *quoted]))
 
 
-def _scorer(model: str) -> ScoreGroup:
+def _scorer(model: str) -> tuple[ScoreGroup, VideoProcessor | None]:
+    """What scores a group, and how the model reads videos; None if it reads none."""
     # Importing the scorer takes seconds, and a page without a model does not need it.
+    from basereward.inference.ensemble import Ensemble
     from basereward.inference.load_model import load
+    from basereward.inference.scorer import Scorer
 
     scorer = load(model)
 
@@ -151,4 +156,5 @@ def _scorer(model: str) -> ScoreGroup:
                 raise error.__cause__ from None
             raise
 
-    return score
+    first = scorer.scorers[0] if isinstance(scorer, Ensemble) else scorer
+    return score, first.encoder.videos if isinstance(first, Scorer) else None

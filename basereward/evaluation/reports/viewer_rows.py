@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from basereward.data.schema.group import Group, Part, Preference, RejectedRow, Split, flat_images
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources import Source
+from basereward.data.videos.clips import VideoProcessor
 from basereward.data.videos.shown_frames import with_shown_frames
 from basereward.evaluation.reports.thumbnails import side_for
 from basereward.evaluation.reports.viewer_files import Picture, ViewerFiles
@@ -31,6 +32,7 @@ def collect(
     *,
     rows: int,
     score: ScoreGroup | None = None,
+    videos: VideoProcessor | None = None,
     files: ViewerFiles | None = None,
 ) -> dict[str, Any]:
     """Collect what the viewer shows of a source: counts, rows, images and rejected rows.
@@ -40,6 +42,7 @@ def collect(
         splits: of the source, in the order in which they are shown.
         rows: the maximum number of rows, evenly spaced over the splits.
         score: gives one score per response of a group. A group for which it raises `RowRejected` is shown unscored.
+        videos: of the model; the page shows the frames of videos that it reads. None: some of each video.
         files: where rows and pictures go that the page does not hold; None: it holds all of them.
 
     Returns:
@@ -60,7 +63,7 @@ def collect(
     for split, place in track(spread(usable, at_most=rows), "opening rows and images", total=selected):
         group = groups[split][place]
         try:
-            shown = with_shown_frames(group)
+            shown = with_shown_frames(group, processor=videos)
             images = list(flat_images(shown.all_images))
             pictures = files.pictures(images, side=side_for(selected * len(images)))
         except RowRejected as rejection:

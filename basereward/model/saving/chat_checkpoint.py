@@ -19,7 +19,7 @@ from transformers import (
 
 from basereward.data.encoding.encoder import Encoder
 from basereward.errors import ModelError
-from basereward.io.files import cache_folder
+from basereward.io.files import cache_folder, files_below
 from basereward.io.hashing import combined_sha256, file_sha256
 from basereward.io.processes import remove_leftovers, temporary_name
 from basereward.model.backbone import quiet_transformers
@@ -68,7 +68,7 @@ def chat_checkpoint(folder: Path, *, target: Path | None = None) -> Path:
 
 
 def _in_cache(folder: Path) -> Path:
-    files = sorted(file for pattern in HASHED for file in folder.rglob(pattern))
+    files = [file for file in files_below(folder) if any(file.match(pattern) for pattern in HASHED)]
     digest = combined_sha256([(file.relative_to(folder).as_posix(), file_sha256(file)) for file in files])
     return cache_folder() / "policies" / digest[:16]
 

@@ -25,7 +25,7 @@ class ScoreBody(BaseModel):
     images: list[str] = Field(default=[], description="data URIs, base64, allowed paths or allowed addresses")
     response_images: list[list[str]] = Field(default=[], description="for each response its images, as in `images`")
     videos: list[str | list[str] | dict[str, Any]] = Field(
-        default=[], description="lists of frames, {frames, fps}, data URIs or allowed paths"
+        default=[], description="lists of frames, {frames, fps}, data URIs, allowed paths or addresses"
     )
     scale: Scale = Field(default="raw", description="of the scores")
     clip: float | None = Field(default=None, gt=0, description="largest absolute value of a score")

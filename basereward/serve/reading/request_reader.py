@@ -6,27 +6,19 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import PIL.Image
 
 from basereward.data.images.image_store import ImageError, ImageStore
-from basereward.data.images.open_images import FORMATS, read_image
+from basereward.data.images.open_images import FORMATS
 from basereward.data.schema.group import Group, Image, PlacedImage, Video, Visual, flat_images, visual_content
 from basereward.data.schema.rows import RowFormat
-from basereward.data.videos.open_videos import read_video_file, video_facts
+from basereward.data.videos.open_videos import video_facts
 from basereward.errors import DataError
-from basereward.io.http.addresses import public_addresses
-from basereward.io.http.client import HTTPClient, PrivateAddress, TooLarge, TooSlow
+from basereward.serve.reading.request_media import RequestMedia
 from basereward.serve.settings import ServerSettings
-
-DOWNLOAD_S = 20.0
-"""Seconds that an image may take to arrive."""
-MAX_DOWNLOAD = 32 * 2**20
-"""Bytes of an image from an address."""
 
 
 class _ServedImages(ImageStore):
@@ -93,19 +85,20 @@ class RequestReader:
             responses: texts, or messages of the assistant.
             images: data URIs, base64, paths or addresses, in the order of their places in the prompt.
             response_images: for each response a list of its images, in the forms of `images`.
-            videos: lists of frames, which are given as images are, or data URIs or paths of files or of folders of
-                frames. Each frame counts as an image.
+            videos: lists of frames, which are given as images are, or data URIs, paths or addresses of files, or paths
+                of folders of frames. Each frame counts as an image.
 
         Raises:
             DataError: something is malformed, too large, or not allowed.
         """
         self._check_size(prompt, responses)
+        media = RequestMedia(self._settings)
         row = {
-            "prompt": self._with_downloads(prompt),
-            "responses": [self._with_downloads(response) for response in responses],
-            "images": self._all_downloaded(images) or None,
-            "response_images": [self._all_downloaded(own) for own in response_images] or None,
-            "videos": list(videos) or None,
+            "prompt": media.with_downloads(prompt),
+            "responses": [media.with_downloads(response) for response in responses],
+            "images": [media.downloaded(image) for image in images] or None,
+            "response_images": [list(map(media.downloaded, own)) for own in response_images] or None,
+            "videos": [media.downloaded_video(video) for video in videos] or None,
         }
         # The server states where images are, so `<image>` in a prompt without images is a word.
         # The id of `ScoresGroups.score`: a judge that shows pairs in random order draws the order from it.
@@ -115,8 +108,8 @@ class RequestReader:
         self._check_count(group)
         return Group(
             *(group.id, group.source, group.prompt, group.responses),
-            images=self._visuals(group.images),
-            response_images=tuple(self._contents(placed) for placed in group.response_images),
+            images=self._visuals(group.images, media),
+            response_images=tuple(self._contents(placed, media) for placed in group.response_images),
         )
 
     def _check_count(self, group: Group) -> None:
@@ -124,27 +117,24 @@ class RequestReader:
         if number > self._settings.max_images:
             raise DataError(f"{number} images and frames of videos; at most {self._settings.max_images} are allowed")
 
-    def _visuals(self, visuals: Sequence[Visual]) -> tuple[Visual, ...]:
+    def _visuals(self, visuals: Sequence[Visual], media: RequestMedia) -> tuple[Visual, ...]:
         """The images and videos of a prompt; together, the video files may have as many pixels as the images."""
         limit = self._settings.max_image_pixels * self._settings.max_images
         found: list[Visual] = []
         total = 0
         for visual in visuals:
             if not isinstance(visual, Video):
-                found.append(self._content(visual))
+                found.append(self._content(visual, media))
                 continue
-            video, pixels = self._video(visual)
+            video, pixels = self._video(visual, media)
             found.append(video)
             total += pixels
             if total > limit:
                 raise DataError(f"videos have {total:,} pixels in all their frames; at most {limit:,} are allowed")
         return tuple(found)
 
-    def _contents(self, placed: Sequence[PlacedImage]) -> tuple[PlacedImage, ...]:
-        return tuple(replace(item, image=self._content(item.image)) for item in placed)
-
-    def _all_downloaded(self, images: Sequence[Any]) -> list[Any]:
-        return [self._downloaded(image) for image in images]
+    def _contents(self, placed: Sequence[PlacedImage], media: RequestMedia) -> tuple[PlacedImage, ...]:
+        return tuple(replace(item, image=self._content(item.image, media)) for item in placed)
 
     def conversation(self, messages: Sequence[Any]) -> Group:
         """Reads the messages of a chat request, as a group with one empty response.
@@ -171,26 +161,25 @@ class RequestReader:
         if characters > self._settings.max_characters:
             raise DataError(f"{characters:,} characters; at most {self._settings.max_characters:,} are allowed")
 
-    def _video(self, video: Video) -> tuple[Video, int]:
+    def _video(self, video: Video, media: RequestMedia) -> tuple[Video, int]:
         """A video whose frames, or whose file, are bytes within the limits; they are decoded by the worker.
 
         Returns:
             The video, and the pixels in all frames of its file; 0 of frames, which count as images.
         """
         if video.file is None:
-            return replace(video, frames=tuple(self._content(frame) for frame in video.frames)), 0
+            return replace(video, frames=tuple(self._content(frame, media) for frame in video.frames)), 0
         # In memory, so that the worker reads what was checked.
-        video = replace(video, file=read_video_file(video))
+        video = replace(video, file=media.video_file(video))
         facts, settings = video_facts(video), self._settings
         if facts.width * facts.height > settings.max_image_pixels:
             size = f"{facts.width} x {facts.height} pixels"
             raise DataError(f"a video has frames of {size}; at most {settings.max_image_pixels:,} pixels are allowed")
         return video, facts.frames * facts.width * facts.height
 
-    def _content(self, image: Image) -> bytes:
+    def _content(self, image: Image, media: RequestMedia) -> bytes:
         """The bytes of an image, whose header is looked at; it is decoded by the worker."""
-        content = read_image(image)
-        assert isinstance(content, bytes)
+        content = media.image(image)
         try:
             with PIL.Image.open(io.BytesIO(content), formats=FORMATS) as opened:
                 pixels = opened.width * opened.height
@@ -203,76 +192,12 @@ class RequestReader:
             raise DataError(f"an image has {pixels:,} pixels; at most {self._settings.max_image_pixels:,} are allowed")
         return content
 
-    def _with_downloads(self, prompt: Any) -> Any:
-        """A prompt or response, with the content of every image that is an address in a part of a message."""
-        if isinstance(prompt, Mapping):
-            (message,) = self._with_downloads([prompt])
-            return message
-        if not isinstance(prompt, list | tuple):
-            return prompt
-        messages: list[Any] = []
-        for message in prompt:
-            if isinstance(message, Mapping) and isinstance(message.get("content"), list):
-                content = [self._part_with_download(part) for part in message["content"]]
-                messages.append({**message, "content": content})
-            else:
-                messages.append(message)
-        return messages
-
-    def _part_with_download(self, part: Any) -> Any:
-        if not isinstance(part, Mapping):
-            return part
-        read = dict(part)
-        for key in ("image_url", "image", "url"):
-            value = read.get(key)
-            if isinstance(value, Mapping) and isinstance(value.get("url"), str):
-                value = value["url"]
-            if isinstance(value, str) and _is_address(value):
-                read[key] = {"bytes": self._downloaded(value)}
-        return read
-
-    def _downloaded(self, image: Any) -> Any:
-        """The content of an image that is an address; anything else as it is.
-
-        Raises:
-            DataError: the address is not allowed, or the download fails.
-        """
-        if not isinstance(image, str) or not _is_address(image):
-            return image
-        host = _host(image)
-        if host not in self._settings.hosts:
-            allowed = ", ".join(self._settings.hosts) or "none"
-            raise DataError(f"images are not downloaded from {host[:200]!r}; allowed hosts: {allowed}. Send a data URI")
-        return download(image)
-
 
 def _in_parts(message: Any) -> Any:
     """A message whose content is a list of parts: in a text of its own, `<image>` would stand for an image."""
     if isinstance(message, Mapping) and isinstance(message.get("content"), str):
         return {**message, "content": [{"type": "text", "text": message["content"]}]}
     return message
-
-
-def _host(address: str) -> str:
-    """The host of an address.
-
-    Raises:
-        DataError: the address is malformed, or has a part that programs read differently.
-
-    >>> _host("https://images.example.org/a.png")
-    'images.example.org'
-    """
-    # Which host stands before or after a backslash or an @ depends on who reads it.
-    if "\\" in address or "@" in address or not address.isprintable():
-        raise DataError("the address of an image has a password, a backslash or a control character")
-    try:
-        return urlsplit(address).hostname or ""
-    except ValueError as error:
-        raise DataError(f"the address of an image is malformed: {error}") from error
-
-
-def _is_address(text: str) -> bool:
-    return text[:8].lower().startswith(("http://", "https://"))
 
 
 def _characters(value: Any) -> int:
@@ -300,19 +225,3 @@ def prompt_key(group: Group) -> bytes:
 def _image_digest(image: Image) -> bytes:
     assert isinstance(image, bytes)
     return hashlib.sha256(image).digest()
-
-
-def download(address: str) -> bytes:
-    """The content of an image at an address. Redirects are not followed, since they may lead to another host.
-
-    Raises:
-        DataError: the host is not public, or the image does not arrive complete, in time and within the limit.
-    """
-    public_addresses(_host(address))
-    try:
-        reply = HTTPClient(max_bytes=MAX_DOWNLOAD, timeout_s=DOWNLOAD_S, public_only=True).get(address)
-    except (TooLarge, TooSlow, PrivateAddress, OSError) as error:
-        raise DataError(f"the image {address[:200]} cannot be downloaded: {error}") from error
-    if reply.status != HTTPStatus.OK:
-        raise DataError(f"the image {address[:200]} cannot be downloaded: status {reply.status}")
-    return reply.content

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basereward.errors import BaseRewardError, DataError, RecipeError, TooManyRowsLost
-from basereward.io.files import cache_folder, set_aside
+from basereward.io.files import cache_folder, files_below, set_aside
 from basereward.io.formats import known_rows, rows_kind
 from basereward.recipe import Recipe, make, recipe_sha256
 from basereward.runs.resolve_model import resolve_model
@@ -163,7 +163,11 @@ def _folder_fault(path: str | None) -> str | None:
     if (folder / "reward_model.json").is_file() or (folder / "config.json").is_file():
         return f"'{path}' is the folder of a model and has no data files; give a file of rows, or a folder with some"
     # Pictures alone can be rows too, so any file counts.
-    if not any(file.is_file() for file in folder.rglob("*")):
+    try:
+        files = files_below(folder)
+    except DataError as error:
+        return str(error)
+    if not files:
         return f"'{path}' is a folder without data files; give a file of rows ({known_rows()}), or a folder with some"
     return None
 

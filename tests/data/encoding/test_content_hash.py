@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 
-from basereward.data.encoding.content_hash import ENDS, encoded_content, group_content
-from basereward.data.schema.group import Preference, Turn, Video
+from basereward.data.encoding.content_hash import ENDS, encoded_content, group_content, image_file_content
+from basereward.data.schema.group import ArchivedImage, Preference, Turn, Video
+from basereward.io.hashing import CACHED_FROM
 from tests.helpers.support import group, picture
 
 
@@ -56,3 +61,28 @@ def test_change_in_the_middle_of_a_large_image_changes_its_content(suffix: str, 
         assert file.stat().st_size > 2 * ENDS
         contents.add(group_content(replace(group(images=1), images=(file,))))
     assert len(contents) == 2
+
+
+@pytest.mark.parametrize("archived", [False, True], ids=["file", "zip"])
+def test_large_video_is_read_in_blocks_and_once(
+    archived: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows with one video file hash it once, never whole, and to the hash of its bytes."""
+    content = os.urandom(CACHED_FROM + 7)
+    file: Path | ArchivedImage = tmp_path / "a.mp4"
+    if archived:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr("a.mp4", content)
+        file = ArchivedImage(str(tmp_path / "a.zip"), "a.mp4")
+    else:
+        (tmp_path / "a.mp4").write_bytes(content)
+    calls: list[str] = []
+    of_file = hashlib.file_digest
+
+    def counted(opened: Any, algorithm: str) -> Any:
+        calls.append(algorithm)
+        return of_file(opened, algorithm)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    assert image_file_content(file) == image_file_content(file) == hashlib.blake2b(content).digest()
+    assert calls == ["blake2b"]

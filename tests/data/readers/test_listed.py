@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
-from basereward.data.readers.find import find_table
+from basereward.data.readers.find import find_files, find_table
 from basereward.data.readers.listed import find_listed
 from basereward.errors import DataError
 from tests.helpers.support import write_rows
@@ -80,3 +80,12 @@ def test_pattern_of_files_on_the_hub_without_a_network(kind: type[Exception], mo
     monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", fail)
     with pytest.raises(DataError, match=r"'owner/set'.*\*\.json.*Name or service not known"):
         find_table("owner/set", files=["*.json"])
+
+
+def test_pattern_finds_files_in_a_linked_folder(tmp_path: Path) -> None:
+    """Rows below a link to another disk are rows of the data set."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "rows.jsonl").touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "disk")
+    assert find_files(str(tmp_path / "data"), "**/*.jsonl") == [tmp_path / "data" / "linked" / "rows.jsonl"]

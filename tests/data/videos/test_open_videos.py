@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import io
 import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import PIL.Image
 import pytest
 
@@ -20,33 +18,18 @@ from basereward.data.videos.open_videos import VideoFacts, read_frames, read_vid
 from basereward.errors import DataError
 from basereward.serve.reading.request_reader import RequestReader
 from basereward.serve.settings import ServerSettings
+from tests.helpers.video_files import needs_decoder, video_file
 
 LEVELS = [12 * index for index in range(20)]
-needs_decoder = pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="needs PyAV, the extra `video`")
-
-
-def file_of(container_format: str, codec: str) -> bytes:
-    """Return a video file of 20 grey frames, 8 a second."""
-    import av
-
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container_format) as container:
-        stream: Any = container.add_stream(codec, rate=8)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for level in LEVELS:
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return buffer.getvalue()
 
 
 @needs_decoder
 @pytest.mark.parametrize(("container_format", "codec"), [("mp4", "mpeg4"), ("webm", "libvpx-vp9"), ("avi", "mpeg4")])
 def test_frames_of_a_file(container_format: str, codec: str) -> None:
     """The number, the rate and the size; chosen frames have the grey that was written, within the loss of the codec."""
-    video = Video(file=file_of(container_format, codec), name="grey")
+    video = Video(file=video_file(container_format, codec), name="grey")
     assert video_facts(video) == VideoFacts(frames=20, fps=8.0, width=64, height=48)
-    frames = read_frames(video, [0, 7, 19, 19])
+    frames = list(read_frames(video, [0, 7, 19, 19]))
     expected = [LEVELS[index] for index in (0, 7, 19, 19)]
     assert [frame.getpixel((9, 9))[0] for frame in frames] == pytest.approx(expected, abs=4)  # type: ignore[index]
 
@@ -80,9 +63,9 @@ def test_reasons_of_files_that_are_not_read(tmp_path: Path, monkeypatch: pytest.
 @needs_decoder
 def test_damaged_file_is_an_error() -> None:
     """A file that ends before a frame that its header claims."""
-    content = file_of("avi", "mpeg4")
+    content = video_file("avi", "mpeg4")
     with pytest.raises(ImageError) as caught:
-        read_frames(Video(file=content[: len(content) * 2 // 3]), [0, 19])
+        list(read_frames(Video(file=content[: len(content) * 2 // 3]), [0, 19]))
     assert caught.value.reason == "video_unreadable"
 
 
@@ -90,7 +73,7 @@ def test_damaged_file_is_an_error() -> None:
 def test_pixels_of_all_videos_of_a_request_are_limited() -> None:
     """20 frames of 64 x 48 are 61,440 pixels: within 4 images of 16,000 once, and not twice."""
     reader = RequestReader(ServerSettings(max_images=4, max_image_pixels=16_000))
-    address = f"data:video/mp4;base64,{base64.b64encode(file_of('mp4', 'mpeg4')).decode()}"
+    address = f"data:video/mp4;base64,{base64.b64encode(video_file('mp4', 'mpeg4')).decode()}"
     assert len(reader.group("Q", ["a"], videos=[address]).images) == 1
     with pytest.raises(DataError):
         reader.group("Q", ["a"], videos=[address, address])
@@ -118,16 +101,16 @@ def growing_file() -> bytes:
 def test_frame_larger_than_the_header_is_not_converted() -> None:
     """Limits of pixels, and the tokens of a video, are computed by the size in the header."""
     video = Video(file=growing_file())
-    assert (video_facts(video).width, read_frames(video, [6])[0].size) == (16, (16, 16))
+    assert (video_facts(video).width, next(read_frames(video, [6])).size) == (16, (16, 16))
     with pytest.raises(ImageError) as caught:
-        read_frames(video, [7])
+        list(read_frames(video, [7]))
     assert caught.value.reason == "video_unreadable"
 
 
 @needs_decoder
 def test_reasons_of_files_that_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A codec that no decoder has, and more pixels than are opened."""
-    content = file_of("avi", "mpeg4")
+    content = video_file("avi", "mpeg4")
     with pytest.raises(ImageError) as caught:
         video_facts(Video(file=content.replace(b"FMP4", b"ZZZZ")))
     assert caught.value.reason == "video_unreadable"
@@ -149,5 +132,5 @@ def test_frames_of_different_sizes_are_an_error() -> None:
     """They cannot be cut into patches of one grid."""
     frames = (PIL.Image.new("RGB", (4, 4)), PIL.Image.new("RGB", (4, 8)))
     with pytest.raises(ImageError) as caught:
-        read_frames(Video(frames=frames), [0, 1])
+        list(read_frames(Video(frames=frames), [0, 1]))
     assert caught.value.reason == "video_unreadable"

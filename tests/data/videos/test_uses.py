@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from basereward.cli.main import main
 from basereward.data.encoding.content_hash import encoded_content, group_content
@@ -17,12 +19,15 @@ from basereward.data.images.feature_store import FeatureStore
 from basereward.data.schema.group import Group, Video
 from basereward.data.sources.hub import Hub
 from basereward.data.sources.jsonl import Jsonl
+from basereward.data.videos.shown_frames import with_shown_frames
 from basereward.errors import DataError
 from basereward.model.families.processing import load_encoder
+from basereward.recipe.schema import VideoRecipe
 from basereward.serve.reading.request_reader import RequestReader, prompt_key
 from basereward.serve.settings import ServerSettings
 from tests.fixtures.published.writing import picture as small_picture
 from tests.fixtures.published.writing import write_files, write_jsonl, write_zip
+from tests.helpers.served_model import save_scored_model
 from tests.helpers.support import checkpoint, clip, video_groups, write_rows
 
 ROW = {"prompt": "Then? <video>", "chosen": "a", "rejected": "b"}
@@ -66,9 +71,38 @@ def test_page_shows_eight_frames_of_a_video(tmp_path: Path, capsys: pytest.Captu
     source = write_rows(tmp_path / "rows.jsonl", [{**ROW, "videos": [{"video": "clip", "fps": 4}]}] * 2)
     assert main(["look", str(source), "--out", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
-    assert "[video: 12 frames, 4 a second; 8 are shown]" in page
+    assert "[video: 12 frames, 4 a second; 8 are shown, evenly spaced] [0 s]" in page
+    assert "[2.75 s]" in page
     assert page.count("data:image/") == 8  # both rows show the same pictures
     assert "video 1: 12 frames of 56x84 pixels, 4 a second" in capsys.readouterr().out
+
+
+def test_page_with_a_model_shows_the_frames_that_it_reads(tmp_path: Path) -> None:
+    """Two a second of twelve frames at four a second, the default, with their times."""
+    frame_folder(tmp_path / "clip", 12)
+    source = write_rows(tmp_path / "rows.jsonl", [{**ROW, "videos": [{"video": "clip", "fps": 4}]}])
+    model = save_scored_model(tmp_path, head="mlp")
+    assert main(["look", str(source), "--model", str(model), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "[video: 12 frames, 4 a second; the model reads 6, in 56 x 84 pixels] [0 s]" in page
+    assert re.findall(r"\[([\d.]+) s\]", page) == ["0", "0.5", "1", "1.5", "2", "2.5"]
+    assert page.count("data:image/") == 6
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_shown_frames_have_the_pixels_that_the_model_reads(family: str, tmp_path: Path) -> None:
+    """As images, resized by nothing, they are cut into the patches of the video."""
+    settings = VideoRecipe(frames=4, frame_pixels=64 * 64, total_pixels=4 * 64 * 64)
+    encoder = load_encoder(checkpoint(family, tmp_path / "model"), video=settings)
+    [sample] = [replace(video_groups()[0], images=(clip(8, side=112),))]
+    assert encoder.videos is not None
+    shown = with_shown_frames(sample, processor=encoder.videos)
+    pixels = encoder(sample).pixels
+    assert pixels is not None
+    options = {"do_resize": False, "temporal_patch_size": 1, "return_tensors": "pt"}
+    values = encoder.videos.frame_processor(images=list(shown.images), **options)["pixel_values"]
+    parts = values.view(2, 2, len(values) // 4, 3, -1).permute(0, 2, 3, 1, 4)
+    assert torch.equal(parts.flatten(0, 1).flatten(1), pixels.values)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])

@@ -69,11 +69,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=30.0,
         help="seconds in which a request must arrive, for its header and for its body (default: 30)",
     )
-    parser.add_argument("--images", metavar="FOLDER", help="folder that image paths are read from (default: none)")
+    parser.add_argument(
+        "--images", metavar="FOLDER", help="folder that paths of images and videos are read from (default: none)"
+    )
     parser.add_argument(
         "--allow-hosts",
         metavar="HOSTS",
-        help="host names that images are downloaded from, separated by commas (default: none)",
+        help="host names that images and videos are downloaded from, separated by commas (default: none)",
+    )
+    parser.add_argument(
+        "--max-media",
+        metavar="MIB",
+        type=int,
+        default=256,
+        help="largest sum of the files and addresses that a request names, in MiB (default: 256)",
     )
 
 
@@ -93,6 +102,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     _check_packages()
     check_scoring_arguments(arguments)
     check_at_least_one("--max-waiting", arguments.max_waiting)
+    check_at_least_one("--max-media", arguments.max_media)
     for name, value in (("--window", arguments.window), ("--prefix-cache", arguments.prefix_cache)):
         if not value >= 0:
             raise UsageError(f"{name} {value:g}: at least 0 is needed")
@@ -134,6 +144,7 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         timeout_s=arguments.timeout,
         arrival_s=arguments.arrival,
         prefix_bytes=arguments.prefix_cache * MIB,
+        max_media_bytes=arguments.max_media * MIB,
         images=Path(arguments.images) if arguments.images else None,
         hosts=tuple(filter(None, (arguments.allow_hosts or "").split(","))),
         key=os.environ.get(KEY_VARIABLE) or None,
