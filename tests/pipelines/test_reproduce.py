@@ -113,6 +113,8 @@ def test_page_has_ours_beside_theirs_and_a_second_call_repeats_nothing(
     assert "ours" not in rows["5 layers, SiLU"]
     assert 'class="difference"' not in document
     assert re.search(r'<p class="warning">[^<]*stand-ins', document)
+    assert "compares only values" not in document
+    assert "<li>vl overall: overall of vl_rewardbench, variant r1_reward</li>" in document
     assert made["hours"] == pytest.approx(sum(cell["hours"] for cell in made["cells"]))
     finished = {run.run_id for run in list_runs(kind=None)}
     files: list[Path] = []
