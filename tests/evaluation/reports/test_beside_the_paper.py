@@ -91,6 +91,7 @@ def test_page_distinguishes_unknown_protocol_from_missing_evaluation(tmp_path: P
     section = text[text.index('<section id="paper">') :]
     first = section[: section.index("<h3>Table 5")]
     cells = paper_rows(f"{first}</section>")["MMIF"]["ours"]
+    assert "no value of ours" not in first
     assert ">?<" in cells["vl_overall"]
     assert ">–<" in cells["acc"]  # noqa: RUF001
     assert "--benchmark mm_rlhf_rewardbench --benchmark multimodal_rewardbench" in first
@@ -114,3 +115,10 @@ def test_column_of_an_unknown_protocol_is_not_requested() -> None:
         printed = table(name, title)
         missing = not_evaluated(printed, row, Contender("none", []))
         assert missing == {"Table 7": [BENCHMARK], "Table 4": [BENCHMARK, "multimodal_rewardbench"]}[title]
+
+
+def test_page_says_when_no_cell_is_a_row_of_the_table(tmp_path: Path) -> None:
+    """On the profile tiny `single_source` has other cells than Table 4: a reader learns where their values are."""
+    out = tmp_path / "page.html"
+    make_page("single_source", profile="tiny", overrides=(), out=out)
+    assert "no value of ours is in this table; they are in the section Benchmarks" in out.read_text(encoding="utf-8")

@@ -130,7 +130,10 @@ def _absent_rows(published: PublishedTable, contender_by_row: Mapping[str, Conte
     absent = [
         f"{' or '.join(names)} ({name})" for name, names in published.joined.items() if name not in contender_by_row
     ]
-    return note(f"Not among the cells here: {', '.join(absent)}.") if absent else None
+    if not absent:
+        return None
+    where = "" if contender_by_row else " So no value of ours is in this table; they are in the section Benchmarks."
+    return note(f"Not among the cells here: {', '.join(absent)}.{where}")
 
 
 def _row_pair(
