@@ -41,6 +41,29 @@ class PrintedCell:
 
 
 @dataclass(frozen=True)
+class PrintedColumn:
+    """What a table, or the arithmetic of its rows, says about the numbers of a column; cells may be corrected.
+
+    >>> str(PrintedColumn("rm_bench", ("domain_mean", "row_pooled"), "hard"))
+    'hard of rm_bench, variant domain_mean or row_pooled'
+    >>> str(PrintedColumn("mean_of_benchmarks", ("two_columns",), "text", means=("rewardbench", "rm_bench")))
+    'the mean of rewardbench, rm_bench'
+    """
+
+    benchmark: str
+    variants: tuple[str, ...]
+    metric: str
+    means: tuple[str, ...] = ()
+    """the columns of which it is the mean"""
+
+    def __str__(self) -> str:
+        if self.means:
+            return f"the mean of {', '.join(self.means)}"
+        what = "a mean of benchmarks" if self.benchmark == MEAN_OF_BENCHMARKS else f"{self.metric} of {self.benchmark}"
+        return f"{what}, variant {' or '.join(self.variants)}"
+
+
+@dataclass(frozen=True)
 class PublishedTable:
     """A table of a paper.
 
@@ -53,11 +76,9 @@ class PublishedTable:
     paper: str
     arxiv: str | None
     note: str | None
-    columns: tuple[str, ...]
+    columns: Mapping[str, PrintedColumn]
     column_notes: Mapping[str, str]
     row_notes: Mapping[str, str]
-    means: Mapping[str, tuple[str, ...]]
-    """column -> the columns of which it is the mean"""
     rows: Mapping[str, Mapping[str, PrintedCell]]
     """row -> column -> cell"""
     experiments: tuple[str, ...]
@@ -66,6 +87,11 @@ class PublishedTable:
     """row -> the cells or ensembles of the experiments that reproduce it, without their seeds"""
     further_benchmarks: tuple[str, ...] = ()
     """benchmarks that its experiments are measured on beside those of its columns"""
+
+    @property
+    def means(self) -> dict[str, tuple[str, ...]]:
+        """Column -> the columns of which it is the mean."""
+        return {name: column.means for name, column in self.columns.items() if column.means}
 
     def digits(self, row: str) -> int:
         """The number of digits after the point in a row. Rows that a table copies from other papers may have fewer."""
@@ -115,10 +141,9 @@ def read_published_table(file: Path) -> PublishedTable:
         paper=paper["title"],
         arxiv=paper["arxiv"],
         note=content.get("note"),
-        columns=tuple(columns),
+        columns={name: _column(column) for name, column in columns.items()},
         column_notes={name: column["note"] for name, column in columns.items() if "note" in column},
         row_notes=content.get("row_notes", {}),
-        means={name: tuple(column["of"]) for name, column in columns.items() if "of" in column},
         rows={row: _cells(table, row) for row in content["rows"]},
         experiments=tuple(listed(content.get("experiment", []))),
         joined={row: tuple(listed(names)) for row, names in content.get("cells", {}).items()},
@@ -197,6 +222,11 @@ def reproducible_table(given: str) -> tuple[str, PublishedTable]:
 
 def _without_folder(experiment: str) -> str:
     return experiment.rpartition("/")[2]
+
+
+def _column(stated: Mapping[str, Any]) -> PrintedColumn:
+    variants = tuple(listed(stated["variant"]))
+    return PrintedColumn(stated["benchmark"], variants, stated["metric"], means=tuple(stated.get("of", ())))
 
 
 def _cells(table: TableFile, row: str) -> dict[str, PrintedCell]:

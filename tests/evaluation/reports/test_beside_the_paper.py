@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def test_partial_values_are_not_compared_with_the_paper(tmp_path: Path) -> None:
 
 
 def test_page_distinguishes_unknown_protocol_from_missing_evaluation(tmp_path: Path) -> None:
-    """An unknown protocol has a question mark; a missing evaluation has a dash and a command that runs it."""
+    """An unknown protocol has a question mark; a missing evaluation has a dash and a command that runs it. Below the
+    table stands the variant of every column."""
     finished_run(load_experiment("single_source", profile="qwen2_5_vl_7b").cells[0])
     out = tmp_path / "page.html"
     make_page("single_source", profile="qwen2_5_vl_7b", overrides=(), out=out)
@@ -89,10 +91,22 @@ def test_page_distinguishes_unknown_protocol_from_missing_evaluation(tmp_path: P
     section = text[text.index('<section id="paper">') :]
     first = section[: section.index("<h3>Table 5")]
     cells = paper_rows(f"{first}</section>")["MMIF"]["ours"]
+    assert "no value of ours" not in first
     assert ">?<" in cells["vl_overall"]
     assert ">–<" in cells["acc"]  # noqa: RUF001
     assert "--benchmark mm_rlhf_rewardbench --benchmark multimodal_rewardbench" in first
     assert "mean_of_benchmarks" not in text
+    columns = re.findall(r"<li>([^<]*, variant [^<]*|[^<]*: the mean of [^<]*)</li>", first)
+    assert columns == [
+        "multimodal average: a mean of benchmarks, variant unknown",
+        "vl overall: overall of vl_rewardbench, variant unknown",
+        "acc: acc of mm_rlhf_rewardbench, variant published",
+        "acc plus: acc_plus of mm_rlhf_rewardbench, variant published",
+        "mmrb: overall of multimodal_rewardbench, variant micro",
+        "text average: the mean of rewardbench, rm_bench",
+        "rewardbench: overall of rewardbench, variant unknown",
+        "rm bench: overall of rm_bench, variant unknown",
+    ]
 
 
 def test_column_of_an_unknown_protocol_is_not_requested() -> None:
@@ -101,3 +115,10 @@ def test_column_of_an_unknown_protocol_is_not_requested() -> None:
         printed = table(name, title)
         missing = not_evaluated(printed, row, Contender("none", []))
         assert missing == {"Table 7": [BENCHMARK], "Table 4": [BENCHMARK, "multimodal_rewardbench"]}[title]
+
+
+def test_page_says_when_no_cell_is_a_row_of_the_table(tmp_path: Path) -> None:
+    """On the profile tiny `single_source` has other cells than Table 4: a reader learns where their values are."""
+    out = tmp_path / "page.html"
+    make_page("single_source", profile="tiny", overrides=(), out=out)
+    assert "no value of ours is in this table; they are in the section Benchmarks" in out.read_text(encoding="utf-8")

@@ -135,11 +135,12 @@ def _document(subject: ReproducedTable, contenders: Sequence[Contender], section
     title = f"{subject.table.title}, {subject.table.paper}"
     finished = sum(len(contender.trained) for contender in contenders)
     total = sum(len(contender.results) for contender in contenders)
+    and_ensembles = " and ensembles" if subject.experiment.ensembles else ""
     facts: dict[str, Sequence[MarkupChild]] = {
         "experiment": [subject.experiment.name],
         "profile": [str(subject.experiment.profile)],
         "overrides": [tag("code", text) for text in subject.experiment.overrides] or ["none"],
-        "rows": [f"{finished} of {format_count(total, 'cell')} and ensembles finished"],
+        "cells": [f"{finished} of {format_count(total, 'cell')}{and_ensembles} finished"],
         "measured on": [", ".join(subject.measured)],
         "source": [f"arXiv:{subject.table.arxiv}" if subject.table.arxiv else subject.table.paper],
         "command": [tag("code", subject.command)],
@@ -171,8 +172,10 @@ def _hours(contenders: Sequence[Contender], hours: CellHours) -> Section:
         lines.append(row(shown_name(place, contender.name), [cell(_shown(sum(counted)) if counted else NONE)]))
     lines.append(row("all", [cell(_shown(hours.total or 0.0))]))
     explanation = note(
-        f"Hours of one {hours.gpu.upper()} by the count of `basereward check --cost`: operations of training, "
-        "validation and test over a share of the GPU's peak. They were not measured. An ensemble is not trained."
+        f"Hours of one {hours.gpu.upper()} by the count of ",
+        tag("code", "basereward check --cost"),
+        ": operations of training, validation and test over a share of the GPU's peak. They were not measured. An "
+        "ensemble is not trained.",
     )
     header = ["recipe", f"hours of one {hours.gpu.upper()}"]
     return Section("hours", "GPU hours", [table(header, [tag("tbody", *lines)]), explanation])

@@ -70,13 +70,13 @@ def paper(
     if not tables:
         return None
     warning = tag("p", STAND_INS, class_="warning") if stand_ins else None
-    body: list[MarkupChild] = [warning, note(_explanation(contenders))]
+    body: list[MarkupChild] = [warning, note(_explanation(contenders, stand_ins=stand_ins))]
     for published in tables:
         body += _table(published, contenders, stand_ins=stand_ins)
     return Section("paper", "Comparison with the paper", body)
 
 
-def _explanation(contenders: Sequence[Contender]) -> str:
+def _explanation(contenders: Sequence[Contender], *, stand_ins: bool) -> str:
     """State how our values differ from those of the paper, so that nobody takes them for a replication."""
     sources: dict[str, None] = {}
     random_weights = True
@@ -85,11 +85,16 @@ def _explanation(contenders: Sequence[Contender]) -> str:
             sources |= dict.fromkeys(result.cell.recipe.data.sources)
             random_weights = random_weights and bool(result.cell.recipe.model.backbone.make)
     weights = "backbones made here with random weights" if random_weights else "the backbones that the recipes name"
-    return (
+    origin = (
         f"Our values come from {weights}, trained on {', '.join(sources)}; the models of the paper are described in "
-        "its text. Accuracy on test data is measured on other data than the paper's tables and cannot be "
-        "compared with them. This section compares only values of the same benchmark, protocol variant and metric. "
-        "? marks a column whose protocol the paper does not state. Values of partial evaluations have no difference."
+        "its text. Accuracy on test data is measured on other data than the paper's tables and cannot be compared with "
+        "them. ? marks a column whose protocol the paper does not state."
+    )
+    if stand_ins:
+        return f"{origin} The others are counted by the variant that is given for the column below the table."
+    return (
+        f"{origin} This section compares only values of the same benchmark, protocol variant and metric. Values of "
+        "partial evaluations have no difference."
     )
 
 
@@ -109,16 +114,26 @@ def _table(published: PublishedTable, contenders: Sequence[Contender], *, stand_
         table(header, bodies, caption=source, class_="printed"),
         note(published.note) if published.note else None,
         footnotes.html(),
+        *_columns(published),
         _absent_rows(published, contender_by_row),
         _missing_commands(published, contender_by_row, stand_ins=stand_ins),
     ]
+
+
+def _columns(published: PublishedTable) -> list[MarkupChild]:
+    """State how the numbers of each column were computed, without which they cannot be compared with others."""
+    lines = [f"{name.replace('_', ' ')}: {column}" for name, column in published.columns.items()]
+    return [note("How the paper's numbers are computed, where a footnote does not say otherwise:"), listed(lines)]
 
 
 def _absent_rows(published: PublishedTable, contender_by_row: Mapping[str, Contender]) -> Markup | None:
     absent = [
         f"{' or '.join(names)} ({name})" for name, names in published.joined.items() if name not in contender_by_row
     ]
-    return note(f"Not among the cells here: {', '.join(absent)}.") if absent else None
+    if not absent:
+        return None
+    where = "" if contender_by_row else " So no value of ours is in this table; they are in the section Benchmarks."
+    return note(f"Not among the cells here: {', '.join(absent)}.{where}")
 
 
 def _row_pair(

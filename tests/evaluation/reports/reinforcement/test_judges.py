@@ -42,6 +42,24 @@ def test_runs_below_chance_and_stopped_ones_have_collapsed() -> None:
     assert [drawing.name for drawing in section.drawings] == ["verdicts", "order_consistency"]
 
 
+def test_what_was_recorded_at_last_is_shown() -> None:
+    """Texts without a verdict at the last validation, the length in the last tenth of the steps over that in the first,
+    and the KL in the last tenth; of two runs the mean."""
+    runs = [judge(0.6, 0.7), judge(0.6, 0.8)]
+    for run, unread, length, kl in zip(runs, (0.25, 0.125), (30.0, 40.0), (0.5, 0.75), strict=True):
+        run.curves |= {"val/no_verdict": [(0, 0.5), (10, unread)]}
+        run.curves |= {"train/completions/mean_length": [(step, 20.0 if step < 10 else length) for step in range(20)]}
+        run.curves |= {"train/kl/reference": [(step, 0.0 if step < 18 else kl) for step in range(20)]}
+    section = judges([Contender("stable", results=[], trained=runs)])
+    assert section is not None
+    row = re.findall(r"<tbody>(.*?)</tbody>", section.html(), flags=re.DOTALL)[0]
+    cells = [re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<td.*?</td>", row, flags=re.DOTALL)]
+    # The means of 25 % and 12.5 %, of 1.5 and 2, and of 0.5 and 0.75.
+    assert cells[5:8] == ["18.8", "1.75", "0.6250"]
+    header = [re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<th.*?</th>", section.html(), flags=re.DOTALL)]
+    assert [header[place] for place in (6, 7, 8)] == ["no verdict, last, %", "length, ratio to the first", "KL"]
+
+
 def test_runs_without_verdicts_have_no_section() -> None:
     """As those of policies."""
     assert judges([Contender("rule", results=[], trained=[SimpleNamespace(curves={})])]) is None
