@@ -19,6 +19,7 @@ PAIRS = ["data.sources.pairs.path=x"]
 PROFILES = {
     "tiny": [],
     **dict.fromkeys(["qwen2_5_vl_3b", "qwen2_5_vl_7b", "qwen2_5_vl_7b_lora", "qwen2_5_vl_7b_qlora"], PAIRS),
+    **dict.fromkeys(["qwen3_vl_4b", "qwen3_vl_8b"], PAIRS),
 }
 OWN_DATA = (
     "single_source",

@@ -23,7 +23,7 @@ class Sweep:
 
     Args:
         experiment: the name of a file in `experiments`, or the path of one.
-        profile: of the experiment; null: none.
+        profile: of the experiment; `${profile}`: that of the pipeline; null: none.
         settings: keys of the experiment and their values, such as outputs of earlier stages; `grid.KEY` replaces an
             axis.
     """
