@@ -51,7 +51,7 @@ class PreferenceMetrics(MetricCollection):
         A share without pairs is NaN. All processes of a distributed run must call this, also those without rows.
         """
         with warnings.catch_warnings():
-            # Of a source without rows in a split, which is no mistake: torchmetrics warns of each metric without an update.
+            # A source without rows in a split is no mistake; torchmetrics warns of every metric without an update.
             warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
             return {name: float(value) for name, value in super().compute().items()}
 

@@ -1,7 +1,8 @@
 """Reads and checks the key `stages` of an experiment, which makes it a pipeline of runs and evaluations.
 
 A value `${NAME.OUTPUT}` of a stage is an output of another one, such as the file that it writes or the model that it
-trains. Until that stage has run, the value stays as it is written. `${profile}` is the profile that the experiment runs on.
+trains. Until that stage has run, the value stays as it is written. `${profile}` is the profile that the experiment runs
+on.
 """
 
 from __future__ import annotations
