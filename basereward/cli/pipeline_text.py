@@ -13,7 +13,7 @@ MEASURES = ("pair_accuracy", "accuracy", "order_consistency", "exact_match")
 
 
 def format_pipeline(result: Mapping[str, Any]) -> Iterator[str]:
-    """A table of the stages with their runs, their main numbers, and the measures of evaluations.
+    """A table of the stages with their runs, their main numbers, and tables of evaluations and of the cells of sweeps.
 
     >>> stage = {"name": "hard", "does": "select", "status": "finished", "seconds": 2.0, "run_id": "r2"}
     >>> stage |= {"metrics": {"select/kept": 7.0}, "facts": {}}
@@ -26,8 +26,8 @@ def format_pipeline(result: Mapping[str, Any]) -> Iterator[str]:
         numbers = stage["metrics"]
         if stage["does"] == "train":
             numbers = {name: numbers[f"test/{name}"] for name in MEASURES if f"test/{name}" in numbers}
-        # Those of an evaluation have tables of their own.
-        elif "results" in stage["facts"]:
+        # Those of an evaluation and of a sweep have tables of their own.
+        elif "results" in stage["facts"] or "cells" in stage["facts"]:
             numbers = {}
         shown = ", ".join(f"{name.rpartition('/')[2]} {format_number(value)}" for name, value in numbers.items())
         seconds = format_seconds(stage["seconds"])
@@ -35,6 +35,7 @@ def format_pipeline(result: Mapping[str, Any]) -> Iterator[str]:
     yield from format_table(("stage", "does", "status", "time", "run", "numbers"), rows)
     for stage in stages:
         yield from _format_measures(stage["name"], stage["facts"].get("results", {}))
+        yield from _format_cells(stage["name"], stage["facts"])
     finished = sum(stage["status"] == "finished" for stage in stages)
     word = "stage" if finished == 1 else "stages"
     yield f"pipeline {result['pipeline_id']}: {finished} {word} finished, {len(stages) - finished} skipped"
@@ -54,6 +55,22 @@ def _format_measures(name: str, results: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield from format_table((name, "counted by", "measure", "%", "of", "95 %", "undecided"), rows)
         yield ""
+
+
+def _format_cells(name: str, facts: Mapping[str, Any]) -> Iterator[str]:
+    """The measures of the cells and ensembles of a sweep, and its comparisons in words."""
+    cells = [*facts.get("cells", []), *facts.get("ensembles", [])]
+    if not cells:
+        return
+    measures = [measure for measure in MEASURES if any(f"test/{measure}" in cell["metrics"] for cell in cells)]
+    rows: list[tuple[str, ...]] = []
+    for cell in cells:
+        values = [format_number(cell["metrics"].get(f"test/{measure}")) for measure in measures]
+        rows.append((cell["name"], cell["status"], *values, cell["run_id"] or "-"))
+    yield ""
+    yield from format_table((name, "status", *measures, "run"), rows)
+    yield from facts.get("differences", [])
+    yield ""
 
 
 def _columns(measure: Mapping[str, Any]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol as Contract
 
 from basereward.data.images.image_store import ImageStore
+from basereward.data.schema.group import Group, Split
 from basereward.errors import DataError, RecipeError
 from basereward.evaluation.items import Item
 from basereward.evaluation.statistics.measures import Variant
@@ -45,6 +46,15 @@ class Benchmark(Contract):
     @property
     def items(self) -> Sequence[Item]:
         """All items, in the order of the rows. The first access reads them.
+
+        Raises:
+            DataError: the rows cannot be read.
+        """
+        ...
+
+    def groups(self, split: Split) -> Sequence[Group]:
+        """As a source whose test split is the whole benchmark: its prompts, without preferences. Curation compares
+        training rows with them.
 
         Raises:
             DataError: the rows cannot be read.

@@ -43,6 +43,8 @@ class Item:
     response_images: tuple[tuple[Any, ...], ...] = ()
     """the images of every response, in the order of the marks `<image>` in its text; none if no response has any. Where
     the prompt is turns, each is a `PlacedImage`, and the texts have no marks"""
+    question: str | None = None
+    """the prompt without what the protocol adds to it; None: nothing is added"""
 
     @property
     def shown_responses(self) -> list[str]:

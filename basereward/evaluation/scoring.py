@@ -9,7 +9,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +131,26 @@ def bundles(items: Sequence[Item]) -> list[Bundle]:
         key = hashlib.sha256(repr((item.prompt, prompt_images(item), *item.videos)).encode()).hexdigest()
         by_key.setdefault(key, Bundle(item)).add(item)
     return list(by_key.values())
+
+
+def prompt_groups(items: Sequence[Item], images: ImageStore) -> list[Group]:
+    """The prompts of a benchmark as groups without preferences, each with its distinct responses.
+
+    They are compared with training rows. So a prompt is without what a protocol adds to it.
+
+    Args:
+        items: of the benchmark.
+        images: where the images are. Missing ones are not noticed.
+
+    Raises:
+        RowRejected: a prompt and its images, or a response and its images, do not fit together.
+
+    >>> item = Item(0, "a", "2 + 2? Be brief.", ("4", "5"), (0,), (1,), "a", question="2 + 2?")
+    >>> [(group.prompt[0].parts[0].text, group.responses) for group in prompt_groups([item], ImageStore())]
+    [('2 + 2?', ('4', '5'))]
+    """
+    asked = [item if item.question is None else replace(item, prompt=item.question) for item in items]
+    return [bundle.group(images) for bundle in bundles(asked)]
 
 
 def score_items(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor
@@ -49,7 +50,10 @@ class PreferenceMetrics(MetricCollection):
 
         A share without pairs is NaN. All processes of a distributed run must call this, also those without rows.
         """
-        return {name: float(value) for name, value in super().compute().items()}
+        with warnings.catch_warnings():
+            # A source without rows in a split is no mistake; torchmetrics warns of every metric without an update.
+            warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
+            return {name: float(value) for name, value in super().compute().items()}
 
 
 def mean_accuracy(sources: Iterable[Mapping[str, float]]) -> float:

@@ -236,7 +236,7 @@ def _find_experiment(
     if layers is None:
         return Experiment(Path(experiment).stem, "", [], {}), reader.faults
     if layers.experiment.values.get(STAGES):
-        return _with_stages(layers, reader)
+        return _with_stages(layers, reader, profile=profile)
     cells, cell_faults = [], []
     for point in _read_points(layers, reader):
         cell, faults_of_cell = _make_cell(point, layers, reader=reader)
@@ -252,7 +252,7 @@ def _find_experiment(
     return Experiment(first.name, first.summary, cells, ensembles), faults or _equal_cells(cells)
 
 
-def _with_stages(layers: YamlLayers, reader: Reader) -> tuple[Experiment, list[Fault]]:
+def _with_stages(layers: YamlLayers, reader: Reader, *, profile: str | None) -> tuple[Experiment, list[Fault]]:
     """An experiment with stages; the recipes of those that train are its cells."""
     cells: dict[str, Cell] = {}
 
@@ -264,7 +264,7 @@ def _with_stages(layers: YamlLayers, reader: Reader) -> tuple[Experiment, list[F
         if layers.experiment.values.get(key):
             origin = layers.experiment.origin((key,))
             reader.add_fault(key, f"an experiment with stages varies nothing; remove this key ({origin})")
-    stages, faults = read_stages(layers.experiment, make_recipe)
+    stages, faults = read_stages(layers.experiment, make_recipe, profile=profile)
     # A stage that trains need not be there, so they are read here and not from a recipe.
     values = _with_overrides(layers.recipe, layers).values
     name, summary = (str(values.get(key) or "") for key in ("name", "summary"))

@@ -24,6 +24,7 @@ SUPPLIED: dict[TargetKind, tuple[str, ...]] = {
     "launchers": (),
     "rewards": (),
     "stages": (),
+    "references": ("name",),
 }
 """The positional arguments that the code passes to a target before those of the recipe, in their order."""
 INNER: dict[tuple[TargetKind, str], TargetKind] = {
@@ -32,6 +33,9 @@ INNER: dict[tuple[TargetKind, str], TargetKind] = {
     ("benchmarks", "protocol"): "protocols",
     ("objectives", "reward"): "rewards",
     ("stages", "source"): "sources",
+    ("references", "source"): "sources",
+    ("references", "shape"): "adapters",
+    ("references", "protocol"): "protocols",
 }
 """Arguments that are nodes themselves, and the extension folder of these."""
 

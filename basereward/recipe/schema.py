@@ -148,7 +148,7 @@ class CurationRecipe:
     near: float | None = None  # similarity, 0.7 to 1, from which groups count as equal; null: only equal ones do
     against: dict[str, Node] = field(
         default_factory=dict
-    )  # benchmarks, as sources; groups that are in one are left out
+    )  # benchmarks, or sources of their rows; groups that are in one are left out
     judge: str | None = (
         None  # a trained model: preferences that it strongly disagrees with are dropped, others weigh less
     )

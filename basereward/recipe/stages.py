@@ -1,7 +1,8 @@
 """Reads and checks the key `stages` of an experiment, which makes it a pipeline of runs and evaluations.
 
 A value `${NAME.OUTPUT}` of a stage is an output of another one, such as the file that it writes or the model that it
-trains. Until that stage has run, the value stays as it is written.
+trains. Until that stage has run, the value stays as it is written. `${profile}` is the profile that the experiment runs
+on.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ KEY = "stages"
 TRAIN = "train"
 RECIPE = "recipe"
 """The argument of a stage that trains: what its recipe changes in that of the experiment."""
+PROFILE = "${profile}"
 NAME = re.compile(r"[A-Za-z][\w-]*")
 SECTIONS = frozenset(Recipe.__dataclass_fields__)
 REFERENCE = re.compile(r"\$\{([A-Za-z][\w-]*)\.([a-z_]+)\}")
@@ -60,7 +62,9 @@ class StageRecipe:
         return self.node["_target_"] == TRAIN and self.recipe is not None
 
 
-def read_stages(experiment: Layer, make_recipe: MakeRecipe) -> tuple[list[StageRecipe], list[Fault]]:
+def read_stages(
+    experiment: Layer, make_recipe: MakeRecipe, *, profile: str | None
+) -> tuple[list[StageRecipe], list[Fault]]:
     """The stages of an experiment in the order in which they run, and their faults.
 
     A stage runs after those whose outputs it uses; otherwise they run in the order of the file.
@@ -68,6 +72,7 @@ def read_stages(experiment: Layer, make_recipe: MakeRecipe) -> tuple[list[StageR
     Args:
         experiment: the keys that belong to the experiment as a whole.
         make_recipe: makes the recipe of a stage that trains.
+        profile: that the experiment runs on.
     """
     sections = experiment.values.get(KEY) or {}
     if not isinstance(sections, dict):
@@ -82,6 +87,7 @@ def read_stages(experiment: Layer, make_recipe: MakeRecipe) -> tuple[list[StageR
             message = f"expected a mapping with `_target_`; {shortened(values)} given"
             faults.append(Fault(name, f"{KEY}.{name}", message))
             continue
+        values = {key: profile if value == PROFILE else value for key, value in values.items()}
         stage, problems = _read_stage(name, _layer_of(experiment, name, values), outputs, make_recipe)
         stages.append(stage)
         faults += problems

@@ -398,7 +398,7 @@ def build_curation(recipe: CurationRecipe) -> Curation | None:
     """
     if recipe == CurationRecipe():
         return None
-    against = {name: make(node, "sources", name) for name, node in recipe.against.items()}
+    against = {name: make(node, "references", name) for name, node in recipe.against.items()}
 
     # The judge is loaded at its first use, after the cheaper filters have run.
     def judge(groups: Iterable[Group]) -> Iterator[list[float]]:

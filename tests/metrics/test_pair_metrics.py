@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 
 import pytest
 import torch
@@ -185,3 +186,13 @@ def test_bfloat16_margins_are_averaged_in_float32() -> None:
     metric = MeanMargin()
     metric.update(torch.ones(1000, dtype=torch.bfloat16))
     assert float(metric.compute()) == 1.0
+
+
+def test_metrics_of_no_rows_do_not_warn() -> None:
+    """A source without rows in a split is no mistake: its accuracy is NaN, and it has 0 pairs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = PreferenceMetrics().compute()
+    assert result.keys() == NAMES
+    assert math.isnan(result["pair_accuracy"])
+    assert result["pairs"] == 0

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from basereward.cli.pipeline_text import format_pipeline
 from basereward.errors import RecipeError, TrainingError
 from basereward.pipelines.stages import sweep as stage
 from basereward.recipe import make
@@ -56,14 +57,23 @@ def test_cells_are_checked_before_anything_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", ["finished", "failed"])
 def test_a_failed_cell_fails_the_stage(status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are named in its facts, and its metrics have names that MLflow takes."""
-    rows = [{"name": "reward=rule", "run_id": "a", "status": status, "metrics": {"test/exact_match": 0.5}}]
-    monkeypatch.setattr(stage, "sweep", lambda experiment: {"sweep_id": "s", "cells": rows, "ensembles": []})
+    rows = [{"name": "reward=rule,seed=0", "run_id": "a", "status": status, "metrics": {"test/exact_match": 0.5}}]
+    both = [{"name": "both", "run_id": "b", "status": "finished", "metrics": {"test/exact_match": 0.75}}]
+    result = {"sweep_id": "s", "cells": rows, "ensembles": both, "differences": ["No difference."]}
+    monkeypatch.setattr(stage, "sweep", lambda experiment: result)
     if status == "failed":
         with pytest.raises(TrainingError, match="reward=rule"):
             sweep_stage().run(tmp_path)
         return
-    result = sweep_stage().run(tmp_path)
-    assert (result.outputs, result.metrics) == ({"sweep": "s"}, {"reward_rule/test/exact_match": 0.5})
+    made = sweep_stage().run(tmp_path)
+    measures = {"reward_rule_seed_0/test/exact_match": 0.5, "both/test/exact_match": 0.75}
+    assert (made.outputs, made.metrics) == ({"sweep": "s"}, measures)
+    stage_row = {"name": "compare", "does": "sweep", "status": status, "seconds": 1.0, "run_id": "c"}
+    stages = [{**stage_row, "metrics": made.metrics, "facts": made.facts}]
+    lines = [line.split() for line in format_pipeline({"pipeline_id": "p", "stages": stages})]
+    assert ["reward=rule,seed=0", "finished", "0.5000", "a"] in lines
+    assert ["both", "finished", "0.7500", "b"] in lines
+    assert ["No", "difference."] in lines
 
 
 def test_rl_reward_hands_its_models_to_every_reward() -> None:

@@ -349,6 +349,20 @@ def test_sweep_section_applies_to_cells_only(experiments: Write) -> None:
     assert [cell.recipe.trainer.steps for cell in load_cells("one", profile="small", overrides=overrides)] == [7, 7]
 
 
+def test_null_removes_all_names_of_a_mapping() -> None:
+    """It is as if no file had given them: names that are set after it are the only ones."""
+    benchmarks = "data.include=mixtures/sets/benchmarks"
+    rm_bench = "data.curation.against.rm_bench.include=benchmarks/rm_bench"
+    for overrides, names_left in (
+        ([], {"judgebench", "rm_bench", "vl_rewardbench"}),
+        (["data.curation.against=null"], set()),
+        (["data.curation.against=null", rm_bench], {"rm_bench"}),
+    ):
+        against = load_recipe("basereward", overrides=[benchmarks, *overrides]).data.curation.against
+        assert against.keys() >= names_left
+        assert len(names_left) == 3 or against.keys() == names_left
+
+
 def test_grid_null_is_a_single_run(experiments: Write) -> None:
     """With `grid=null` the recipe is that of a single run, not of a cell."""
     experiments(profiles__small=SMALL + "sweep: {trainer: {steps: 5}}\ntrainer: {steps: 50}\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from basereward.cli import parse
-from basereward.recipe import find_faults, load_cells, names
+from basereward.recipe import find_experiment, find_faults, load_cells, names
 from basereward.recipe.fragment import load_fragment
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +19,7 @@ PAIRS = ["data.sources.pairs.path=x"]
 PROFILES = {
     "tiny": [],
     **dict.fromkeys(["qwen2_5_vl_3b", "qwen2_5_vl_7b", "qwen2_5_vl_7b_lora", "qwen2_5_vl_7b_qlora"], PAIRS),
+    **dict.fromkeys(["qwen3_vl_4b", "qwen3_vl_8b"], PAIRS),
 }
 OWN_DATA = (
     "single_source",
@@ -106,3 +107,40 @@ def test_names_lists_files_and_classes() -> None:
     assert {"digits", "digit_pairs", "numbers", "jsonl"} <= {entry.name for entry in names("sources")}
     assert {"linear", "mlp"} <= {entry.name for entry in names("heads")}
     assert "bradley_terry" in {entry.name for entry in names("losses")}
+
+
+PARTS_OF_OTHERS = {
+    "multimodal_rewardbench_2": "multimodal_rewardbench_2_pooled",
+    "multimodal_rewardbench_2_edit": "multimodal_rewardbench_2_pooled",
+    "multimodal_rewardbench_2_interleaved": "multimodal_rewardbench_2_pooled",
+    "multimodal_rewardbench_2_t2i": "multimodal_rewardbench_2_pooled",
+    "omnirewardbench_image": "omnirewardbench",
+    "omnirewardbench_text": "omnirewardbench",
+    "vl_rewardbench_1247": "vl_rewardbench",
+}
+UNPUBLISHED = {"best_of_n", "rewardbench_prior_sets"}  # their rows are the user's
+
+
+@pytest.mark.parametrize("experiment", ["beyond", "beyond_models"])
+def test_beyond_is_compared_with_every_published_benchmark(experiment: str) -> None:
+    """The node of each is that of the benchmark itself. One that is a part of another has the same repository."""
+    found, _ = find_experiment(experiment, profile="qwen2_5_vl_7b")
+    stages = [stage.recipe for stage in found.stages if stage.recipe is not None]
+    for recipe in [*stages, *(cell.recipe for cell in found.cells)]:
+        against = recipe.data.curation.against
+        assert against.keys() == {entry.name for entry in names("benchmarks")} - PARTS_OF_OTHERS.keys() - UNPUBLISHED
+        for name, node in against.items():
+            assert node == load_fragment(name, "benchmarks")[1]
+        for part, whole in PARTS_OF_OTHERS.items():
+            assert load_fragment(part, "benchmarks")[1]["path"] == against[whole]["path"]
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in names("benchmarks")])
+def test_named_files_of_a_benchmark_are_of_the_split_train(name: str) -> None:
+    """A file of rows has no other split, whatever the benchmark's own is called."""
+    _, node = load_fragment(name, "benchmarks")
+    for layout in [{}, *(node.get("layouts") or {}).values()]:
+        arguments = {**node, **layout}
+        for part in [{}, *(arguments.get("parts") or {}).values()]:
+            place = {**arguments, **part}
+            assert not place.get("files") or place["split"] == "train"

@@ -104,6 +104,15 @@ def test_null_removes_a_stage(file: Path) -> None:
     assert (experiment.name, experiment.summary, experiment.cells) == ("chain", "Stages of a test.", [])
 
 
+@pytest.mark.parametrize("profile", [PROFILE, None])
+def test_stage_has_the_profile_of_the_experiment(file: Path, profile: str | None) -> None:
+    """`${profile}` is the profile as it was given, null without one; a recipe has no such key."""
+    compare = "stages.compare={_target_: sweep, experiment: head_depth, profile: '${profile}'}"
+    experiment, _ = find_experiment(str(file), profile=profile, overrides=[compare])
+    assert experiment.stages[-1].node["profile"] == profile
+    assert ("second", "stages.second.recipe.name") in faults(file, "stages.second.recipe.name=${profile}")
+
+
 def test_experiment_with_stages_is_no_recipe(file: Path) -> None:
     """`load_recipe` refuses it and names the command that runs it."""
     with pytest.raises(RecipeError, match="basereward train"):

@@ -73,6 +73,13 @@ CASES: dict[str, tuple[list[str], str]] = {
         ["data.curation.against={b: {_target_: jsonl, path: /no.jsonl}}"],
         "data.curation.against.b",
     ),
+    "benchmark of other columns": (
+        [
+            "data.curation.against.b.include=benchmarks/vl_rewardbench",
+            "data.curation.against.b={path: FILES/good.jsonl, split: train}",
+        ],
+        "data.curation.against.b",
+    ),
     # Model, head, loss, objective.
     "backbone out of reach": (["model.backbone={make: null, path: nobody/nothing}"], "model.backbone.path"),
     "backbone that is a file": (["model.backbone={make: null, path: FILES/good.jsonl}"], "model.backbone.path"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from basereward import build, load_recipe
 from basereward.training.fit import train
-from tests.helpers.support import only, pair_rows, write_rows
+from tests.helpers.support import only, pair_rows, picture, write_rows
 
 ROWS = 48
 
@@ -70,3 +71,45 @@ def test_curated_rows_are_counted_outside_the_limit(tmp_path: Path) -> None:
         assert 0 < changed[name] < 1
         assert abs(weights[name] - changed[name]) < 1e-6
     assert all(weight == 1 for name, weight in weights.items() if name not in changed)
+
+
+def contaminated(folder: Path, *against: str) -> set[str]:
+    """The ids of the training rows in `folder` that are left out because they are in a benchmark."""
+    held_out = write_rows(folder / "held_out.jsonl", pair_rows(2, seed=1))
+    keys = [f"data.sources.mine.val={held_out}", "data.sources.mine.test=0"]
+    benchmark = [f"data.curation.against.bench.{key}" for key in against]
+    _, data, _ = build(load_recipe("basereward", overrides=[*only(folder / "pairs.jsonl"), *keys, *benchmark]))
+    left_out = {row.id: row.reason for row in data.rejected}
+    assert set(left_out.values()) == {"contaminated"}
+    return set(left_out)
+
+
+def test_rows_of_a_benchmark_in_its_own_layout_are_left_out(tmp_path: Path) -> None:
+    """A folder in the layout of Multimodal RewardBench has the question and the picture of row 3 and, with another
+    picture, the question of row 5. Only row 3 is left out."""
+    rows = pair_rows(8, folder=tmp_path)
+    write_rows(tmp_path / "pairs.jsonl", rows)
+    benchmark = tmp_path / "bench"
+    benchmark.mkdir()
+    published = []
+    for row, shown in ((3, 3), (5, 20)):
+        picture(shown).save(benchmark / f"{shown}.png")
+        texts = {"Text": rows[row]["prompt"][0]["content"], "Output1": "It is red.", "Output2": "It is blue."}
+        published.append(texts | {"Image": f"{shown}.png", "ID": str(row), "Better": "Output1", "Category": "vqa"})
+    write_rows(benchmark / "test.jsonl", published)
+    assert contaminated(tmp_path, "include=benchmarks/multimodal_rewardbench", f"path={benchmark}") == {"row-3"}
+
+
+def test_what_a_protocol_adds_to_a_prompt_is_not_compared(tmp_path: Path) -> None:
+    """In OmniRewardBench, with a file for each task, a criterion follows each prompt. It is no part of the question."""
+    rows = [row | {"prompt": f"Name {count} animals."} for count, row in enumerate(pair_rows(8))]
+    write_rows(tmp_path / "pairs.jsonl", rows)
+    (tmp_path / "bench" / "media_data").mkdir(parents=True)
+    answers = {"response1": "Cats.", "response2": "No.", "criteria_preference": "response1"}
+    row = {"prompt": "Name 4 animals.", "criteria": "The answer is as short as it can be.", **answers}
+    (tmp_path / "bench" / "text_to_text_preferences.json").write_text(json.dumps([row]))
+    picture(20).save(tmp_path / "bench" / "media_data" / "20.png")
+    row |= {"prompt": "Name 6 animals.", "image": "20.png"}
+    (tmp_path / "bench" / "text_image_to_text_preferences.json").write_text(json.dumps([row]))
+    against = ["include=benchmarks/omnirewardbench_text", f"path={tmp_path / 'bench'}", "layout=github"]
+    assert contaminated(tmp_path, *against) == {"row-4", "row-6"}

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, tee
+from typing import Protocol
 
 from basereward.data.curation.contamination import OverlapReport, References, contaminated, find_contaminated
 from basereward.data.curation.duplicates import PlacedGroup, find_duplicates
 from basereward.data.curation.image_hashes import ImageHashes
 from basereward.data.curation.relabel import RelabelSummary, relabel
 from basereward.data.curation.sharded import ShardedCuration
-from basereward.data.schema.group import SPLITS, Group, Preference, RejectedRow
-from basereward.data.sources import Source
+from basereward.data.schema.group import SPLITS, Group, Preference, RejectedRow, Split
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,14 @@ ScoreGroups = Callable[[Iterable[Group]], Iterator[list[float]]]
 """Scores the responses of groups with a trained model."""
 RowPlace = tuple[str, int]
 """The name of a source, and the index of a group among its training groups."""
+
+
+class Reference(Protocol):
+    """Rows that are not trained on: a benchmark, or any source."""
+
+    def groups(self, split: Split) -> Sequence[Group]:
+        """The groups of a split, as of a `Source`."""
+        ...
 
 
 @dataclass
@@ -51,7 +59,7 @@ class Curation:
     Args:
         duplicates: whether to remove duplicates.
         near: the similarity from which groups count as duplicates; None: only equal groups.
-        against: benchmarks by name, as sources.
+        against: benchmarks, or sources of their rows, by name.
         judge: scores groups with a trained model; None: no model is used.
         drop: the margin against a preference from which it is removed; see `relabel`.
 
@@ -64,7 +72,7 @@ class Curation:
 
     duplicates: bool = False
     near: float | None = None
-    against: Mapping[str, Source] = field(default_factory=dict)
+    against: Mapping[str, Reference] = field(default_factory=dict)
     judge: ScoreGroups | None = None
     drop: float = 2.0
 
@@ -97,7 +105,7 @@ class Curation:
             for copy in copies:
                 curated.rejected[copy.source, copy.index] = _left_out(copy.source, copy.id, copy.reason, copy.detail)
         if self.against:
-            benchmarks = {name: _all(source) for name, source in self.against.items()}
+            benchmarks = {name: _all(reference) for name, reference in self.against.items()}
             _leave_out_contaminated(curated, References(benchmarks, image_hashes=image_hashes), remaining(), sharded)
         if self.judge is not None:
             self._relabel(curated, self.judge, remaining())
@@ -139,6 +147,6 @@ def _left_out(source: str, row: str, reason: str, detail: str) -> RejectedRow:
     return RejectedRow(source, "train", row, reason, detail, fault=False)
 
 
-def _all(source: Source) -> Iterator[Group]:
+def _all(reference: Reference) -> Iterator[Group]:
     """Iterate over the groups of all splits of a benchmark."""
-    return chain.from_iterable(source.groups(split) for split in SPLITS)
+    return chain.from_iterable(reference.groups(split) for split in SPLITS)

@@ -12,6 +12,7 @@ from typing import Any
 
 from basereward.data.readers import Table
 from basereward.data.readers.find import find_files, find_table
+from basereward.data.schema.group import Group, Split
 from basereward.data.schema.messages import shown
 from basereward.data.schema.missing_columns import MappedColumns
 from basereward.data.schema.rejections import RowRejected
@@ -20,6 +21,7 @@ from basereward.errors import DataError, RecipeError, sentence, unknown
 from basereward.evaluation.item_identity import items_fingerprint, partial_pictures, pictures_fingerprint
 from basereward.evaluation.items import Item
 from basereward.evaluation.protocols import Protocol, check_protocol
+from basereward.evaluation.scoring import prompt_groups
 from basereward.evaluation.statistics.measures import Variant
 from basereward.recipe import make
 from basereward.recipe.schema import Node
@@ -139,6 +141,14 @@ class Annotated:
                     f"{table.where(number)}: {rejection.reason}: {sentence(rejection.detail)} "
                     f"A benchmark is never counted in part, so nothing of '{self.name}' is counted."
                 ) from rejection
+
+    def groups(self, split: Split) -> Sequence[Group]:
+        """As a source whose test split is the whole benchmark: its prompts, without preferences.
+
+        Raises:
+            DataError: the rows cannot be read.
+        """
+        return prompt_groups(self.items, self.store) if split == "test" else ()
 
     @cached_property
     def partial(self) -> str | None:

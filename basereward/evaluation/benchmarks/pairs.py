@@ -16,7 +16,7 @@ from basereward.data.images.image_store import ImageStore
 from basereward.data.open_rows import open_images, open_table
 from basereward.data.readers.find import matching_files
 from basereward.data.schema.columns import shown_names
-from basereward.data.schema.group import Group, PlacedImage
+from basereward.data.schema.group import Group, PlacedImage, Split
 from basereward.data.schema.missing_columns import MappedColumns
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
@@ -30,6 +30,7 @@ from basereward.evaluation.item_identity import (
     pictures_fingerprint,
 )
 from basereward.evaluation.items import Decision, Item, JudgedItem, by_label
+from basereward.evaluation.scoring import prompt_groups
 from basereward.evaluation.statistics.measures import Measure, Measures, Variant, accuracy, all_right, length_controlled
 from basereward.evaluation.statistics.shares import count, right, share
 from basereward.io.formats import is_pattern
@@ -156,6 +157,14 @@ class Pairs:
             reasons = "; ".join(examples.values()) or "the preferences are ties"
             raise DataError(f"'{self._path}' has no pair that can be counted: {reasons}")
         return self._items(pairs)
+
+    def groups(self, split: Split) -> Sequence[Group]:
+        """As a source whose test split is the whole benchmark: its prompts, without preferences.
+
+        Raises:
+            DataError: the rows cannot be read.
+        """
+        return prompt_groups(self.items, self.store) if split == "test" else ()
 
     @cached_property
     def fingerprint(self) -> dict[str, str | None]:

@@ -95,6 +95,7 @@ class OmniRewardBench(Protocol):
             ties=True,
             videos=(_file(row, "video"),) if medium == "video" else (),
             response_images=_drawn_responses(row) if kind == "image" else (),
+            question=prompt,
         )
 
     def _task_of(self, row: Mapping[str, Any]) -> str:

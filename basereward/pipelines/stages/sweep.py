@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +24,7 @@ class Sweep:
 
     Args:
         experiment: the name of a file in `experiments`, or the path of one.
-        profile: of the experiment; null: none.
+        profile: of the experiment; `${profile}`: that of the pipeline; null: none.
         settings: keys of the experiment and their values, such as outputs of earlier stages; `grid.KEY` replaces an
             axis.
     """
@@ -70,11 +71,12 @@ class Sweep:
         if failed:
             raise TrainingError(f"cells of sweep {result['sweep_id']} have failed: {', '.join(failed)}")
         metrics: dict[str, float] = {}
-        for row in result["cells"]:
-            # Names of metrics in MLflow have no `=`.
-            name = row["name"].replace("=", "_")
+        for row in [*result["cells"], *result["ensembles"]]:
+            # Names of metrics in MLflow have no `=` and no comma.
+            name = re.sub("[=,]", "_", row["name"])
             metrics |= {f"{name}/{key}": value for key, value in row["metrics"].items() if value is not None}
-        return StageResult({"sweep": result["sweep_id"]}, metrics, {"cells": result["cells"]})
+        facts = {key: result[key] for key in ("cells", "ensembles", "differences")}
+        return StageResult({"sweep": result["sweep_id"]}, metrics, facts)
 
     def _loaded(self) -> Experiment:
         return load_experiment(self.experiment, profile=self.profile, overrides=self.overrides)

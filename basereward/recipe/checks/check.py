@@ -82,7 +82,9 @@ class Check:
             return {}
 
     def _named(self, hint: Any, values: Any, path: KeyPath) -> dict[str, Any]:
-        """A mapping with names that the user chose; null removes a name that an included file has."""
+        """A mapping with names that the user chose; null removes a name that an included file has, or all of them."""
+        if values is None:
+            return {}
         if not isinstance(values, dict):
             self._add_fault(path, str(mismatch(values, dict[str, hint])))
             return {}

@@ -27,6 +27,7 @@ TargetKind: TypeAlias = Literal[
     "launchers",
     "rewards",
     "stages",
+    "references",
 ]
 KINDS: tuple[TargetKind, ...] = get_args(TargetKind)
 SINGULAR: dict[TargetKind, str] = {
@@ -41,7 +42,10 @@ SINGULAR: dict[TargetKind, str] = {
     "launchers": "launcher",
     "rewards": "reward",
     "stages": "stage",
+    "references": "source or benchmark",
 }
+JOINED: dict[TargetKind, tuple[TargetKind, ...]] = {"references": ("sources", "benchmarks")}
+"""Kinds whose parts are those of other kinds."""
 PACKAGES: dict[TargetKind, str] = {
     "heads": "basereward.model.heads",
     "losses": "basereward.model.losses",
@@ -134,6 +138,15 @@ def locate(target: str, kind: TargetKind) -> Target:
     return Target(_module_name(file), definition.name, definition, _parse(file))
 
 
+def kinds_of(kind: TargetKind) -> tuple[TargetKind, ...]:
+    """The kinds with an extension folder of their own whose parts a kind has.
+
+    >>> kinds_of("heads"), kinds_of("references")
+    (('heads',), ('sources', 'benchmarks'))
+    """
+    return JOINED.get(kind, (kind,))
+
+
 def short_names(kind: TargetKind) -> dict[str, Definition]:
     """The files of an extension folder by name, each with the class or function that it is for.
 
@@ -150,9 +163,11 @@ def _extension_files(kind: TargetKind) -> dict[str, Path]:
     A subfolder only groups files: it is no part of the short name. If two files have the same name, the one in the
     extension folder itself is taken.
     """
-    folder = ROOT.joinpath(*PACKAGES[kind].split("."))
-    # Files of the folder itself come last, and so replace files of the same name in subfolders.
-    files = {file.stem: file for file in [*folder.glob("*/*.py"), *folder.glob("*.py")]}
+    files: dict[str, Path] = {}
+    for own in kinds_of(kind):
+        folder = ROOT.joinpath(*PACKAGES[own].split("."))
+        # Files of the folder itself come last, and so replace files of the same name in subfolders.
+        files |= {file.stem: file for file in [*folder.glob("*/*.py"), *folder.glob("*.py")]}
     return {name: files[name] for name in sorted(files) if not name.startswith("_")}
 
 
@@ -167,7 +182,7 @@ def _of_file(file: Path, kind: TargetKind) -> Definition | None:
     A class may have the kind at the end of its name, where the name alone says too little: `RuleReward` in `rule.py`.
     """
     own = _squeezed(file.stem)
-    allowed = (own, own + _squeezed(SINGULAR[kind]))
+    allowed = [own, *(own + _squeezed(SINGULAR[each]) for each in kinds_of(kind))]
     named = [node for node in definitions(_parse(file)) if _squeezed(node.name) in allowed]
     # A file may have both, as a class `MLP` and a function `mlp` that makes one; the class has the arguments.
     return min(named, key=lambda node: isinstance(node, ast.FunctionDef), default=None)

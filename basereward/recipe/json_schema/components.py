@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from basereward.recipe.checks.signature import MISSING, signature_of
-from basereward.recipe.checks.targets import SINGULAR, Target, TargetKind, base_class, locate, short_names
+from basereward.recipe.checks.targets import SINGULAR, Target, TargetKind, base_class, kinds_of, locate, short_names
 from basereward.recipe.json_schema.descriptions import argument_meanings
 from basereward.recipe.json_schema.hints import INCLUDE, JsonSchema, hint_schema
 from basereward.recipe.nodes import INNER, settable_arguments
@@ -29,6 +29,8 @@ def component_schema(kind: TargetKind) -> JsonSchema:
     >>> schema["properties"]["_target_"]["anyOf"][0]["enum"][:2]
     ['critic', 'generative']
     """
+    if len(kinds_of(kind)) > 1:
+        return _joined_schema(kind)
     arguments = {name: _arguments(name, kind) for name in short_names(kind)}
     included = _included(kind)
     rules = [_rule(_has_target(name), allowed) for name, allowed in arguments.items()]
@@ -45,6 +47,19 @@ def component_schema(kind: TargetKind) -> JsonSchema:
         "properties": {TARGET: _target(kind), "include": INCLUDE},
         "allOf": rules,
     }
+
+
+def _joined_schema(kind: TargetKind) -> JsonSchema:
+    """The schema of a kind whose parts are those of others, by the definitions of these. The first one is for all nodes
+    that do not name a part of another one, such as a class of the user."""
+    first, *others = kinds_of(kind)
+    schema: JsonSchema = {"$ref": f"#/definitions/{first}"}
+    for other in others:
+        files = [name for names in _included(other).values() for name in names]
+        named = {"properties": {TARGET: {"enum": list(short_names(other))}}, "required": [TARGET]}
+        condition = {"anyOf": [named, _includes(files)]}
+        schema = {"if": condition, "then": {"$ref": f"#/definitions/{other}"}, "else": schema}
+    return schema
 
 
 def _target(kind: TargetKind) -> JsonSchema:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, get_args, get_origin
 
 from basereward.recipe.checks.ranges import AT_MOST, NOT_NEGATIVE, POSITIVE, SHARES, SHARES_BELOW_ONE
+from basereward.recipe.checks.targets import TargetKind, kinds_of
 from basereward.recipe.json_schema.components import component_schema
 from basereward.recipe.json_schema.descriptions import EXPERIMENT_KEYS, meaning
 from basereward.recipe.json_schema.hints import INCLUDE, JsonSchema, hint_schema, with_range
@@ -31,7 +32,7 @@ def experiment_schema() -> JsonSchema:
     >>> schema["additionalProperties"]
     False
     """
-    definitions: JsonSchema = {kind: component_schema(kind) for kind in sorted(set(NODES.values()))}
+    definitions = _components(NODES.values())
     for name, hint in key_types(Recipe).items():
         if is_section(hint):
             definitions[name] = _section(hint, (name,))
@@ -66,7 +67,7 @@ def data_schema() -> JsonSchema:
     True
     """
     section = _section(DataRecipe, ("data",))
-    definitions = {"sources": component_schema("sources")}
+    definitions = _components(["sources", "references"])
     return {"$schema": DRAFT, "title": "BaseReward data", **section, "definitions": definitions}
 
 
@@ -95,6 +96,14 @@ DOCUMENTS: dict[str, Callable[[], JsonSchema]] = {
     "benchmark": benchmark_schema,
 }
 """The schemas by the kind of file."""
+
+
+def _components(kinds: Iterable[TargetKind]) -> JsonSchema:
+    """The definitions of kinds of nodes, and of those that they refer to."""
+    needed: set[TargetKind] = set()
+    for kind in kinds:
+        needed |= {kind, *kinds_of(kind)}
+    return {kind: component_schema(kind) for kind in sorted(needed)}
 
 
 def _ref(name: str) -> JsonSchema:
@@ -154,9 +163,9 @@ def _without_null(hint: Any, path: KeyPath) -> JsonSchema | None:
     if get_origin(hint) is dict and get_args(hint)[1] == Node:
         # null removes what an included file or the profile brings.
         value = {"anyOf": [_ref(node_kind((*path, "*"))), NULL]}
-        return {"type": "object", "properties": {"include": INCLUDE}, "additionalProperties": value}
+        return {"anyOf": [{"type": "object", "properties": {"include": INCLUDE}, "additionalProperties": value}, NULL]}
     if get_origin(hint) is dict:
-        return _with_removal(with_range(hint_schema(hint), _ranges(".".join(path))))
+        return {"anyOf": [_with_removal(with_range(hint_schema(hint), _ranges(".".join(path)))), NULL]}
     return with_range(hint_schema(hint), _ranges(".".join(path))) if _ranges(".".join(path)) else None
 
 

@@ -21,7 +21,7 @@ NODES: dict[KeyPath, TargetKind] = {
     ("objective",): "objectives",
     ("launcher",): "launchers",
     ("data", "sources", "*"): "sources",
-    ("data", "curation", "against", "*"): "sources",
+    ("data", "curation", "against", "*"): "references",
 }
 
 

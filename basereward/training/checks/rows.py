@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from basereward.errors import BaseRewardError, DataError, RecipeError, TooManyRowsLost
 from basereward.io.files import cache_folder, files_below, set_aside
-from basereward.io.formats import known_rows, rows_kind
+from basereward.io.formats import is_pattern, known_rows, rows_kind
 from basereward.recipe import Recipe, make, recipe_sha256
+from basereward.recipe.checks.targets import short_names
 from basereward.runs.resolve_model import resolve_model
 from basereward.runs.tracking.mlflow_store import database_of, tracking_uri
 from basereward.training.checks.machine import Problem, hub_fault
@@ -152,6 +153,23 @@ def _read(sample: SourceSample, node: Mapping[str, Any]) -> None:
         _stream(sample, source)
 
 
+def _read_reference(name: str, node: Mapping[str, Any]) -> None:
+    """Read the first rows of a source, or all rows of a benchmark.
+
+    Raises:
+        BaseRewardError: it cannot be read.
+    """
+    target, path = str(node.get("_target_")), node.get("path")
+    if target not in short_names("benchmarks"):
+        _read(SourceSample(name, target=target, path=path), node)
+        return
+    if path is not None and not Path(path).exists() and not is_pattern(path):
+        if fault := hub_fault(path, kind="datasets"):
+            raise DataError(fault)
+        return
+    make(dict(node), "references", name).groups("test")
+
+
 def _folder_fault(path: str | None) -> str | None:
     """Why a folder has no rows; None for one that may have some, and for other paths.
 
@@ -249,7 +267,7 @@ def curation_problems(recipe: Recipe) -> Iterator[Problem]:
     """
     for name, node in recipe.data.curation.against.items():
         try:
-            _read(SourceSample(name, target=str(node.get("_target_")), path=node.get("path")), node)
+            _read_reference(name, node)
         except BaseRewardError as error:
             yield f"data.curation.against.{name}", str(error)
     judge = recipe.data.curation.judge

@@ -150,7 +150,7 @@ def test_page_shows_cost_curves_and_bias_of_the_runs(experiments: Path, tmp_path
     train_all("rates")
     page = make_page("rates", profile="tiny", overrides=(), out=tmp_path / "page.html").as_dict()
     assert "lr=high 61 1.75 12.5 15.5 3" in section(Path(page["out"]), "cost")
-    assert "lr=high digits 0.125 25.0" in section(Path(page["out"]), "trust")
+    assert "lr=high digits 0.125 25.0 \N{EN DASH} \N{EN DASH}" in section(Path(page["out"]), "trust")
     signatures = {Path(file).name: Path(file).read_bytes()[:4] for file in page["figures"]}
     names = ("accuracy", "loss", "validation", "calibration", "length")
     assert signatures == {f"{name}.png": b"\x89PNG" for name in names} | {f"{name}.pdf": b"%PDF" for name in names}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import Qwen2_5_VLConfig
+from transformers import Qwen2_5_VLConfig, Qwen3VLConfig
 
 from basereward import load_recipe
 from basereward.model.cost.memory import Memory, PassTokens
@@ -48,6 +48,24 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 4,
     },
 }
+QWEN3_TEXT = {
+    "vocab_size": 151936,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
+# Language model, vision tower.
+QWEN3_SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "qwen3_vl_4b": (
+        QWEN3_TEXT | {"hidden_size": 2560, "intermediate_size": 9728},
+        {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]},
+    ),
+    "qwen3_vl_8b": (
+        QWEN3_TEXT | {"hidden_size": 4096, "intermediate_size": 12288},
+        {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "deepstack_visual_indexes": [8, 16, 24]},
+    ),
+}
 # Of a pair: a prompt of 1,024 visual tokens and 100 of text, and two answers of 300 tokens.
 PAIR = PassTokens(tokens=1024 + 100 + 2 * 300, pooled=2, patches=4 * 1024)
 BFLOAT16 = "model.backbone.dtype=bfloat16"
@@ -60,12 +78,17 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Rec
     @lru_cache
     def folder(size: str) -> Path:
         path = tmp_path_factory.mktemp(size)
+        if size in QWEN3_SHAPES:
+            text, tower = QWEN3_SHAPES[size]
+            tower = tower | {"out_hidden_size": text["hidden_size"]}
+            Qwen3VLConfig(text_config=text, vision_config=tower).save_pretrained(path)
+            return path
         vision = {**VISION, "out_hidden_size": SHAPES[size]["hidden_size"]}
         Qwen2_5_VLConfig(text_config=SHAPES[size], vision_config=vision).save_pretrained(path)
         return path
 
     def build(profile: str, *overrides: str) -> tuple[Recipe, RewardModel, PassTokens]:
-        size = "3b" if "3b" in profile else "7b"
+        size = profile if profile in QWEN3_SHAPES else "3b" if "3b" in profile else "7b"
         path = str(folder(size))
         options = ["data.sources.pairs.path=pairs.jsonl", f"model.backbone.path={path}", *overrides]
         recipe = load_recipe("basereward", profile=profile, overrides=options)
@@ -91,15 +114,34 @@ def memory_of(counted: Counted, profile: str, *overrides: str) -> Memory:
         ("qwen2_5_vl_7b", [BFLOAT16, "optimizer.bfloat16=stochastic"], "h200", 40 * GIB),
         ("qwen2_5_vl_3b", [BFLOAT16, "optimizer.bfloat16=master"], "h100", 15 * GIB),
         ("qwen2_5_vl_3b", [BFLOAT16, "optimizer.bfloat16=stochastic"], "h100", 30 * GIB),
+        ("qwen3_vl_8b", [], "h200", 10 * GIB),
+        ("qwen3_vl_8b", ["model.lora.rank=64", "optimizer.bfloat16=nearest"], "rtx4090", GIB),
+        ("qwen3_vl_4b", [], "h100", 5 * GIB),
+        ("qwen3_vl_4b", ["model.lora.rank=64", "optimizer.bfloat16=nearest"], "rtx4090", 5 * GIB),
         ("qwen2_5_vl_7b_lora", [], "h100", 40 * GIB),
         ("qwen2_5_vl_7b_qlora", [], "rtx4090", 5 * GIB),
     ],
-    ids=["7b-master", "7b-stochastic", "3b-master", "3b-stochastic", "7b-lora", "7b-qlora"],
+    ids=[
+        *("7b-master", "7b-stochastic", "3b-master", "3b-stochastic"),
+        *("qwen3-8b", "qwen3-8b-lora", "qwen3-4b", "qwen3-4b-lora", "7b-lora", "7b-qlora"),
+    ],
 )
 def test_profile_fits_with_room(profile: str, overrides: list[str], gpu: str, room: int, counted: Counted) -> None:
     """By count the peak leaves so much of the card."""
     held = memory_of(counted, profile, *overrides)
     assert held.peak + room <= GPUS[gpu].memory
+
+
+@pytest.mark.parametrize(("profile", "published"), [("qwen3_vl_8b", 8.77e9), ("qwen3_vl_4b", 4.44e9)])
+def test_shapes_are_those_of_the_published_size(profile: str, published: float, counted: Counted) -> None:
+    """With the language-model head, which the 4B shares with its embeddings, the weights are as many as the hub says.
+    An image has 256 to 1,280 visual tokens of 32 x 32 pixels."""
+    recipe, model, _ = counted(profile)
+    weights = sum(weight.numel() for weight in model.backbone.parameters())
+    head = 0 if profile == "qwen3_vl_4b" else 151936 * 4096
+    assert weights + head == pytest.approx(published, rel=1e-3)
+    encoding = recipe.data.encoding
+    assert (encoding.min_pixels, encoding.max_pixels) == (256 * 32 * 32, 1280 * 32 * 32)
 
 
 def test_bytes_of_a_trained_weight(counted: Counted) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
@@ -257,5 +258,7 @@ def _trust_row(contender: Contender, place: int, source: str) -> Markup:
 
 
 def _mean(contender: Contender, metric: str) -> float | None:
-    values = [run.metrics[metric] for run in contender.trained if run.metrics.get(metric) is not None]
+    """Over the runs that have a value: a share of no pairs, such as of those with unequal lengths, is not a number."""
+    found = [run.metrics.get(metric) for run in contender.trained]
+    values = [value for value in found if value is not None and math.isfinite(value)]
     return sum(values) / len(values) if values else None
