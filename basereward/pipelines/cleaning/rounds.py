@@ -190,8 +190,8 @@ class Cleaning:
         accuracies: list[float] = []
         for name in self.files.sources:
             rows = self.files.held_out(name)
-            scores = self.files.scores(rows, cleaned=cleaned, fold=fold, model=model)
-            accuracies.append(_accuracy(_scored(rows, [scores])))
+            target = self.files.scores(rows, cleaned=cleaned, fold=fold, model=model)
+            accuracies.append(_accuracy(_scored(rows, [target])))
         return sum(accuracies) / len(accuracies)
 
     def _clean(self, cleaned: int) -> Changes:
