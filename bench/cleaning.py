@@ -263,11 +263,16 @@ def main() -> int:
     parser.add_argument("--noise", type=float, nargs="+", default=[0.2, 0.0], help="shares of wrong labels")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each (default: 3)")
     parser.add_argument("--folds", type=int, help="folds of the rows; 1: models score what they were trained on")
+    parser.add_argument("--models", type=int, help="models of each fold (default: the recipe's)")
+    parser.add_argument("--rounds", type=int, help="the most cleanings (default: the recipe's)")
     parser.add_argument("--flip", type=float, help="margin from which errors are flipped (default: the recipe's)")
     parser.add_argument("--no-flip", action="store_true", help="drop all errors")
     parser.add_argument("--work", type=Path, help="folder for runs and their records (default: a temporary one)")
     args = parser.parse_args()
-    options: dict[str, Any] = {} if args.folds is None else {"folds": args.folds}
+    options: dict[str, Any] = {}
+    for name in ("folds", "models", "rounds"):
+        if getattr(args, name) is not None:
+            options[name] = getattr(args, name)
     if args.flip is not None or args.no_flip:
         options["flip"] = args.flip
     with tempfile.TemporaryDirectory() as temporary:

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from basereward.cli import main
@@ -37,6 +38,7 @@ stages:
   clean:
     _target_: clean
     folds: 2
+    models: 2
     rounds: 1
     recipe:
       data:
@@ -76,13 +78,19 @@ def rows_of(path: str | Path) -> list[dict[str, Any]]:
 
 
 def decided_by_hand(models: list[str], rows: Path) -> dict[tuple[str, int, int], tuple[float, str]]:
-    """The margin and the decision of every preference, scored here by the model that did not see its fold."""
+    """The margin and the decision of every preference, from the mean of the scores of the two models that did not see
+    its fold."""
     margins: dict[tuple[str, int, int], float] = {}
-    for fold, model in enumerate(models):
+    for fold in (0, 1):
         groups = list(read_rows(str(rows / f"numbers.fold{fold}.jsonl")))
-        for group, scores in zip(groups, load(str(find(model).model)).score_groups(groups), strict=True):
+        first, second = (
+            list(load(str(find(model).model)).score_groups(groups)) for model in models[2 * fold : 2 * fold + 2]
+        )
+        assert first != second
+        for group, *scores in zip(groups, first, second, strict=True):
+            mean = np.mean(scores, axis=0)
             for one in group.preferences:
-                margins[group.id, one.winner, one.loser] = scores[one.winner] - scores[one.loser]
+                margins[group.id, one.winner, one.loser] = float(mean[one.winner] - mean[one.loser])
     threshold = confident_threshold(list(margins.values()))
     return {key: (value, "drop" if value < 0 and value <= -threshold else "keep") for key, value in margins.items()}
 
@@ -102,7 +110,7 @@ def test_killed_and_resumed_cleaning_scores_what_its_models_did_not_see(file: st
     (pipeline,) = list_runs(kind="pipeline")
     stages = {stage["name"]: stage for stage in resume(pipeline.run_id, continue_pipeline=resume_pipeline)["stages"]}
     finished = Counter(row.cell for row in listed_runs() if row.state == "finished" and row.kind == "run")
-    assert sorted(finished.values()) == [1] * 5  # two rounds of two models, and the final one
+    assert sorted(finished.values()) == [1] * 9  # two rounds of two models for each of two folds, and the final one
     facts, outputs = stages["clean"]["facts"], stages["clean"]["outputs"]
     work = Path(outputs["rows"]).parent / "work"
     expected = decided_by_hand(facts["rounds"][0]["runs"], work)
@@ -150,7 +158,7 @@ def test_a_cleaning_that_does_not_help_changes_nothing(file: str, capsys: pytest
     """Where held-out rows are not ranked better by more than `gain`, it stops after one round of three, and the rows
     are those given, copies included. With `drop` 0 and `flip` 0 every preference that a model contradicts would have
     been turned round. A second call repeats nothing."""
-    changes = ["gain=0.99", "rounds=3", "drop=0", "flip=0"]
+    changes = ["models=1", "gain=0.99", "rounds=3", "drop=0", "flip=0"]
     overrides = [f"stages.clean.{change}" for change in changes]
     stages = run(file, *overrides, "stages.final=null")
     facts, outputs = stages["clean"]["facts"], stages["clean"]["outputs"]

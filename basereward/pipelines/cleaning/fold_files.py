@@ -71,9 +71,9 @@ class FoldFiles:
         """
         return self.work / f"{name}.round{cleaned}.without{without}.jsonl"
 
-    def scores(self, rows: Path, *, cleaned: int, fold: int) -> Path:
-        """The scores of rows by the model of a round that was trained without a fold."""
-        return self.work / f"{rows.parent.name}.{rows.stem}.round{cleaned}.without{fold}.scores.jsonl"
+    def scores(self, rows: Path, *, cleaned: int, fold: int, model: int) -> Path:
+        """The scores of rows by a model of a round that was trained without a fold."""
+        return self.work / f"{rows.parent.name}.{rows.stem}.round{cleaned}.without{fold}.model{model}.scores.jsonl"
 
     def result(self, name: str) -> Path:
         """The cleaned rows of a source."""

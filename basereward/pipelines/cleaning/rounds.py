@@ -31,6 +31,7 @@ from basereward.io.progress import announce, track
 from basereward.pipelines.cleaning.fold_files import FoldFiles, file_source, read_groups, write_line
 from basereward.pipelines.definition import shown_path
 from basereward.recipe import Recipe, recipe_yaml
+from basereward.recipe.schema import Seeds
 from basereward.sweeps.cell_worker import train_task
 
 
@@ -43,7 +44,7 @@ class Round:
         held_out: pair accuracy on held-out rows, the mean over sources and models.
         thresholds: of each source, the margin from which a preference of these rows was taken for an error.
         dropped, flipped: numbers of preferences that were dropped and flipped, compared with the rows as given.
-        runs: ids of the runs of the models, by the fold that they were trained without.
+        runs: ids of the runs of the models, by the fold that they were trained without; those of a fold are neighbours.
 
     >>> Round(0, 0.75, {}, 0, 0, ("a", "b")).held_out
     0.75
@@ -78,6 +79,7 @@ class Cleaning:
     Attributes:
         recipe: of the models, with all sources.
         files: of the rows.
+        models: the number of models that are trained without each fold; the mean of their scores decides.
         rounds: the most cleanings.
         drop: the margin against a preference from which it is dropped; None: the threshold of confident learning.
         flip: the margin from which it is flipped instead; None: none is.
@@ -87,6 +89,7 @@ class Cleaning:
 
     recipe: Recipe
     files: FoldFiles
+    models: int
     rounds: int
     drop: float | None
     flip: float | None
@@ -144,8 +147,9 @@ class Cleaning:
         runs: list[str] = []
         accuracies: list[float] = []
         for fold in range(self.files.folds):
-            runs.append(self._train(cleaned, fold))
-            accuracies.append(self._score(runs[-1], cleaned, fold))
+            for model in range(self.models):
+                runs.append(self._train(cleaned, fold, model))
+                accuracies.append(self._score(runs[-1], cleaned, fold, model))
         held_out = sum(accuracies) / len(accuracies)
         announce(
             f"round {cleaned}: held-out accuracy {held_out:.4f}, {changes.dropped} preferences dropped and "
@@ -153,25 +157,30 @@ class Cleaning:
         )
         return Round(cleaned, held_out, changes.thresholds, changes.dropped, changes.flipped, tuple(runs))
 
-    def _train(self, cleaned: int, fold: int) -> str:
+    def _train(self, cleaned: int, fold: int, model: int) -> str:
+        """Train a model without a fold; give the id of its run. The models of a fold differ in all seeds."""
         sources = dict(self.recipe.data.sources)
         for name in self.files.sources:
             rows = shown_path(self.files.trained(name, cleaned=cleaned, without=fold))
             sources[name] = file_source(rows, held_out=shown_path(self.files.held_out(name)))
-        recipe = dataclasses.replace(self.recipe, data=dataclasses.replace(self.recipe.data, sources=sources))
+        seeds = Seeds(**{name: seed + model for name, seed in dataclasses.asdict(self.recipe.seeds).items()})
+        data = dataclasses.replace(self.recipe.data, sources=sources)
+        recipe = dataclasses.replace(self.recipe, data=data, seeds=seeds)
         title = f"round {cleaned}, without fold {fold}"
         axes = {"round": str(cleaned), "without": str(fold)}
+        if self.models > 1:
+            title, axes["model"] = f"{title}, model {model}", str(model)
         task = {"recipe": recipe_yaml(recipe), "title": title, "axes": axes, "label": title}
         return str(train_task(json.dumps(task), parent=self.parent)["run_id"])
 
-    def _score(self, run: str, cleaned: int, fold: int) -> float:
+    def _score(self, run: str, cleaned: int, fold: int, model: int) -> float:
         """Score the fold and the held-out rows with a model; give its accuracy on the latter."""
         files: list[tuple[Path, Path]] = []
         for name in self.files.sources:
             # After the last cleaning nothing is decided by the scores of the fold.
             scored = [self.files.original(name, fold)] if cleaned < self.rounds else []
             for rows in (*scored, self.files.held_out(name)):
-                files.append((rows, self.files.scores(rows, cleaned=cleaned, fold=fold)))
+                files.append((rows, self.files.scores(rows, cleaned=cleaned, fold=fold, model=model)))
         if not all(scores.is_file() for _, scores in files):
             with open_scorer(run) as scorer:
                 for rows, target in files:
@@ -181,7 +190,8 @@ class Cleaning:
         accuracies: list[float] = []
         for name in self.files.sources:
             rows = self.files.held_out(name)
-            accuracies.append(_accuracy(_scored(rows, self.files.scores(rows, cleaned=cleaned, fold=fold))))
+            target = self.files.scores(rows, cleaned=cleaned, fold=fold, model=model)
+            accuracies.append(_accuracy(_scored(rows, [target])))
         return sum(accuracies) / len(accuracies)
 
     def _clean(self, cleaned: int) -> Changes:
@@ -227,10 +237,13 @@ class Cleaning:
     def _scored_folds(
         self, name: str, cleaned: int, folds: Iterable[int]
     ) -> Iterator[tuple[Group, list[float] | None]]:
-        """Each group as given, and its scores by the model of the round before."""
+        """Each group as given, and its scores by the models of the round before."""
         for fold in folds:
             rows = self.files.original(name, fold)
-            yield from _scored(rows, self.files.scores(rows, cleaned=cleaned - 1, fold=fold))
+            scores: list[Path] = []
+            for model in range(self.models):
+                scores.append(self.files.scores(rows, cleaned=cleaned - 1, fold=fold, model=model))
+            yield from _scored(rows, scores)
 
     def _corrected(self, name: str, cleaned: int) -> list[Path]:
         """The rows of each fold after a number of cleanings."""
@@ -241,11 +254,16 @@ class Cleaning:
         return files
 
 
-def _scored(rows: Path, scores: Path) -> Iterator[tuple[Group, list[float] | None]]:
-    """The groups of a file with their scores; None for one that the model cannot read."""
-    lines = scores.read_text(encoding="utf-8").splitlines()
-    for group, line in zip(read_groups(rows), lines, strict=True):
-        yield group, json.loads(line)["scores"]
+def _scored(rows: Path, files: Sequence[Path]) -> Iterator[tuple[Group, list[float] | None]]:
+    """The groups of a file with the means of their scores over models; None for one that a model cannot read."""
+    of_models: list[list[list[float] | None]] = []
+    for file in files:
+        lines = file.read_text(encoding="utf-8").splitlines()
+        of_models.append([json.loads(line)["scores"] for line in lines])
+    for group, *found in zip(read_groups(rows), *of_models, strict=True):
+        scores = [one for one in found if one is not None]
+        is_read = len(scores) == len(found)
+        yield group, [sum(of_response) / len(found) for of_response in zip(*scores, strict=True)] if is_read else None
 
 
 def _accuracy(scored: Iterator[tuple[Group, list[float] | None]]) -> float:

@@ -37,6 +37,8 @@ class Clean:
         sources: names of the sources of the recipe that are cleaned; null: all.
         folds: the number of parts; as many models are trained in each round. With 1, a model scores the rows that it
             was trained on.
+        models: the number of models that are trained without each fold, with other seeds; the means of their scores
+            decide. More models find more of the wrong labels, and take as many times the time.
         rounds: the most cleanings.
         drop: the margin against a preference from which it is dropped, in units of the scores; null: the threshold of
             confident learning, for each source.
@@ -56,6 +58,7 @@ class Clean:
         recipe: dict[str, Any],
         sources: list[str] | None = None,
         folds: Annotated[int, Interval(ge=1, le=20)] = 2,
+        models: Annotated[int, Interval(ge=1, le=20)] = 1,
         rounds: Annotated[int, Interval(ge=1, le=10)] = 2,
         drop: Annotated[float, Ge(0)] | None = None,
         flip: Annotated[float, Ge(0)] | None = None,
@@ -65,6 +68,7 @@ class Clean:
         self.recipe: Recipe = build_recipe(recipe)
         self.sources = list(self.recipe.data.sources) if sources is None else sources
         self.folds = folds
+        self.models = models
         self.rounds = rounds
         self.drop = drop
         self.flip = flip
@@ -112,7 +116,16 @@ class Clean:
         files = FoldFiles(folder, nodes, self.folds, self.seed)
         counts = files.write()
         # The folder of a stage's files is in that of its run.
-        cleaning = Cleaning(self.recipe, files, self.rounds, self.drop, self.flip, self.gain, folder.parent.name)
+        cleaning = Cleaning(
+            recipe=self.recipe,
+            files=files,
+            models=self.models,
+            rounds=self.rounds,
+            drop=self.drop,
+            flip=self.flip,
+            gain=self.gain,
+            parent=folder.parent.name,
+        )
         rounds, best = cleaning.run()
         decisions = folder / "decisions.jsonl"
         cleaning.write_decisions(decisions, rounds, best)
