@@ -5,7 +5,7 @@
 Data sets are not read: a cell trains on as many pairs as its recipe limits it to, or on 200,000, the size of the
 paper's ablations; groups of several answers count as that many pairs. A pair is a picture of 896 x 896 pixels (1,024
 tokens) with a question of 40 words, or 600 words of text; answers have 40 to 200 words, critiques 60, reasoning 120.
-Of a pipeline the stages that train are counted, those that run another experiment are not.
+Of a pipeline the stages that train are counted, and the cells of the experiments that it runs.
 Work is that of Qwen2.5-VL-7B by its published shapes, at 45 % of the peak of one H100; of a backbone of another size
 as much as the number in its name says. Generation in validation and test of judges
 is not counted, and that of reinforcement learning is, with texts as long as allowed.
@@ -25,6 +25,7 @@ from pathlib import Path
 from basereward.recipe import Cell, Recipe, find_experiment, load_experiment, names
 from basereward.recipe.checks.rollouts import learns_from_rollouts
 from basereward.recipe.schema import Node
+from basereward.recipe.stages import StageRecipe
 from basereward.recipe.yaml.files import read_yaml, shipped_experiments
 from basereward.rl.running.cost import rollout_cost
 from basereward.training.cost.recipe_cost import recipe_cost
@@ -35,6 +36,7 @@ from bench.workloads import write
 PROFILE, SIZE_B, GPU = "qwen2_5_vl_7b", 7.0, "h100"
 PAIRS = 200_000
 ROWS = 48
+OUTPUT = re.compile(r"\$\{[^}]*\}")
 OWN_ROWS = "data.sources.pairs.path=pairs.jsonl"
 
 
@@ -120,7 +122,26 @@ def experiments() -> Iterator[str]:
 def _overrides(experiment: str) -> list[str]:
     """A path of rows where the experiment brings no data of its own."""
     _, faults = find_experiment(experiment, profile=PROFILE)
-    return [OWN_ROWS] if any(fault.key == "data.sources.pairs.path" for fault in faults) else []
+    return [OWN_ROWS] if any(fault.key.endswith("data.sources.pairs.path") for fault in faults) else []
+
+
+def stage_hours(stage: StageRecipe, *, folder: Path, text: set[str]) -> dict[str, float]:
+    """GPU hours of a stage by name: of its training, of the models of a cleaning, or of the cells of its experiment.
+
+    Args:
+        stage: of a pipeline.
+        folder, text: as for `hours`.
+    """
+    if stage.recipe is not None:
+        once = hours(Cell(stage.name, stage.name, {}, stage.recipe), folder=folder, text=text)
+        return {stage.name: passes(stage.node) * once}
+    if stage.node["_target_"] != "sweep":
+        return {}
+    # Outputs of earlier stages are not there; no file and no model of these is read.
+    settings = json.loads(OUTPUT.sub("output", json.dumps(stage.node["settings"] or {})))
+    overrides = [*_overrides(stage.node["experiment"]), *(f"{key}={json.dumps(it)}" for key, it in settings.items())]
+    swept = load_experiment(stage.node["experiment"], profile=stage.node["profile"], overrides=overrides)
+    return {f"{stage.name}: {cell.name}": hours(cell, folder=folder, text=text) for cell in swept.cells}
 
 
 def main() -> None:
@@ -138,9 +159,7 @@ def main() -> None:
             experiment = load_experiment(name, profile=PROFILE, overrides=_overrides(name))
             by_cell = {cell.name: hours(cell, folder=folder, text=text) for cell in experiment.cells}
             for stage in experiment.stages:
-                if stage.recipe is not None:
-                    once = hours(Cell(stage.name, stage.name, {}, stage.recipe), folder=folder, text=text)
-                    by_cell[stage.name] = passes(stage.node) * once
+                by_cell |= stage_hours(stage, folder=folder, text=text)
             for cell, value in by_cell.items():
                 print(f"  {cell}: {value:,.0f}")
             print(f"{name}: {len(by_cell)} cells, {sum(by_cell.values()):,.0f} hours of one {GPU.upper()}")

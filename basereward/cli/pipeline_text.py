@@ -23,13 +23,8 @@ def format_pipeline(result: Mapping[str, Any]) -> Iterator[str]:
     stages = result["stages"]
     rows: list[tuple[str, ...]] = []
     for stage in stages:
-        numbers = stage["metrics"]
-        if stage["does"] == "train":
-            numbers = {name: numbers[f"test/{name}"] for name in MEASURES if f"test/{name}" in numbers}
-        # Those of an evaluation and of a sweep have tables of their own.
-        elif "results" in stage["facts"] or "cells" in stage["facts"]:
-            numbers = {}
-        shown = ", ".join(f"{name.rpartition('/')[2]} {format_number(value)}" for name, value in numbers.items())
+        numbers = _main_numbers(stage).items()
+        shown = ", ".join(f"{name.rpartition('/')[2]} {format_number(value)}" for name, value in numbers)
         seconds = format_seconds(stage["seconds"])
         rows.append((stage["name"], stage["does"], stage["status"], seconds, stage["run_id"], shown))
     yield from format_table(("stage", "does", "status", "time", "run", "numbers"), rows)
@@ -39,6 +34,17 @@ def format_pipeline(result: Mapping[str, Any]) -> Iterator[str]:
     finished = sum(stage["status"] == "finished" for stage in stages)
     word = "stage" if finished == 1 else "stages"
     yield f"pipeline {result['pipeline_id']}: {finished} {word} finished, {len(stages) - finished} skipped"
+
+
+def _main_numbers(stage: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that the line of a stage has."""
+    # Those of an evaluation and of a sweep have tables of their own.
+    if "results" in stage["facts"] or "cells" in stage["facts"]:
+        return {}
+    metrics = stage["metrics"]
+    if stage["does"] == "train":
+        return {name: metrics[f"test/{name}"] for name in MEASURES if f"test/{name}" in metrics}
+    return dict(metrics)
 
 
 def _format_measures(name: str, results: Mapping[str, Any]) -> Iterator[str]:

@@ -87,8 +87,7 @@ def read_stages(
             message = f"expected a mapping with `_target_`; {shortened(values)} given"
             faults.append(Fault(name, f"{KEY}.{name}", message))
             continue
-        values = {key: profile if value == PROFILE else value for key, value in values.items()}
-        stage, problems = _read_stage(name, _layer_of(experiment, name, values), outputs, make_recipe)
+        stage, problems = _read_stage(name, _layer_of(experiment, name, values, profile=profile), outputs, make_recipe)
         stages.append(stage)
         faults += problems
     ordered, circle = _ordered(stages)
@@ -98,8 +97,9 @@ def read_stages(
     return ordered, faults
 
 
-def _layer_of(experiment: Layer, name: str, values: dict[str, Any]) -> Layer:
-    """A stage as a layer of its own, whose keys keep their origins for messages."""
+def _layer_of(experiment: Layer, name: str, values: dict[str, Any], *, profile: str | None) -> Layer:
+    """A stage as a layer of its own, with the profile at its place, whose keys keep their origins for messages."""
+    values = {key: profile if value == PROFILE else value for key, value in values.items()}
     path = (KEY, name)
     origins = {inner[2:]: where for inner, where in experiment.origins.items() if inner[:2] == path}
     return Layer(values, {(): experiment.origin(path), **origins})

@@ -131,12 +131,10 @@ class _Search:
         self._base = load_experiment(word, profile=profile)
         if self._base.stages:
             sweeps = [stage.node["experiment"] for stage in self._base.stages if stage.node["_target_"] == "sweep"]
-            pages = "".join(
-                f". `basereward report {name} --profile {profile}` compares those of its sweep" for name in sweeps
-            )
+            pages = [f" `basereward report {name} --profile {profile}` compares those of its sweep." for name in sweeps]
             raise RecipeError(
-                f"'{word}' has stages, and a page compares cells{pages}. `basereward train {word}` prints its measures, "
-                "and repeats no finished stage; MLflow has them too"
+                f"'{word}' has stages, and a page compares cells.{''.join(pages)} `basereward train {word}` prints its "
+                "measures, and repeats no finished stage; MLflow has them too"
             )
         self._newest: dict[str, RunFolder] = {}
         for run in list_runs():
