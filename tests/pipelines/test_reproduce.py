@@ -103,8 +103,9 @@ def test_benchmark_that_is_not_whole_stops_before_training(here: Path, capsys: p
 
 
 def test_only_the_rows_of_a_table_and_the_members_of_its_ensembles_are_trained() -> None:
-    """Table 7 has four of the eight ensembles, and needs the text model as a member of one of them. On the profile tiny
-    no cell of `single_source` is a row of Table 4, so all are trained; patterns choose some."""
+    """Table 7 has four of the eight ensembles, and needs the text model as a member of one of them, which is no row and
+    is not measured. On the profile tiny no cell of `single_source` is a row of Table 4, so all are trained and
+    measured; patterns choose some, and these are measured too."""
     plan = plan_table("table_7")
     assert list(plan.experiment.ensembles) == ["accuracy", "confidence", "average", "average_and_text"]
     assert [cell.name for cell in plan.experiment.cells] == [
@@ -112,7 +113,10 @@ def test_only_the_rows_of_a_table_and_the_members_of_its_ensembles_are_trained()
         "recipe=internvl3",
         "recipe=qwen3_text",
     ]
-    assert len(plan_table("table_4").experiment.cells) == 3
+    assert plan.members_alone == ("recipe=qwen3_text",)
+    assert plan_table("table_7", only=["*"]).members_alone == ()
+    sources = plan_table("table_4")
+    assert (len(sources.experiment.cells), sources.members_alone) == (3, ())
     full = plan_table("table_5", profile="qwen2_5_vl_7b")
     assert len(full.experiment.cells) == 7  # of eleven: the rows of Table 4
     chosen = plan_table("table_2", only=["head=2_*"]).experiment.cells
@@ -282,3 +286,20 @@ def test_page_has_ours_beside_theirs_and_a_second_call_repeats_nothing(
     planned = reproduced(capsys, *words, "--plan")
     assert [cell["state"] for cell in planned["cells"]] == ["finished", "finished"]
     assert planned["benchmarks"] == [{"name": "stand_in_vl_rewardbench", "items": 24, "fault": None}]
+
+
+def test_members_of_ensembles_that_are_no_rows_are_not_measured(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that reads text alone cannot be scored on pairs about images: Table 7 would never be made whole."""
+    plan = plan_table("table_7")
+    runs = {cell.name: finished_run(cell).run_id for cell in plan.experiment.cells}
+    opened: list[str] = []
+    module = "basereward.pipelines.reproduction.reproduce"
+    monkeypatch.setattr(
+        f"{module}.sweep",
+        lambda experiment: {"cells": [], "ensembles": [], "sweep_id": runs["recipe=internvl3"]},
+    )
+    monkeypatch.setattr(f"{module}.open_subject", lambda run_id, *_, **__: opened.append(run_id))
+    monkeypatch.setattr(f"{module}.evaluate_each", lambda *_, **__: SimpleNamespace(absent={}))
+    monkeypatch.setattr(f"{module}.counted_hours", lambda plan, gpu: CellHours(gpu, {}, fault="not counted"))
+    assert reproduce(plan, gpu="h100", out="page.html")["faults"] == []
+    assert opened == [runs["recipe=qwen2_5_vl"], runs["recipe=internvl3"]]

@@ -30,6 +30,8 @@ class TablePlan:
         on: whether the models are measured on the published benchmarks or on stand-ins of them.
         benchmarks: name or file of each benchmark -> the overrides of its arguments.
         command: that makes and continues the table.
+        members_alone: names of cells that are trained as members of ensembles and are no rows, so that they are not
+            measured; a text-only member could not be, on most benchmarks.
 
     >>> plan = plan_table("table_2")
     >>> plan.on, list(plan.benchmarks), len(plan.experiment.cells)
@@ -43,6 +45,7 @@ class TablePlan:
     on: Measured
     benchmarks: Mapping[str, Sequence[str]]
     command: str
+    members_alone: tuple[str, ...] = ()
 
     @property
     def overrides(self) -> list[str]:
@@ -88,7 +91,8 @@ def plan_table(
     selected = select_cells(loaded, only) if only else _of_table(loaded, table)
     options = _options(profile=profile, experiment=experiment, on=on, benchmarks=benchmarks, only=only)
     command = shlex.join(["basereward", "reproduce", name, *options, *overrides])
-    return TablePlan(name, table, word, selected, where, named, command)
+    alone = () if only else _members_alone(selected, table)
+    return TablePlan(name, table, word, selected, where, named, command, alone)
 
 
 def _split(
@@ -152,9 +156,7 @@ def _measured_on(experiment: Experiment, given: str | None) -> Measured:
 
 def _of_table(experiment: Experiment, table: PublishedTable) -> Experiment:
     """The experiment with the cells and ensembles that are rows of the table, and the members of these ensembles."""
-    names: set[str] = set()
-    for row_names in table.joined.values():
-        names.update(row_names)
+    names = _row_names(table)
     ensembles = {name: recipe for name, recipe in experiment.ensembles.items() if name in names}
     members: set[str] = set()
     for recipe in ensembles.values():
@@ -162,6 +164,22 @@ def _of_table(experiment: Experiment, table: PublishedTable) -> Experiment:
     cells = [cell for cell in experiment.cells if cell.without_seeds in names or cell.name in members]
     # On a small profile the cells may be others than those of the paper.
     return dataclasses.replace(experiment, cells=cells, ensembles=ensembles) if cells else experiment
+
+
+def _members_alone(selected: Experiment, table: PublishedTable) -> tuple[str, ...]:
+    """The cells that are no rows of the table, beside others or ensembles that are."""
+    names = _row_names(table)
+    others = tuple(cell.name for cell in selected.cells if cell.without_seeds not in names)
+    is_row = len(others) < len(selected.cells) or not names.isdisjoint(selected.ensembles)
+    return others if is_row else ()
+
+
+def _row_names(table: PublishedTable) -> set[str]:
+    """The names of the cells and ensembles that are rows of the table."""
+    names: set[str] = set()
+    for row_names in table.joined.values():
+        names.update(row_names)
+    return names
 
 
 def _options(

@@ -108,12 +108,13 @@ def counted_hours(plan: TablePlan, *, gpu: str) -> CellHours:
 
 
 def _evaluate(plan: TablePlan, *, devices: Sequence[str] | int) -> list[str]:
-    """Measure every finished cell and ensemble.
+    """Measure every finished cell and ensemble, without cells that are members of ensembles alone.
 
     Returns:
         What could not be measured, in words.
     """
-    finished = [result for result in results(plan.experiment) if result.run is not None]
+    measured = [result for result in results(plan.experiment) if result.name not in plan.members_alone]
+    finished = [result for result in measured if result.run is not None]
     faults: list[str] = []
     for place, result in enumerate(finished, 1):
         assert result.run is not None
