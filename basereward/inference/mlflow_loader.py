@@ -13,6 +13,7 @@ from basereward.data.schema.rows import RowFormat
 from basereward.errors import DataError
 from basereward.inference.group_scores import ScoresGroups
 from basereward.inference.load_model import load
+from basereward.runs.tracking.mlflow_model import OPTIONAL
 
 
 class MlflowScorer:
@@ -30,49 +31,68 @@ class MlflowScorer:
 
         Args:
             model_input: a pandas DataFrame, or a list of mappings, with `prompt` (a text, or messages), `responses`
-                (texts) and, if there are images, `images` of the prompt and `response_images`, a list for each response
-                (each image as base64 or as a data URI).
+                (texts) and, where there are some, `images` of the prompt (or `image`), `response_images`, a list for
+                each response, `videos` (or `video`), and `system`. An image is base64 or a data URI; a video is a list
+                of images, `{"frames": [...], "fps": 2}`, or the data URI of a file.
             params: not used.
 
         Returns:
             For each row its `scores`, one for each response; higher is better.
 
         Raises:
-            DataError: a row cannot be scored, or has a column of videos; the message names it.
+            DataError: a row cannot be scored; the message names it.
         """
         rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else list(model_input)
         # The rows may come over the network, so no string of them is opened as a file: nothing is below this root.
         row_format = RowFormat(for_training=False, images=ImageStore(os.devnull, closed=True))
         groups = []
         for index, row in enumerate(rows):
-            _check_no_videos(row, index)
-            images = _images(row.get("images"))
             try:
-                plain = {
-                    "prompt": _plain(row["prompt"]),
-                    "responses": _plain(row["responses"]),
-                    "images": images,
-                    "response_images": _response_images(row.get("response_images")),
-                }
+                plain = _columns(row)
                 groups.append(row_format.group(plain, source="predict", row_id=str(index), where=f"row {index}"))
             except RowRejected as rejection:
                 raise DataError(f"row {index} cannot be scored: {rejection.reason}: {rejection.detail}") from rejection
         return [{"scores": scores} for scores in self.scorer.score_groups(groups)]
 
 
-def _check_no_videos(row: Mapping[str, Any], index: int) -> None:
-    """Refuse a column of videos: the score would be that of the prompt without them.
+def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a row in the form of files of rows.
 
-    Raises:
-        DataError: the row has one.
+    >>> _columns({"prompt": "Q", "responses": ["a"], "video": ["iVBORw0K"], "images": None})["videos"]
+    [[{'bytes': 'iVBORw0K'}]]
     """
-    for name in ("videos", "video"):
-        # pandas fills an empty cell with NaN.
-        if hasattr(row.get(name), "__len__") and len(row[name]):
-            raise DataError(
-                f"row {index} has `{name}`, a column that is not read here; put each video into the prompt, as a part "
-                '{"type": "video", "video": [FRAME, ...]} of a message'
-            )
+    # pandas fills an empty cell with NaN.
+    cells = {
+        name: _plain(row[name]) for name in OPTIONAL if isinstance(row.get(name), str) or _has_items(row.get(name))
+    }
+    for one, several in (("image", "images"), ("video", "videos")):
+        if one in cells and several in cells:
+            raise RowRejected("conflicting_columns", f"`{one}` and `{several}` are given; give one")
+    images = cells.get("images", cells.get("image"))
+    videos = cells.get("videos", [cells["video"]] if "video" in cells else None)
+    return {
+        "prompt": _plain(row["prompt"]),
+        "responses": _plain(row["responses"]),
+        "images": _images(images),
+        "response_images": _response_images(cells.get("response_images")),
+        "videos": None if videos is None else [_video(video) for video in videos],
+        "system": cells.get("system"),
+    }
+
+
+def _has_items(value: Any) -> bool:
+    return hasattr(value, "__len__") and len(value) > 0
+
+
+def _video(video: Any) -> Any:
+    """A video, whose frames may be base64.
+
+    >>> _video({"frames": ["iVBORw0K"], "fps": 2}), _video("clips/a.mp4")
+    ({'frames': [{'bytes': 'iVBORw0K'}], 'fps': 2}, 'clips/a.mp4')
+    """
+    if isinstance(video, Mapping):
+        return {name: _images(value) if name == "frames" else value for name, value in video.items()}
+    return _images(video) if isinstance(video, list) else video
 
 
 def _images(values: Any) -> list[Any] | None:

@@ -129,6 +129,32 @@ def test_registered_model_opens_and_predicts(logged: Logged) -> None:
     assert basereward.from_pretrained("models:/rewards/1").scores == {"mean": 0.5, "std": 2.0}
 
 
+def test_registered_model_reads_every_column(logged: Logged) -> None:
+    """MLflow drops columns that the signature lacks before the model sees them; none that changes a score is among
+    them."""
+    model = mlflow.pyfunc.load_model("models:/rewards/1")
+    first, second = (image(number, uri=True) for number in (1, 2))
+    plain: dict[str, Any] = {"prompt": "What is it?", "responses": ["7", "8"]}
+    score = logged.scorer.score
+    turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "What is it?"}]
+    cases: list[tuple[dict[str, Any], list[float]]] = [
+        ({"videos": [[first, second]]}, score("What is it?", ["7", "8"], videos=[[first, second]])),
+        ({"video": [first, second]}, score("What is it?", ["7", "8"], videos=[[first, second]])),
+        ({"image": first}, score("What is it?", ["7", "8"], images=[first])),
+        (
+            {"response_images": [[first], [second]]},
+            score("What is it?", ["7", "8"], response_images=[[first], [second]]),
+        ),
+        ({"system": "Be short."}, score(turns, ["7", "8"])),
+    ]
+    without = score("What is it?", ["7", "8"])
+    for columns, expected in cases:
+        assert expected != pytest.approx(without, abs=1e-4)
+        for given in ([plain | columns], pd.DataFrame([plain | columns])):
+            [predicted] = model.predict(given)
+            assert predicted["scores"] == pytest.approx(expected, rel=0, abs=1e-5), list(columns)
+
+
 def test_registered_model_is_served(logged: Logged, tmp_path: Path) -> None:
     """A process of `mlflow models serve` answers with the scores of the saved model, in every form of a request; a
     malformed row, and one that names a file of the server, get a status of the client's fault or an error and no

@@ -207,16 +207,24 @@ def test_malformed_rows_are_listed(model: Scorer) -> None:
         assert model.score_rows(nothing) == []
 
 
-def test_mlflow_model_takes_videos_in_the_prompt_and_no_column_of_them(model: Scorer) -> None:
-    """A column that was left unread would give the score of the prompt without the video."""
-    frames = [f"data:image/png;base64,{base64.b64encode(png(picture(number))).decode()}" for number in (1, 2)]
+def test_mlflow_model_takes_videos_in_every_form(model: Scorer) -> None:
+    """In the prompt, and in a column; two columns for one thing, and paths of files, are refused."""
+    texts = [base64.b64encode(png(picture(number))).decode() for number in (1, 2)]
+    frames = [f"data:image/png;base64,{text}" for text in texts]
+    expected = model.score("<video>Then?", ["a", "b"], videos=[frames])
     content = [{"type": "video", "video": frames}, {"type": "text", "text": "Then?"}]
-    row = {"prompt": [{"role": "user", "content": content}], "responses": ["a", "b"]}
-    [predicted] = MlflowScorer(model).predict([row])
-    assert predicted["scores"] == pytest.approx(model.score("Then?", ["a", "b"], videos=[frames]))
-    for name in ("videos", "video"):
+    rows: list[dict[str, Any]] = [
+        {"prompt": [{"role": "user", "content": content}]},
+        {"prompt": "<video>Then?", "videos": [texts]},
+        {"prompt": "<video>Then?", "videos": [{"frames": texts, "fps": 2}], "video": float("nan")},
+        {"prompt": "<video>Then?", "video": frames},
+    ]
+    for row in rows:
+        [predicted] = MlflowScorer(model).predict([row | {"responses": ["a", "b"]}])
+        assert predicted["scores"] == pytest.approx(expected, abs=1e-6)
+    for wrong in ({"videos": [frames], "video": frames}, {"videos": ["/etc"]}, {"videos": [["/etc/hostname"]]}):
         with pytest.raises(DataError):
-            MlflowScorer(model).predict([{"prompt": "Then?", "responses": ["a"], name: [frames]}])
+            MlflowScorer(model).predict([{"prompt": "<video>Then?", "responses": ["a"], **wrong}])
 
 
 def test_model_and_ensemble_have_one_type(model: Scorer, folder: Path) -> None:

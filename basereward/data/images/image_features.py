@@ -94,7 +94,7 @@ class ImageReader:
         if any(isinstance(image, Video) for image in images):
             return self._read_with_videos(images)
         if self.store is None:
-            all_pixels, all_grids = self._to_patches([self._open(image) for image in images])
+            all_pixels, all_grids = _joined([self._to_patches(self._open(image)) for image in images])
             return ImageBatch(all_grids, all_pixels)
         return self._read_uncached(images, self.store)
 
@@ -174,11 +174,11 @@ class ImageReader:
             entry, content = self._look_up(image, store)
             cached.append(entry)
             if entry.features is None:
-                opened.append(self._open(content, name=describe(image)))
+                opened.append(self._to_patches(self._open(content, name=describe(image))))
         pixels: Pixels | None = None
         opened_grids: Sequence[Tensor] = ()
         if opened:
-            pixels, grids = self._to_patches(opened)
+            pixels, grids = _joined(opened)
             opened_grids = list(grids)
         # The store keeps the grid of each image, so that positions can be computed without opening the image.
         next_grids = iter(opened_grids)
@@ -201,8 +201,9 @@ class ImageReader:
         key = store.key(content)
         return CachedFeatures(key, store.find(key)), content
 
-    def _to_patches(self, images: Sequence[PIL.Image.Image]) -> tuple[Pixels, Tensor]:
-        return read_pixels(self.processor, images, self._shades)
+    def _to_patches(self, image: PIL.Image.Image) -> tuple[Pixels, Tensor]:
+        # One after another: images of full size may take many times the memory of their patches.
+        return read_pixels(self.processor, [image], self._shades)
 
     def _open(self, image: Visual, *, name: str | None = None) -> PIL.Image.Image:
         opened = open_image(image, name=name)
@@ -222,3 +223,10 @@ class ImageReader:
     @cached_property
     def _video_shades(self) -> Shades | None:
         return None if self.videos is None else find_shades(self.videos.frame_processor)
+
+
+def _joined(parts: Sequence[tuple[Pixels, Tensor]]) -> tuple[Pixels, Tensor]:
+    """The patches and the grids of several images."""
+    if len(parts) == 1:
+        return parts[0]
+    return Pixels.joined([pixels for pixels, _ in parts]), torch.cat([grids for _, grids in parts])

@@ -58,8 +58,7 @@ def collect(
     total = _total_rows(usable, rejected)
     # Images of these rows are opened, so this number decides how large each may be on the page.
     selected = min(rows, sum(usable.values()))
-    files = files or ViewerFiles(None)
-    index, tally = _Index(), _Tally()
+    files, index, tally = files or ViewerFiles(None), _Index(), _Tally()
     for split, place in track(spread(usable, at_most=rows), "opening rows and images", total=selected):
         group = groups[split][place]
         try:

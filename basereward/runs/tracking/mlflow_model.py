@@ -27,6 +27,9 @@ SERVING_FILE = "serving_input_example.json"
 REQUIREMENTS_FILE = "requirements.txt"
 PYTHON_FILE = "python_env.yaml"
 REQUIREMENTS = ("basereward", "mlflow", "torch", "transformers")
+OPTIONAL = ("images", "image", "response_images", "videos", "video", "system")
+"""Columns of rows that a model reads beside `prompt` and `responses`. MLflow drops all that the signature lacks, before
+the model sees them, so that a row would be scored without what stands there."""
 EXAMPLE: dict[str, list[Any]] = {"prompt": ["What is 2 + 2?"], "responses": [["4", "5"]]}
 """One row by columns: a prompt and two responses, which every head can score."""
 
@@ -75,7 +78,7 @@ def _signature() -> ModelSignature:
         [
             ColSpec(AnyType(), "prompt"),
             ColSpec(Array(DataType.string), "responses"),
-            ColSpec(AnyType(), "images", required=False),
+            *(ColSpec(AnyType(), name, required=False) for name in OPTIONAL),
         ]
     )
     return ModelSignature(inputs=inputs, outputs=Schema([ColSpec(Array(DataType.double), "scores")]))

@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 
 from basereward.data.encoding.encoder import Encoder
+from basereward.data.images import image_features
 from basereward.data.images.open_images import open_image
 from basereward.data.schema.group import Video
 from basereward.data.schema.rejections import RowRejected
@@ -88,3 +89,23 @@ def test_video_that_cannot_fit_is_rejected_before_its_frames_are_opened(method: 
     with pytest.raises(RowRejected) as caught:
         getattr(small, method)(group)
     assert caught.value.reason == "too_long"
+
+
+def test_images_of_a_group_are_opened_one_after_another(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 64 images of 50 million pixels in a request, no two are in memory in full size."""
+    counts: list[int] = []
+
+    def counted(image: Any, **options: Any) -> PIL.Image.Image:
+        counts.append(whole_frames())
+        return open_image(image, **options)
+
+    monkeypatch.setattr(image_features, "open_image", counted)
+    frames = frame_files(tmp_path).frames
+    gc.freeze()
+    try:
+        encoder.images(frames)
+    finally:
+        gc.unfreeze()
+    assert (len(counts), max(counts)) == (FRAMES, 0)
