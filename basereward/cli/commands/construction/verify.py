@@ -12,6 +12,8 @@ from basereward.io.progress import phase
 
 MAX_PORT = 65_535
 MIN_RATERS, MAX_RATERS = 2, 9
+PLAN = ("overlap", "raters", "tags", "with_control", "seed")
+"""The options of the verification."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,36 +43,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the verification, whose values the first call fixes."""
+    """Adds the options of the verification, which the first pair that is given to a person fixes."""
     parser.add_argument(
         "--overlap",
         metavar="SHARE",
         type=float,
-        help="share of the pairs that several annotators see, 0 to 1; fixed by the first call (default: 0.2)",
+        help="share of the pairs that several annotators see, 0 to 1; fixed by the first pair shown (default: 0.2)",
     )
     parser.add_argument(
         "--raters",
         metavar="N",
         type=int,
-        help="annotators of each of these pairs; fixed by the first call (default: 2)",
+        help="annotators of each of these pairs; fixed by the first pair shown (default: 2)",
     )
     parser.add_argument(
         "--tags",
         metavar="NAMES",
-        help="kinds of errors, separated by commas; fixed by the first call (default: existence,recognition,attribute,"
-        "counting,other)",
+        help="kinds of errors, separated by commas; fixed by the first pair shown (default: existence,recognition,"
+        "attribute,counting,other)",
     )
     parser.add_argument(
         "--with-control",
         action="store_true",
-        help="verify the control sample too, mixed with the selected pairs; fixed by the first call (default: it is "
-        "not verified)",
+        help="verify the control sample too, mixed with the selected pairs; fixed by the first pair shown (default: it "
+        "is not verified)",
     )
     parser.add_argument(
         "--seed",
         metavar="N",
         type=int,
-        help="random seed of the order of the pairs; fixed by the first call (default: 0)",
+        help="random seed of the order of the pairs; fixed by the first pair shown (default: 0)",
     )
 
 
@@ -93,6 +95,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--raters {arguments.raters}: {MIN_RATERS} to {MAX_RATERS} are allowed")
     if arguments.summary and arguments.publish is not None:
         raise UsageError("--summary and --publish are two commands; give one of them")
+    action = "--summary" if arguments.summary else "--publish" if arguments.publish is not None else None
+    given = [f"--{name.replace('_', '-')}" for name in PLAN if getattr(arguments, name) not in (None, False)]
+    if action is not None and given:
+        raise UsageError(f"{', '.join(given)}: options of the page; leave them out with {action}")
     if arguments.allow_partial and arguments.publish is None:
         raise UsageError("--allow-partial is an option of --publish; add it, or leave this one out")
 
