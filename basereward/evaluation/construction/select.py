@@ -245,8 +245,8 @@ class _Selection:
         if votes and set(votes) == {"unread"}:
             # Such a judge is never wrong, so that it keeps no pair.
             logger.warning(
-                "%s: none of its %d votes could be read; its texts are in '%s'. Look whether they answer the prompt, fit "
-                "--pattern, and whether --max-tokens cuts them off",
+                "%s: none of its %d votes could be read; its texts are in '%s'. Look whether they answer the prompt "
+                "and fit --pattern, and whether --max-tokens cuts them",
                 *(judge.name, len(votes), journal),
             )
         return outcomes

@@ -154,7 +154,8 @@ def _agreement_row(aspect: str, facts: Mapping[str, Any]) -> tuple[str, ...]:
     row.append(f"{format_percent(exact['low'])}-{format_percent(exact['high'])}")
     for name in ("cohen", "fleiss"):
         row.append(_two_decimals(facts[name]["value"]))
-        row.append(f"{_two_decimals(facts[name]['low'])} to {_two_decimals(facts[name]['high'])}")
+        low, high = facts[name]["low"], facts[name]["high"]
+        row.append("-" if low is None else f"{_two_decimals(low)} to {_two_decimals(high)}")
     return tuple(row)
 
 
