@@ -93,14 +93,22 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--overlap {arguments.overlap:g}: a share from 0 to 1 is needed")
     if arguments.raters is not None and not MIN_RATERS <= arguments.raters <= MAX_RATERS:
         raise UsageError(f"--raters {arguments.raters}: {MIN_RATERS} to {MAX_RATERS} are allowed")
+    _check_action(arguments)
+
+
+def _check_action(arguments: argparse.Namespace) -> None:
+    """
+    Raises:
+        UsageError: an option is not one of the action that is asked for.
+    """
     if arguments.summary and arguments.publish is not None:
         raise UsageError("--summary and --publish are two commands; give one of them")
-    action = "--summary" if arguments.summary else "--publish" if arguments.publish is not None else None
-    given = [f"--{name.replace('_', '-')}" for name in PLAN if getattr(arguments, name) not in (None, False)]
-    if action is not None and given:
-        raise UsageError(f"{', '.join(given)}: options of the page; leave them out with {action}")
     if arguments.allow_partial and arguments.publish is None:
         raise UsageError("--allow-partial is an option of --publish; add it, or leave this one out")
+    given = [f"--{name.replace('_', '-')}" for name in PLAN if getattr(arguments, name) not in (None, False)]
+    serves = not arguments.summary and arguments.publish is None
+    if given and not serves:
+        raise UsageError(f"{', '.join(given)}: options of the page; leave them out with --summary and --publish")
 
 
 def run(arguments: argparse.Namespace) -> CommandResult:
