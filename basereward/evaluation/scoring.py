@@ -7,7 +7,7 @@ import json
 import logging
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -197,13 +197,7 @@ def score_items(
         scoring = stack.enter_context(phase("scoring", total=len(pending), unit="prompts"))
         for results in scorer.score_batches(groups):
             scoring.advance(len(results))
-            new: dict[int, list[float]] = {}
-            for result in results:
-                place = places.popleft()
-                if isinstance(result, DataError):
-                    _leave_out(prompts[place], result, allow_partial=allow_partial)
-                else:
-                    new[place] = result
+            new = _scores_of(results, prompts, places, allow_partial=allow_partial)
             # Before they are stored: a resumed call would take them for scored.
             _check_finite(prompts, new)
             file.append([{"prompt": place, "scores": scores} for place, scores in new.items()])
@@ -231,6 +225,20 @@ def _read(
         else:
             places.append(place)
             yield group
+
+
+def _scores_of(
+    results: Iterable[list[float] | DataError], prompts: Sequence[Bundle], places: deque[int], *, allow_partial: bool
+) -> dict[int, list[float]]:
+    """The scores of a batch by place of the prompt; the places of the batch are taken from the left of `places`."""
+    scores: dict[int, list[float]] = {}
+    for result in results:
+        place = places.popleft()
+        if isinstance(result, DataError):
+            _leave_out(prompts[place], result, allow_partial=allow_partial)
+        else:
+            scores[place] = result
+    return scores
 
 
 def _leave_out(bundle: Bundle, error: DataError, *, allow_partial: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -65,12 +66,24 @@ class Journal:
         self.append([head])
 
     def append(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Adds lines, which are on the disk when this returns. Any thread may call it."""
+        """Adds lines, which are on the disk when this returns. Any thread may call it.
+
+        Raises:
+            OSError: they cannot be written, and none of them is in the file.
+        """
         content = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
+        descriptor = self._lease.descriptor
         with self._lock:
-            while content:
-                content = content[os.write(self._lease.descriptor, content) :]
-            os.fsync(self._lease.descriptor)
+            size = os.fstat(descriptor).st_size
+            try:
+                while content:
+                    content = content[os.write(descriptor, content) :]
+                os.fsync(descriptor)
+            except OSError:
+                # A full disk takes a part of a line, to which the next line would be appended when there is room again.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, size)
+                raise
 
     def close(self) -> None:
         """Lets other processes write it."""

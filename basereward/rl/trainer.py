@@ -76,9 +76,28 @@ def trainer_settings(
         if constants not in CONSTANTS:
             raise RecipeError(unknown("constants", constants, CONSTANTS))
         constants = CONSTANTS[constants]
+    sizes = _batch_sizes(constants, per_device, rollouts_per_prompt)
+    settings = {"output_dir": str(folder), **_constant_settings(constants), **sizes, **options}
+    # TRL makes a reference model if its beta is not 0. The trainer sets the weight of the penalty afterwards.
+    beta = objective.beta or float(keep_reference)
+    fixed = {
+        "loss_type": "grpo",
+        "epsilon": objective.clip,
+        "beta": beta,
+        # TRL would multiply the penalty in the loss by the ratio, which the formula of GRPO does not.
+        "use_bias_correction_kl": False,
+        "remove_unused_columns": False,
+    }
+    changed = sorted(name for name in fixed if name in options)
+    if changed:
+        raise RecipeError(f"{', '.join(changed)}: the objective decides about it; set it there")
+    return GRPOConfig(**settings, **fixed)
+
+
+def _constant_settings(constants: TrainingConstants) -> dict[str, Any]:
+    """The settings that follow from the constants, or are the same for every run."""
     has_cuda = torch.cuda.is_available()
-    settings: dict[str, Any] = {
-        "output_dir": str(folder),
+    return {
         "learning_rate": constants.learning_rate,
         "lr_scheduler_type": "cosine_with_min_lr",
         "lr_scheduler_kwargs": {"min_lr_rate": constants.final_share},
@@ -95,23 +114,7 @@ def trainer_settings(
         "use_cpu": not has_cuda,
         "logging_steps": 1,
         "report_to": [],
-        **_batch_sizes(constants, per_device, rollouts_per_prompt),
-        **options,
     }
-    # TRL makes a reference model if its beta is not 0. The trainer sets the weight of the penalty afterwards.
-    beta = objective.beta or float(keep_reference)
-    fixed = {
-        "loss_type": "grpo",
-        "epsilon": objective.clip,
-        "beta": beta,
-        # TRL would multiply the penalty in the loss by the ratio, which the formula of GRPO does not.
-        "use_bias_correction_kl": False,
-        "remove_unused_columns": False,
-    }
-    changed = sorted(name for name in fixed if name in options)
-    if changed:
-        raise RecipeError(f"{', '.join(changed)}: the objective decides about it; set it there")
-    return GRPOConfig(**settings, **fixed)
 
 
 def _batch_sizes(constants: TrainingConstants, per_device: int, rollouts_per_prompt: int) -> dict[str, int]:

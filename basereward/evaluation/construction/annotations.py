@@ -40,7 +40,7 @@ MOMENT = "%Y-%m-%dT%H:%M:%SZ"
 
 @dataclass(frozen=True)
 class VerificationPlan:
-    """How pairs are verified; fixed when the first annotator begins.
+    """How pairs are verified; fixed when the first pair is given to a person.
 
     Attributes:
         overlap: share of the pairs that several annotators see.
@@ -287,7 +287,8 @@ class AnnotationFile:
         self._journal = Journal(file)
         try:
             header = {"selection": selection, **plan.as_dict()}
-            if self._journal.head is None:
+            # The plan is fixed by the first pair that is given to a person, and not by a look at the page or a summary.
+            if not self._journal.lines:
                 self._journal.restart(header)
             else:
                 self._read(header)
@@ -511,8 +512,21 @@ def shows_preferred_first(item: str, annotator: str) -> bool:
     return bool(digest[0] & 1)
 
 
+def has_begun(file: Path) -> bool:
+    """Whether a pair was given to a person: whether a file of annotations has more than its first line.
+
+    >>> has_begun(Path("/not/there"))
+    False
+    """
+    if not file.is_file():
+        return False
+    with file.open("rb") as lines:
+        lines.readline()
+        return lines.readline().endswith(b"\n")
+
+
 def stored_plan(file: Path) -> VerificationPlan | None:
-    """The plan of a file of annotations; None if there is no such file or it is empty.
+    """The plan of a file of annotations; None if no pair was given to a person.
 
     Raises:
         DataError: the first line is damaged.
@@ -520,13 +534,10 @@ def stored_plan(file: Path) -> VerificationPlan | None:
     >>> stored_plan(Path("/not/there")) is None
     True
     """
-    if not file.is_file():
+    if not has_begun(file):
         return None
     with file.open(encoding="utf-8", errors="replace") as lines:
         first = lines.readline(100_000)
-    # The process was killed while it wrote the first line, before any annotation.
-    if not first.endswith("\n"):
-        return None
     try:
         head = json.loads(first)
         plan = VerificationPlan(head["overlap"], head["raters"], tuple(head["tags"]), head["control"], head["seed"])

@@ -13,7 +13,9 @@ import PIL.Image
 
 from basereward.data.images.open_images import open_image, read_image
 from basereward.data.schema.group import ArchivedImage, Image, Visual
+from basereward.errors import DataError
 from basereward.io.files import write_atomic
+from basereward.io.hashing import file_sha256
 
 IMAGES = "images"
 """The folder of the images, beside the rows."""
@@ -26,7 +28,8 @@ WEB_FORMATS = {
     "BMP": ("bmp", "image/bmp"),
 }
 MEDIA_TYPES = dict(WEB_FORMATS.values())
-NAME = re.compile(r"[0-9a-f]{32}\.(png|jpg|webp|gif|bmp)")
+NAME_DIGITS = 32
+NAME = re.compile(rf"[0-9a-f]{{{NAME_DIGITS}}}\.(png|jpg|webp|gif|bmp)")
 """The form of the names of all files in the folder."""
 
 
@@ -79,7 +82,7 @@ class PictureFolder:
             ImageError: it cannot be opened.
         """
         content, suffix = web_file(read_image(image))
-        name = f"{hashlib.sha256(content).hexdigest()[:32]}.{suffix}"
+        name = f"{hashlib.sha256(content).hexdigest()[:NAME_DIGITS]}.{suffix}"
         file = self.folder / name
         if not file.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -96,6 +99,33 @@ class PictureFolder:
         for file in self.folder.glob("*"):
             if NAME.fullmatch(file.name) and file.name not in names:
                 file.unlink(missing_ok=True)
+
+
+def check_pictures(folder: Path, names: Iterable[str]) -> None:
+    """Check that images are there, and are those that they were: their names are hashes of their content.
+
+    Args:
+        folder: of the rows.
+        names: paths relative to it.
+
+    Raises:
+        DataError: one is missing or has changed.
+
+    >>> check_pictures(Path("selection"), ["images/0123456789abcdef0123456789abcdef.png"])
+    Traceback (most recent call last):
+    basereward.errors.DataError: the image 'selection/images/0123456789abcdef0123456789abcdef.png' is missing: ...
+    """
+    advice = "restore the folder from a copy, or select again into another folder"
+    for name in sorted(set(names)):
+        file = folder / name
+        try:
+            content = file_sha256(file)
+        except FileNotFoundError as error:
+            raise DataError(f"the image '{file}' is missing: {advice}") from error
+        except OSError as error:
+            raise DataError(f"the image '{file}' cannot be read ({error.strerror or error}): {advice}") from error
+        if content[:NAME_DIGITS] != file.stem:
+            raise DataError(f"the image '{file}' is not the one that was selected: {advice}")
 
 
 def web_file(content: bytes | PIL.Image.Image) -> tuple[bytes, str]:

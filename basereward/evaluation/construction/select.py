@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from basereward.errors import DataError, unknown
+from basereward.evaluation.construction.annotations import has_begun
 from basereward.evaluation.construction.candidates import CandidateOptions, Candidates, read_candidates
 from basereward.evaluation.construction.judges import JudgeOptions, Outcomes, PairJudge, open_judges
 from basereward.evaluation.construction.pictures import PictureFolder
@@ -40,6 +42,8 @@ from basereward.io.files import write_atomic
 from basereward.io.lease import acquire
 from basereward.io.outputs import check_outside_runs
 from basereward.io.progress import phase, track
+
+logger = logging.getLogger(__name__)
 
 ANSWERS = "judges"
 """The folder of the answers of the judges."""
@@ -108,7 +112,7 @@ def select(
         check_outside_runs(path, name=name)
     opened = open_judges([*judges, *([probe] if probe is not None else [])], options)
     _make_folder(folder)
-    with _only_process(folder):
+    with _only_process(folder), _not_served(folder):
         pictures = PictureFolder(folder)
         inputs: list[Path] = []
         for judge in opened:
@@ -217,7 +221,7 @@ class _Selection:
         Raises:
             DataError: they work on a selection with other settings.
         """
-        if not (self.folder / ANNOTATIONS).exists() or not (self.folder / SELECTION).exists():
+        if not has_begun(self.folder / ANNOTATIONS) or not (self.folder / SELECTION).exists():
             return None
         content = read_selection(self.folder)
         given = json.loads(json.dumps(settings))
@@ -235,6 +239,16 @@ class _Selection:
         header = {"candidates": self.pool.digest, "rows": rows}
         with phase(f"judging by {judge.name}"):
             outcomes, _ = judge.outcomes(items, journal=journal, header=header, allow_partial=self.allow_partial)
+        votes: list[str] = []
+        for outcome in outcomes.values():
+            votes += vote_list(outcome)
+        if votes and set(votes) == {"unread"}:
+            # Such a judge is never wrong, so that it keeps no pair.
+            logger.warning(
+                "%s: none of its %d votes could be read; its texts are in '%s'. Look whether they answer the prompt "
+                "and fit --pattern, and whether --max-tokens cuts them",
+                *(judge.name, len(votes), journal),
+            )
         return outcomes
 
     def _write(
@@ -400,5 +414,21 @@ def _only_process(folder: Path) -> Iterator[None]:
     lease = acquire(folder / ANSWERS / "lock", wait=False)
     if lease is None:
         raise DataError(f"another process selects in '{folder}'; wait until it ends, or give another folder")
+    with lease:
+        yield
+
+
+@contextmanager
+def _not_served(folder: Path) -> Iterator[None]:
+    """
+    Raises:
+        DataError: the page of annotators is open for the selection, and would show the pairs of before.
+    """
+    if not (folder / ANNOTATIONS).is_file():
+        yield
+        return
+    lease = acquire(folder / ANNOTATIONS, wait=False)
+    if lease is None:
+        raise DataError(f"`basereward verify` serves the selection in '{folder}'; end it, or give another folder")
     with lease:
         yield

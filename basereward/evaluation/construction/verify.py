@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from basereward.evaluation.construction.annotations import (
     shows_preferred_first,
     stored_plan,
 )
-from basereward.evaluation.construction.pictures import IMAGES
+from basereward.evaluation.construction.pictures import IMAGES, check_pictures
 from basereward.evaluation.construction.selected_rows import (
     ANNOTATIONS,
     ROWS,
@@ -83,7 +84,8 @@ class Verification:
         annotations: the file.
 
     Raises:
-        DataError: the selection is not complete, nothing is in it, or its annotations do not belong to it.
+        DataError: the selection is not complete, nothing is in it, an image is missing or has changed, or its
+            annotations do not belong to it.
     """
 
     def __init__(self, folder: Path, changes: PlanChanges | None = None) -> None:
@@ -95,7 +97,13 @@ class Verification:
         self.rows = {row.id: row for row in rows if row.selected or (plan.control and row.control)}
         self.all_rows = rows
         if not self.rows:
-            raise DataError(f"no pair is selected in '{folder}': on none are all judges wrong. Judge more pairs")
+            counts = ", ".join(f"{reason} {number}" for reason, number in self.selection["decisions"].items())
+            raise DataError(
+                f"no pair is selected in '{folder}', because on none are all judges wrong: {counts}. Judge more pairs, "
+                "or with fewer judges"
+            )
+        # Before anybody decides about other images than those that the judges saw.
+        check_pictures(folder, chain.from_iterable(row.images for row in rows))
         selection = file_sha256(folder / ROWS)
         self.annotations = AnnotationFile(file, items=list(self.rows), plan=plan, selection=selection)
 

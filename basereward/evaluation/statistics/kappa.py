@@ -11,10 +11,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from basereward.metrics.interval import wilson
+
 RESAMPLES = 2000
 CHUNK = 100
 """Resamples that are drawn at once; it limits the memory."""
 SEED = 0
+EQUAL = 1e-9
+"""Kappas that differ by less are equal: the same fraction of other sums may be rounded otherwise."""
 
 Ratings: TypeAlias = Mapping[str, str]
 """Annotator -> the category that the annotator gave to an item."""
@@ -25,6 +29,8 @@ class Estimate:
     """A number with its 95 % interval over items; None where it is not defined.
 
     Kappa is not defined where chance alone would agree on every item, as when all annotators give one category only.
+    Its interval is not defined where all resamples have the same kappa, as with perfect agreement: a bootstrap cannot
+    say there how sure the number is.
 
     >>> Estimate(value=0.4, low=0.1, high=0.7).as_dict()
     {'value': 0.4, 'low': 0.1, 'high': 0.7}
@@ -83,7 +89,8 @@ def annotator_agreement(ratings: Sequence[Ratings]) -> AnnotatorAgreement:
     Cohen's kappa (Educational and Psychological Measurement 20, 1960) is of two annotators. Fleiss' kappa
     (Psychological Bulletin 76, 1971) is of any number, and the annotators of different items may be different people.
     Where items have different numbers of ratings, each item counts alike in the observed agreement, and each rating in
-    the shares of the categories. Intervals are percentile bootstraps over items.
+    the shares of the categories. Intervals of kappa are percentile bootstraps over items, those of exact agreement are
+    Wilson's.
 
     Args:
         ratings: of each item. Items with fewer than two ratings are left out.
@@ -98,21 +105,33 @@ def annotator_agreement(ratings: Sequence[Ratings]) -> AnnotatorAgreement:
     sums = np.array([table.row(item) for item in rated]).reshape(len(rated), table.width)
     whole = table.statistics(sums.sum(axis=0)[None])
     draws = _resampled(table, sums)
-    estimates = [_estimate(whole, draws, column) for column in range(whole.shape[1])]
     pairs: list[PairAgreement] = []
-    for number, annotators in enumerate(table.pairs):
-        exact, cohen = estimates[3 + 2 * number : 5 + 2 * number]
-        items = sum(set(annotators) <= set(item) for item in rated)
-        pairs.append(PairAgreement(annotators=annotators, items=items, exact=exact, cohen=cohen))
-    exact, cohen, fleiss = estimates[:3]
-    return AnnotatorAgreement(items=len(rated), exact=exact, cohen=cohen, fleiss=fleiss, pairs=tuple(pairs))
+    for number, (first, second) in enumerate(table.pairs):
+        alike = [item[first] == item[second] for item in rated if first in item and second in item]
+        cohen = _estimate(whole, draws, 2 + number)
+        pairs.append(PairAgreement(annotators=(first, second), items=len(alike), exact=_share(alike), cohen=cohen))
+    return AnnotatorAgreement(
+        items=len(rated),
+        exact=_share([len(set(item.values())) == 1 for item in rated]),
+        cohen=_estimate(whole, draws, 0),
+        fleiss=_estimate(whole, draws, 1),
+        pairs=tuple(pairs),
+    )
+
+
+def _share(alike: Sequence[bool]) -> Estimate:
+    """The share of true values with Wilson's interval, which is not of width 0 where all values are equal."""
+    if not alike:
+        return Estimate(value=None, low=None, high=None)
+    low, high = wilson(sum(alike), len(alike))
+    return Estimate(value=sum(alike) / len(alike), low=low, high=high)
 
 
 class _RatingSums:
     """Sums over items from which all numbers follow, so that a resample of items is a weighted sum of rows.
 
-    A row has the item itself (1), whether all annotators agree, the share of its pairs of ratings that agree, the
-    number of its ratings of each category, and for each pair of annotators a table of C x C cells of which one is 1.
+    A row has the item itself (1), the share of its pairs of ratings that agree, the number of its ratings of each
+    category, and for each pair of annotators a table of C x C cells of which one is 1.
     """
 
     def __init__(self, rated: Sequence[Ratings]) -> None:
@@ -126,44 +145,43 @@ class _RatingSums:
         self.pairs = [pair for pair in combinations(sorted(names), 2) if pair in common]
         self._places = {category: place for place, category in enumerate(sorted(categories))}
         self._count = len(categories)
-        self.width = 3 + self._count + len(self.pairs) * self._count**2
+        self.width = 2 + self._count + len(self.pairs) * self._count**2
 
     def row(self, item: Ratings) -> NDArray[np.float64]:
         """The row of an item."""
         row = np.zeros(self.width)
-        counts = row[3 : 3 + self._count]
+        counts = row[2 : 2 + self._count]
         for category in item.values():
             counts[self._places[category]] += 1
-        row[:3] = 1.0, counts.max() == len(item), (counts * (counts - 1)).sum() / (len(item) * (len(item) - 1))
-        confusions = row[3 + self._count :].reshape(len(self.pairs), self._count, self._count)
+        row[:2] = 1.0, (counts * (counts - 1)).sum() / (len(item) * (len(item) - 1))
+        confusions = row[2 + self._count :].reshape(len(self.pairs), self._count, self._count)
         for confusion, (first, second) in zip(confusions, self.pairs, strict=True):
             if first in item and second in item:
                 confusion[self._places[item[first]], self._places[item[second]]] = 1.0
         return row
 
     def statistics(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Exact agreement, mean of Cohen's kappa, Fleiss' kappa, then of each pair exact agreement and Cohen's kappa.
+        """The mean of Cohen's kappa, Fleiss' kappa, and Cohen's kappa of each pair.
 
         Args:
             sums: (B, width), sums of rows.
 
         Returns:
-            (B, 3 + 2 pairs), NaN for what is not defined.
+            (B, 2 + pairs), NaN for what is not defined.
         """
-        items, alike, observed = sums[:, 0], sums[:, 1], sums[:, 2]
+        items, observed = sums[:, 0], sums[:, 1]
         with np.errstate(invalid="ignore", divide="ignore"):
-            counts = sums[:, 3 : 3 + self._count]
+            counts = sums[:, 2 : 2 + self._count]
             shares = counts / counts.sum(axis=1, keepdims=True)
             fleiss = _kappa(observed / items, (shares**2).sum(axis=1))
-            tables = sums[:, 3 + self._count :].reshape(len(sums), len(self.pairs), self._count, self._count)
+            tables = sums[:, 2 + self._count :].reshape(len(sums), len(self.pairs), self._count, self._count)
             common = tables.sum(axis=(2, 3))
             exact = np.trace(tables, axis1=2, axis2=3) / common
             chance = (tables.sum(axis=3) * tables.sum(axis=2)).sum(axis=2) / common**2
             cohen = _kappa(exact, chance)
             known = ~np.isnan(cohen)
             mean = np.where(known, cohen, 0.0).sum(axis=1) / known.sum(axis=1)
-            by_pair = np.stack([exact, cohen], axis=2).reshape(len(sums), -1)
-            return np.column_stack([alike / items, mean, fleiss, by_pair])
+            return np.column_stack([mean, fleiss, cohen])
 
 
 def _kappa(observed: NDArray[np.float64], chance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -176,7 +194,7 @@ def _kappa(observed: NDArray[np.float64], chance: NDArray[np.float64]) -> NDArra
 def _resampled(table: _RatingSums, sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """The statistics of resamples of items, (RESAMPLES, columns); no rows where there is a single item."""
     if len(sums) < 2:
-        return np.zeros((0, 3 + 2 * len(table.pairs)))
+        return np.zeros((0, 2 + len(table.pairs)))
     # Many rows are equal, so it is enough to draw how often each distinct row occurs in a resample.
     distinct, counts = np.unique(sums, axis=0, return_counts=True)
     rng = np.random.default_rng(SEED)
@@ -193,7 +211,8 @@ def _estimate(whole: NDArray[np.float64], draws: NDArray[np.float64], column: in
         return Estimate(value=None, low=None, high=None)
     # Resamples in which the number is not defined, such as those with one category only, are left out.
     defined = draws[:, column][~np.isnan(draws[:, column])]
-    if not len(defined):
+    # Of one value, the percentiles would be an interval of width 0.
+    if not len(defined) or np.ptp(defined) <= EQUAL:
         return Estimate(value=value, low=None, high=None)
     low, high = np.percentile(defined, [2.5, 97.5])
     return Estimate(value=value, low=float(low), high=float(high))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -81,32 +82,40 @@ def export_model(
         check_plugin(scorer.model.backbone.transformer.config)
     folder = Path(os.path.abspath(folder))
     _check_folder(folder, scorer, source=source)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise CheckpointError(
-            f"the model cannot be exported to '{folder}': {sentence(error)} Give another folder."
-        ) from error
-    try:
+    written = "adapter" if adapter else form
+    with _partial_folder(folder) as partial:
         card = model_card(scorer, form=form, adapter=adapter, to=to, license_id=license_id, results=results)
         write_atomic(partial / "README.md", card)
         with quiet_transformers():
             _write_weights(scorer, partial, form=form, adapter=adapter)
         if with_plugin:
             write_plugin(partial, scorer.model.backbone.transformer.config)
-        written = "adapter" if adapter else form
         files = _finish(partial, form=written)
         replace_folder(partial, folder)
+    size = sum((folder / name).stat().st_size for name in files)
+    return {"out": str(folder), "form": written, "files": files, "bytes": size}
+
+
+@contextlib.contextmanager
+def _partial_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside another one, which is removed at the end unless it has taken its place.
+
+    Raises:
+        CheckpointError: it, or what is written in the block, cannot be written.
+    """
+    partial: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        yield partial
     # safetensors reports a full disk as an error of its own.
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"the model cannot be exported to '{folder}': {sentence(error)} Give another folder."
         ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    size = sum((folder / name).stat().st_size for name in files)
-    return {"out": str(folder), "form": written, "files": files, "bytes": size}
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _check_folder(folder: Path, scorer: Scorer, *, source: Path) -> None:

@@ -85,16 +85,10 @@ class JudgeSumReward(PolicyReward):
             SilentError: the judge has answered nothing in `patience` calls.
         """
         wins: list[dict[tuple[int, int], bool]] = [{} for _ in prompts]
-        requests: dict[str, Request] = {}
-        places: dict[str, list[tuple[int, int, int]]] = {}
-        for place, prompt in enumerate(prompts):
-            for (first, second), request in self._requests(prompt.group):
-                # Rows of a source may be equal in everything: one text answers all of them.
-                requests[request.id] = request
-                places.setdefault(request.id, []).append((place, first, second))
+        requests, places = self._comparisons(prompts)
         answered = 0
         try:
-            for answer in self.engine.generate(list(requests.values()), self.sampling):
+            for answer in self.engine.generate(requests, self.sampling):
                 if isinstance(answer, Failed):
                     logger.warning("the judge does not answer: %s", answer.reason)
                     continue
@@ -114,6 +108,19 @@ class JudgeSumReward(PolicyReward):
         self.counts["requests"] += len(requests)
         self.counts["failed"] += len(requests) - answered
         return [sums(prompt.counts, of_prompt) for prompt, of_prompt in zip(prompts, wins, strict=True)]
+
+    def _comparisons(
+        self, prompts: Sequence[ScoredPrompt]
+    ) -> tuple[list[Request], dict[str, list[tuple[int, int, int]]]]:
+        """The distinct requests, and by the id of each: the prompts and the texts shown first and second."""
+        requests: dict[str, Request] = {}
+        places: dict[str, list[tuple[int, int, int]]] = {}
+        for place, prompt in enumerate(prompts):
+            for (first, second), request in self._requests(prompt.group):
+                # Rows of a source may be equal in everything: one text answers all of them.
+                requests[request.id] = request
+                places.setdefault(request.id, []).append((place, first, second))
+        return list(requests.values()), places
 
     def _requests(self, group: Group) -> Iterator[tuple[tuple[int, int], Request]]:
         """The requests of a prompt, each with the texts that it shows first and second.

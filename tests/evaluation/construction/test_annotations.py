@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,12 @@ import pytest
 from basereward.errors import DataError
 from basereward.evaluation.construction import annotations as module
 from basereward.evaluation.construction.annotations import Annotation, AnnotationFile, Role, VerificationPlan, decide
-from basereward.evaluation.construction.verify import PlanChanges, Verification
+from basereward.evaluation.construction.publish import publish
+from basereward.evaluation.construction.select import select
+from basereward.evaluation.construction.verify import PlanChanges, Verification, summarize
+from basereward.io import journal as module_of_journal
 from tests.helpers.construction import adjudicate_all, annotate_all, text_selection
+from tests.helpers.support import picture, write_rows
 
 TAGS = ("existence", "counting")
 ITEMS = [f"pair {number}" for number in range(10)]
@@ -117,6 +124,53 @@ def test_file_continues_after_an_incomplete_line(tmp_path: Path) -> None:
     assert [line["item"] for line in decisions(path)] == ["pair 3", "pair 3", "pair 4", "pair 5"]
 
 
+def test_full_disk_loses_no_decision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk takes half of a line. The decision is refused, and saved by the next try; the file is not damaged."""
+    write = os.write
+    with opened(tmp_path) as file:
+        for item in ("pair 1", "pair 2"):
+            give(file, item, "ann")
+            monkeypatch.setattr(module_of_journal.os, "write", HalfFull(write))
+            with pytest.raises(OSError, match="No space"):
+                file.add(said(item, "ann"))
+            monkeypatch.setattr(module_of_journal.os, "write", write)
+            assert file.own(item, annotator="ann", role="annotator") is None
+            file.add(said(item, "ann"))
+    with opened(tmp_path) as file:
+        assert file.done(annotator="ann", role="annotator") == 2
+
+
+class HalfFull:
+    """Writes half of what it gets, and then fails as a full disk does."""
+
+    def __init__(self, write: Callable[[int, bytes], int]) -> None:
+        self.write, self.is_full = write, False
+
+    def __call__(self, descriptor: int, content: bytes) -> int:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.is_full = True
+        return self.write(descriptor, content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("fault", ["missing", "changed"])
+def test_images_that_are_missing_or_changed_are_refused(tmp_path: Path, fault: str) -> None:
+    """Nobody decides about other images than those that were selected, and they are not published."""
+    picture(1).save(tmp_path / "1.png")
+    row = {"id": "a", "prompt": "?", "chosen": "yes", "rejected": "no, never", "images": ["1.png"]}
+    write_rows(tmp_path / "pairs.jsonl", [row])
+    select([str(tmp_path / "pairs.jsonl")], judges=["longer"], out=str(tmp_path / "selection"))
+    (file,) = (tmp_path / "selection" / "images").iterdir()
+    if fault == "missing":
+        file.unlink()
+    else:
+        picture(2).save(file)
+    with pytest.raises(DataError, match=file.name):
+        Verification(tmp_path / "selection")
+    with pytest.raises(DataError, match=file.name):
+        publish(str(tmp_path / "selection"), out=str(tmp_path / "out"), allow_partial=True)
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -146,11 +200,15 @@ def test_damaged_line_is_an_error_that_names_it(tmp_path: Path, line: str) -> No
     opened(tmp_path).close()
 
 
-def test_other_plan_is_refused_after_the_first_call(tmp_path: Path) -> None:
-    """Options that differ from those of the file are an error; without options it keeps its own. One process at a time
-    has the file."""
+def test_other_plan_is_refused_after_the_first_pair(tmp_path: Path) -> None:
+    """A summary, and a call in which nobody gets a pair, fix nothing. Then options that differ from those of the file
+    are an error; without options it keeps its own. One process at a time has the file; no selection replaces it."""
     selection = text_selection(tmp_path, pairs=5)
+    assert summarize(str(selection))["pending"] == 5
+    with Verification(selection, PlanChanges(overlap=1.0, raters=5)), pytest.raises(DataError, match="verify"):
+        text_selection(tmp_path, pairs=6)
     with Verification(selection, PlanChanges(overlap=0.5, tags=("a", "b"))) as verification:
+        assert verification.annotations.next_item(annotator="ann", role="annotator") is not None
         assert verification.annotations.plan == VerificationPlan(overlap=0.5, tags=("a", "b"))
         with pytest.raises(DataError, match="another process"):
             Verification(selection)

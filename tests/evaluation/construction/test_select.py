@@ -221,6 +221,21 @@ def test_mistakes_are_refused(
     assert message in capsys.readouterr().err
 
 
+def test_judge_whose_votes_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Such a judge keeps no pair: a warning names it and the file of its texts, and `verify` says why there is none."""
+    write_rows(tmp_path / "pairs.jsonl", [pair(f"{number}", "yes", "no") for number in range(5)])
+    out = str(tmp_path / "out")
+    with serving(lambda body, number: "perhaps") as server:
+        judges = [f"one@{server.url}", "shorter"]
+        assert main(["select", str(tmp_path / "pairs.jsonl"), "--judges", *judges, "--votes", "3", "--out", out]) == 0
+    printed = capsys.readouterr()
+    assert "none of its 15 votes could be read" in printed.err
+    assert ".all.jsonl" in printed.err
+    assert "basereward verify" not in printed.out
+    assert main(["verify", out]) == 2
+    assert "undecided" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -230,6 +245,8 @@ def test_mistakes_are_refused(
         (["SELECTION", "--port", "70000"], "--port"),
         (["SELECTION", "--summary", "--publish", "out"], "--publish"),
         (["SELECTION", "--allow-partial"], "--publish"),
+        (["SELECTION", "--summary", "--overlap", "0.5"], "--overlap"),
+        (["SELECTION", "--publish", "out", "--with-control", "--tags", "a"], "--tags, --with-control"),
         (["SELECTION", "--publish", "SELECTION"], "SELECTION"),
         (["SELECTION", "--publish", "new"], "not verified"),
     ],

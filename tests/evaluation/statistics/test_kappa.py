@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -93,4 +94,43 @@ def test_undefined_numbers_are_none() -> None:
     constant = annotator_agreement([{"ann": "yes", "bob": "yes"}] * 5)
     assert (constant.exact.value, constant.cohen.value, constant.fleiss.value) == (1.0, None, None)
     single = annotator_agreement([{"ann": "yes", "bob": "no"}])
-    assert (single.exact.value, single.exact.low) == (0.0, None)
+    assert (single.exact.value, single.cohen.value, single.cohen.low) == (0.0, 0.0, None)
+
+
+def test_perfect_and_opposite_agreement_have_no_interval_of_width_0() -> None:
+    """Five items of two categories on which both agree: kappa is 1, and no resample says how sure that is. The share of
+    exact agreement, 5 of 5, has Wilson's interval from 5 / (5 + 1.96^2). Two items on which both always differ have a
+    Fleiss' kappa of -1 (observed 0, by chance 0.5), Cohen's is 0 (chance 0), and the share is up to 1.96^2 / (2 +
+    1.96^2)."""
+    perfect = annotator_agreement(two_raters(3, 0, 0, 2))
+    z = 1.959964**2
+    assert (perfect.cohen.value, perfect.fleiss.value) == (1.0, 1.0)
+    assert (perfect.cohen.low, perfect.cohen.high, perfect.fleiss.low) == (None, None, None)
+    assert (perfect.exact.low, perfect.exact.high) == (pytest.approx(5 / (5 + z), abs=1e-6), pytest.approx(1.0))
+    opposite = annotator_agreement(two_raters(0, 2, 0, 0))
+    assert (opposite.cohen.value, opposite.fleiss.value) == (0.0, -1.0)
+    assert (opposite.cohen.low, opposite.fleiss.low) == (None, None)
+    assert (opposite.exact.low, opposite.exact.high) == (pytest.approx(0.0), pytest.approx(z / (2 + z), abs=1e-6))
+    assert opposite.pairs[0].exact == opposite.exact
+
+
+def test_one_annotator_with_one_category_equals_scikit_learn() -> None:
+    """Whoever always gives one category agrees with anybody by chance alone: kappa is 0, also for scikit-learn. Where
+    both do so it is not defined, for scikit-learn too."""
+    ratings = two_raters(6, 0, 4, 0)  # bob always says yes
+    (pair,) = annotator_agreement(ratings).pairs
+    columns = [[item[name] for item in ratings] for name in ("ann", "bob")]
+    assert pair.cohen.value == pytest.approx(cohen_kappa_score(*columns)) == pytest.approx(0.0)
+    assert pair.cohen.low is None
+    with pytest.warns(UserWarning, match="nan|NaN|undefined|0/0|invalid|label"):
+        assert math.isnan(cohen_kappa_score(["yes"] * 4, ["yes"] * 4))
+    assert annotator_agreement(two_raters(4, 0, 0, 0)).cohen.value is None
+
+
+def test_pairs_of_annotators_without_a_common_item_are_left_out() -> None:
+    """Ann and Bob never rated the same item: they are no pair, and the mean is that of the two pairs that are."""
+    ratings = [{"ann": "yes", "eve": "yes"}, {"ann": "no", "eve": "yes"}, {"bob": "no", "eve": "no"}]
+    agreement = annotator_agreement(ratings)
+    assert [pair.annotators for pair in agreement.pairs] == [("ann", "eve"), ("bob", "eve")]
+    assert [pair.cohen.value for pair in agreement.pairs] == [0.0, None]
+    assert (agreement.cohen.value, agreement.exact.value) == (0.0, pytest.approx(2 / 3))

@@ -214,7 +214,10 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
         yield _hardness(hardness)
     yield ""
     yield f"control sample: {result['control']} pairs; written to {result['out']}"
-    yield f"next: basereward verify {result['out']}"
+    if result["kept"]:
+        yield f"next: basereward verify {result['out']}"
+    else:
+        yield "no pair is kept, so that there is nothing to verify: judge more pairs, or with fewer judges"
 
 
 def _source_rows(by_source: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str, str]]:

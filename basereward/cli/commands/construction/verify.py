@@ -12,6 +12,8 @@ from basereward.io.progress import phase
 
 MAX_PORT = 65_535
 MIN_RATERS, MAX_RATERS = 2, 9
+PLAN = ("overlap", "raters", "tags", "with_control", "seed")
+"""The options of the verification."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,36 +43,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the verification, whose values the first call fixes."""
+    """Adds the options of the verification, which the first pair that is given to a person fixes."""
     parser.add_argument(
         "--overlap",
         metavar="SHARE",
         type=float,
-        help="share of the pairs that several annotators see, 0 to 1; fixed by the first call (default: 0.2)",
+        help="share of the pairs that several annotators see, 0 to 1; fixed by the first pair shown (default: 0.2)",
     )
     parser.add_argument(
         "--raters",
         metavar="N",
         type=int,
-        help="annotators of each of these pairs; fixed by the first call (default: 2)",
+        help="annotators of each of these pairs; fixed by the first pair shown (default: 2)",
     )
     parser.add_argument(
         "--tags",
         metavar="NAMES",
-        help="kinds of errors, separated by commas; fixed by the first call (default: existence,recognition,attribute,"
-        "counting,other)",
+        help="kinds of errors, separated by commas; fixed by the first pair shown (default: existence,recognition,"
+        "attribute,counting,other)",
     )
     parser.add_argument(
         "--with-control",
         action="store_true",
-        help="verify the control sample too, mixed with the selected pairs; fixed by the first call (default: it is "
-        "not verified)",
+        help="verify the control sample too, mixed with the selected pairs; fixed by the first pair shown (default: it "
+        "is not verified)",
     )
     parser.add_argument(
         "--seed",
         metavar="N",
         type=int,
-        help="random seed of the order of the pairs; fixed by the first call (default: 0)",
+        help="random seed of the order of the pairs; fixed by the first pair shown (default: 0)",
     )
 
 
@@ -91,10 +93,22 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--overlap {arguments.overlap:g}: a share from 0 to 1 is needed")
     if arguments.raters is not None and not MIN_RATERS <= arguments.raters <= MAX_RATERS:
         raise UsageError(f"--raters {arguments.raters}: {MIN_RATERS} to {MAX_RATERS} are allowed")
+    _check_action(arguments)
+
+
+def _check_action(arguments: argparse.Namespace) -> None:
+    """
+    Raises:
+        UsageError: an option is not one of the action that is asked for.
+    """
     if arguments.summary and arguments.publish is not None:
         raise UsageError("--summary and --publish are two commands; give one of them")
     if arguments.allow_partial and arguments.publish is None:
         raise UsageError("--allow-partial is an option of --publish; add it, or leave this one out")
+    given = [f"--{name.replace('_', '-')}" for name in PLAN if getattr(arguments, name) not in (None, False)]
+    serves = not arguments.summary and arguments.publish is None
+    if given and not serves:
+        raise UsageError(f"{', '.join(given)}: options of the page; leave them out with --summary and --publish")
 
 
 def run(arguments: argparse.Namespace) -> CommandResult:
@@ -148,7 +162,8 @@ def _agreement_row(aspect: str, facts: Mapping[str, Any]) -> tuple[str, ...]:
     row.append(f"{format_percent(exact['low'])}-{format_percent(exact['high'])}")
     for name in ("cohen", "fleiss"):
         row.append(_two_decimals(facts[name]["value"]))
-        row.append(f"{_two_decimals(facts[name]['low'])} to {_two_decimals(facts[name]['high'])}")
+        low, high = facts[name]["low"], facts[name]["high"]
+        row.append("-" if low is None else f"{_two_decimals(low)} to {_two_decimals(high)}")
     return tuple(row)
 
 
