@@ -64,16 +64,16 @@ def hours(cell: Cell, *, folder: Path, text: set[str]) -> float:
 def passes(stage: Node) -> float:
     """How often a stage goes through its training rows, at most.
 
-    Before each round of a cleaning, and after the last one, models are trained on all folds but one. In each round all
-    rows are scored, which is the forward pass: a third of the work of training.
+    Before each round of a cleaning, and after the last one, models are trained on all folds but one. In each round
+    they score all rows, which is the forward pass: a third of the work of training.
 
-    >>> passes({"_target_": "train"}), passes({"_target_": "clean", "folds": 2, "rounds": 3})
-    (1.0, 5.0)
+    >>> passes({"_target_": "train"}), passes({"_target_": "clean", "folds": 2, "models": 3, "rounds": 3})
+    (1.0, 15.0)
     """
     if stage["_target_"] != "clean":
         return 1.0
     rounds, folds = int(stage["rounds"]), int(stage["folds"])
-    return (rounds + 1) * max(1, folds - 1) + rounds / 3
+    return int(stage["models"]) * ((rounds + 1) * max(1, folds - 1) + rounds / 3)
 
 
 def _pairs(recipe: Recipe, text: set[str]) -> dict[str, float]:
