@@ -26,7 +26,10 @@ def columns_table() -> str:
         if isinstance(benchmark, Annotated):
             protocol = benchmark.protocol
             required = ", ".join(f"`{name}`" for name in protocol.columns)
-            optional = "; ".join(f"`{name}`: {purpose}" for name, purpose in protocol.optional_columns.items())
+            others = {
+                name: purpose for name, purpose in protocol.optional_columns.items() if name not in protocol.columns
+            }
+            optional = "; ".join(f"`{name}`: {purpose}" for name, purpose in others.items())
             benchmarks_by_columns.setdefault((required, optional), []).append(f"`{entry.name}`")
     lines = ["| benchmark | every row has | a row may have |", "|---|---|---|"]
     for (required, optional), benchmarks in benchmarks_by_columns.items():

@@ -178,7 +178,10 @@ def test_model_scores_through_mlflow(here: Recorded) -> None:
     assert (logged.name, str(logged.status)) == ("model", "READY")
     assert "test/pair_accuracy" in {metric.key for metric in logged.metrics}
     model = mlflow.pyfunc.load_model(f"runs:/{run_id}/model")
-    assert model.metadata.signature.inputs.input_names() == ["prompt", "responses", "images"]
+    names = model.metadata.signature.inputs.input_names()
+    assert names[:2] == model.metadata.signature.inputs.required_input_names() == ["prompt", "responses"]
+    # MLflow drops every column that is not in the signature, so that a model would score a row without its video.
+    assert {"images", "image", "videos", "video", "response_images", "system"} == set(names[2:])
     expected = load(here.run.model).score(PROMPT, RESPONSES)
     turns = [{"role": "user", "content": PROMPT}]
     for prompt in (PROMPT, turns):

@@ -8,8 +8,8 @@ from typing import Literal, Protocol, Self, TypeAlias, runtime_checkable
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
+from basereward.data.videos.open_videos import spaced
 from basereward.data.videos.references import frame_names
-from basereward.data.videos.shown_frames import spaced
 from basereward.errors import DataError
 
 # `lost` is the word of recipes for rejected rows.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from basereward.data.images.vision_features import Grid
 from basereward.data.videos.open_videos import VideoFacts
+
+if TYPE_CHECKING:
+    # Pages of rows are made without torch, which this imports.
+    from basereward.data.images.vision_features import Grid
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,19 @@ class VideoFacts:
         return None if self.fps is None else self.frames / self.fps
 
 
+def spaced(count: int, wanted: int) -> list[int]:
+    """Choose at most `wanted` evenly spaced indices below `count`, with the first and the last one.
+
+    >>> spaced(10, 4), spaced(3, 8), spaced(9, 1)
+    ([0, 3, 6, 9], [0, 1, 2], [4])
+    """
+    if wanted >= count:
+        return list(range(count))
+    if wanted == 1:
+        return [count // 2]
+    return [index * (count - 1) // (wanted - 1) for index in range(wanted)]
+
+
 def video_facts(video: Video) -> VideoFacts:
     """Find the number and the size of the frames; of a file, only what its header says is read if it says both.
 

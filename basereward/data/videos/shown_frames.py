@@ -7,24 +7,10 @@ from typing import NamedTuple
 
 from basereward.data.schema.group import IMAGE, Group, Image, Part, Video
 from basereward.data.videos.clips import VideoProcessor
-from basereward.data.videos.open_videos import VideoFacts, read_frames, video_facts
-from basereward.data.videos.video_pixels import resized
+from basereward.data.videos.open_videos import VideoFacts, read_frames, spaced, video_facts
 
 SHOWN = 8
 """Frames of a video that a page without a model shows."""
-
-
-def spaced(count: int, wanted: int) -> list[int]:
-    """Choose at most `wanted` evenly spaced indices below `count`, with the first and the last one.
-
-    >>> spaced(10, 4), spaced(3, 8), spaced(9, 1)
-    ([0, 3, 6, 9], [0, 1, 2], [4])
-    """
-    if wanted >= count:
-        return list(range(count))
-    if wanted == 1:
-        return [count // 2]
-    return [index * (count - 1) // (wanted - 1) for index in range(wanted)]
 
 
 def with_shown_frames(group: Group, *, wanted: int = SHOWN, processor: VideoProcessor | None = None) -> Group:
@@ -94,6 +80,8 @@ def _spaced_frames(video: Video, wanted: int) -> _Shown:
 
 def _read_frames(video: Video, processor: VideoProcessor) -> _Shown:
     """The frames that a model reads, resized as it reads them."""
+    from basereward.data.videos.video_pixels import resized  # needs torch, which pages without a model do not
+
     facts = video_facts(video)
     clip = processor.clip(facts)
     width, height = clip.size
