@@ -1,6 +1,7 @@
 """Measure what cleaning recovers when labels are wrong: with right labels, with wrong ones, and after cleaning.
 
-    python -m bench.cleaning [--noise 0.2 0.0] [--seeds 3] [--folds 2] [--flip 0 | --no-flip] [--work FOLDER]
+    python -m bench.cleaning [--noise 0.2 0.0] [--seeds 3] [--folds 2] [--models 3] [--rounds 2]
+        [--flip 0 | --no-flip] [--work FOLDER]
 
 Runs the stage `clean` of `experiments/beyond.yaml` on the profile `tiny`: pictures of digits, of which the source
 `noisy` makes a share of the labels of train and val wrong, and copies 30 %. Accuracies are on test rows with right

@@ -23,6 +23,7 @@ class Journal:
 
     Args:
         file: the file, which is created with its folder if it does not exist.
+        advice: the end of the message if another process writes it: what to do.
 
     Attributes:
         head: the first line as text; None in a new journal.
@@ -41,10 +42,10 @@ class Journal:
     ['{"number": 3, "square": 9}']
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *, advice: str = "wait until that ends, or write to another path") -> None:
         self.file = file
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._lease = _locked(file)
+        self._lease = _locked(file, advice)
         self._lock = threading.Lock()
         try:
             content = file.read_bytes()
@@ -102,7 +103,7 @@ class Journal:
             self.close()
 
 
-def _locked(file: Path) -> Lease:
+def _locked(file: Path, advice: str) -> Lease:
     """The lease of the file, whose descriptor is open for appending.
 
     Raises:
@@ -112,9 +113,7 @@ def _locked(file: Path) -> Lease:
         # It sets aside what is no regular file: opening a FIFO would wait for a reader.
         lease = acquire(file, wait=False, flags=os.O_RDWR | os.O_CREAT | os.O_APPEND)
         if lease is None:
-            raise DataError(
-                f"'{file}' is being written by another process; wait until that ends, or write to another path"
-            )
+            raise DataError(f"'{file}' is being written by another process; {advice}")
         try:
             # Its former holder may have removed the file between opening and locking: then the lock is on no name.
             if file.exists() and os.path.samestat(os.fstat(lease.descriptor), file.stat()):

@@ -284,7 +284,8 @@ class AnnotationFile:
         self._history: dict[tuple[str, Role], list[str]] = {}
         self._names: dict[str, str] = {}
         self._reserved: dict[tuple[str, Role], _Reservation] = {}
-        self._journal = Journal(file)
+        advice = "end `basereward verify`, which serves it, by Ctrl-C; it continues when it is started again"
+        self._journal = Journal(file, advice=advice)
         try:
             header = {"selection": selection, **plan.as_dict()}
             # The plan is fixed by the first pair that is given to a person, and not by a look at the page or a summary.
@@ -345,7 +346,7 @@ class AnnotationFile:
             del self._reserved[person]
 
     def _keep_reservation(self, content: Mapping[str, Any]) -> None:
-        """Restore a reservation of an earlier process, whose clock began elsewhere.
+        """Restore a reservation that an earlier process wrote, whose monotonic clock had another zero.
 
         Raises:
             DataError, LookupError, ValueError, TypeError: the line has another form.

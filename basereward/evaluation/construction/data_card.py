@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from basereward.errors import format_count
+
 
 def data_card(facts: Mapping[str, Any], *, has_control: bool) -> str:
     """Write the card as Markdown, from the counts that `publish` has collected.
@@ -81,7 +83,7 @@ def _selection(selection: Mapping[str, Any]) -> Iterator[str]:
         yield "  shorter one."
     wrong = "all of its votes are" if rule["wrong_by"] == "unanimous" else "more than half of its votes are"
     yield f"- A judge is wrong if {wrong}. A vote that cannot be read is not wrong."
-    yield f"- {selection['kept']:,} pairs were kept, on which all judges are wrong: "
+    yield f"- {selection['kept']:,} pairs were kept, on which all judges are wrong:"
     counts = ", ".join(f"{reason} {number:,}" for reason, number in selection["decisions"].items())
     yield f"  {counts}."
     yield ""
@@ -104,8 +106,11 @@ def _verification(summary: Mapping[str, Any]) -> Iterator[str]:
     yield from ("## Verification", "")
     yield f"- {summary['verified']:,} of {summary['pairs']:,} pairs were verified, and {summary['kept']:,} are good."
     yield f"- Dropped: {dropped['label_wrong']:,} with a wrong label, {dropped['ambiguous']:,} that are ambiguous."
-    yield f"- {plan['overlap']:.0%} of the pairs were seen by {plan['raters']} annotators; {summary['adjudicated']:,}"
-    yield "  disagreements were adjudicated by another person."
+    # Counted, and not the planned share: that of a few pairs is rounded, and pairs may be left unverified.
+    several = summary["agreement"]["label"]["items"]
+    planned = f"planned: {plan['overlap']:.0%} of all pairs, by {plan['raters']} people each"
+    yield f"- {several:,} of the pairs were annotated by several people ({planned})."
+    yield f"- An adjudicator decided {format_count(summary['adjudicated'], 'disagreement')}."
     if seconds["median"] is not None:
         yield f"- Median time of a decision: {seconds['median']:.1f} s; sum: {seconds['sum'] / 3600:.2f} h."
     yield ""

@@ -260,10 +260,12 @@ def _scored(rows: Path, files: Sequence[Path]) -> Iterator[tuple[Group, list[flo
     for file in files:
         lines = file.read_text(encoding="utf-8").splitlines()
         of_models.append([json.loads(line)["scores"] for line in lines])
-    for group, *found in zip(read_groups(rows), *of_models, strict=True):
-        scores = [one for one in found if one is not None]
-        is_read = len(scores) == len(found)
-        yield group, [sum(of_response) / len(found) for of_response in zip(*scores, strict=True)] if is_read else None
+    for group, *by_model in zip(read_groups(rows), *of_models, strict=True):
+        known = [scores for scores in by_model if scores is not None]
+        if len(known) < len(by_model):
+            yield group, None
+        else:
+            yield group, [sum(scores) / len(scores) for scores in zip(*known, strict=True)]
 
 
 def _accuracy(scored: Iterator[tuple[Group, list[float] | None]]) -> float:

@@ -169,9 +169,10 @@ def _of_table(experiment: Experiment, table: PublishedTable) -> Experiment:
 def _members_alone(selected: Experiment, table: PublishedTable) -> tuple[str, ...]:
     """The cells that are no rows of the table, beside others or ensembles that are."""
     names = _row_names(table)
-    others = tuple(cell.name for cell in selected.cells if cell.without_seeds not in names)
-    is_row = len(others) < len(selected.cells) or not names.isdisjoint(selected.ensembles)
-    return others if is_row else ()
+    without_row = tuple(cell.name for cell in selected.cells if cell.without_seeds not in names)
+    has_rows = len(without_row) < len(selected.cells) or not names.isdisjoint(selected.ensembles)
+    # On a small profile no cell may be a row of the paper's table; then all are measured.
+    return without_row if has_rows else ()
 
 
 def _row_names(table: PublishedTable) -> set[str]:

@@ -45,7 +45,7 @@ SINGULAR: dict[TargetKind, str] = {
     "references": "source or benchmark",
 }
 JOINED: dict[TargetKind, tuple[TargetKind, ...]] = {"references": ("sources", "benchmarks")}
-"""Kinds whose parts are those of other kinds."""
+"""Kinds without a folder of their own, and the kinds whose definitions they accept."""
 PACKAGES: dict[TargetKind, str] = {
     "heads": "basereward.model.heads",
     "losses": "basereward.model.losses",
@@ -139,7 +139,7 @@ def locate(target: str, kind: TargetKind) -> Target:
 
 
 def kinds_of(kind: TargetKind) -> tuple[TargetKind, ...]:
-    """The kinds with an extension folder of their own whose parts a kind has.
+    """The kinds, each with a folder of its own, whose definitions a kind accepts.
 
     >>> kinds_of("heads"), kinds_of("references")
     (('heads',), ('sources', 'benchmarks'))
@@ -164,8 +164,8 @@ def _extension_files(kind: TargetKind) -> dict[str, Path]:
     extension folder itself is taken.
     """
     files: dict[str, Path] = {}
-    for own in kinds_of(kind):
-        folder = ROOT.joinpath(*PACKAGES[own].split("."))
+    for joined in kinds_of(kind):
+        folder = ROOT.joinpath(*PACKAGES[joined].split("."))
         # Files of the folder itself come last, and so replace files of the same name in subfolders.
         files |= {file.stem: file for file in [*folder.glob("*/*.py"), *folder.glob("*.py")]}
     return {name: files[name] for name in sorted(files) if not name.startswith("_")}
@@ -181,8 +181,8 @@ def _of_file(file: Path, kind: TargetKind) -> Definition | None:
 
     A class may have the kind at the end of its name, where the name alone says too little: `RuleReward` in `rule.py`.
     """
-    own = _squeezed(file.stem)
-    allowed = [own, *(own + _squeezed(SINGULAR[each]) for each in kinds_of(kind))]
+    stem = _squeezed(file.stem)
+    allowed = [stem, *(stem + _squeezed(SINGULAR[joined]) for joined in kinds_of(kind))]
     named = [node for node in definitions(_parse(file)) if _squeezed(node.name) in allowed]
     # A file may have both, as a class `MLP` and a function `mlp` that makes one; the class has the arguments.
     return min(named, key=lambda node: isinstance(node, ast.FunctionDef), default=None)

@@ -143,7 +143,7 @@ class RolloutRecord(RunRecord):
             weights = trained_weights(trainer.accelerator.unwrap_model(trainer.model))
             text = self._scores_text("val")
             write_best(self.run, weights, step=step, metrics=metrics, scores=text)
-            # For reports of a run that is still training. A kill before it is mended by `restore_scores`.
+            # For reports of a run that is still training. If the process is killed here, `restore_scores` writes it.
             self._write_scores("val", text)
         return metrics
 

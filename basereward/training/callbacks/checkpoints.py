@@ -235,7 +235,7 @@ class Checkpoints(Callback):
         try:
             # One file: the weights of one validation must never stand beside the scores of another one.
             write_best_weights(target, weights, card=card, scores=text)
-            # For reports of a run that is still training. A kill before it is mended by `restore_scores`.
+            # For reports of a run that is still training. If the process is killed here, `restore_scores` writes it.
             write_state(self.scores_file, text)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(_disk_message(target, error)) from error

@@ -1,4 +1,6 @@
-"""The weights of the best validation, its facts and the scores of its pairs in one file: a kill separates nothing.
+"""The weights of the best validation, its facts and the scores of its pairs in one file.
+
+As one file they always belong to the same validation, also after the process was killed.
 
 It is a file of safetensors. The facts are JSON in its metadata. The scores are a tensor of bytes, since metadata is
 limited to 100 MB.

@@ -135,6 +135,7 @@ def test_verified_pairs_become_a_benchmark(
     card = (place / "hard_digits" / "README.md").read_text()
     assert f"| digits | {len(good)} | 100.0% |" in card
     assert "ann |" not in card
+    assert f"{len(names)} of the pairs were annotated by several people (planned: 100% of all pairs" in card
     released = (place / "hard_digits" / "annotations.jsonl").read_text()
     assert {line["annotator"] for line in map(json.loads, released.splitlines())} == {
         "annotator_1", "annotator_2", "annotator_3",

@@ -281,9 +281,22 @@ def test_commands_print_their_results(
     assert main(["verify", "selected", "--publish", "hard", "--json"]) == 0
     published = json.loads(capsys.readouterr().out)["published"]
     assert (published["pairs"], published["control"]) == (6, 6)
+    assert (
+        "3 of the pairs were annotated by several people (planned: 50%" in (tmp_path / "hard" / "README.md").read_text()
+    )
     assert main(["eval", "shorter", "--benchmark", "hard/hard.yaml", "--json"]) == 0
     measure = json.loads(capsys.readouterr().out)["hard"]["by_tag"]["tag: counting"]
     assert (measure["numerator"], measure["denominator"]) == (6, 6)
+
+
+def test_summary_beside_an_open_page_says_how_to_end_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The annotations are open in one process; the message of another one names `verify`, and no other path."""
+    selection = text_selection(tmp_path, pairs=2)
+    with Verification(selection):
+        assert main(["verify", str(selection), "--summary"]) == 2
+    printed = capsys.readouterr().err
+    assert "end `basereward verify`, which serves it" in printed
+    assert "another path" not in printed
 
 
 def test_votes_of_a_judge_on_a_published_benchmark(

@@ -13,7 +13,7 @@ from basereward.io.progress import phase
 MAX_PORT = 65_535
 MIN_RATERS, MAX_RATERS = 2, 9
 PLAN = ("overlap", "raters", "tags", "with_control", "seed")
-"""The options of the verification."""
+"""The options of the page, which the first pair that is given to a person fixes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +99,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 def _check_action(arguments: argparse.Namespace) -> None:
     """
     Raises:
-        UsageError: an option is not one of the action that is asked for.
+        UsageError: an option does not belong to what is asked for: to serve the page, to summarize, or to publish.
     """
     if arguments.summary and arguments.publish is not None:
         raise UsageError("--summary and --publish are two commands; give one of them")
@@ -108,7 +108,7 @@ def _check_action(arguments: argparse.Namespace) -> None:
     given = [f"--{name.replace('_', '-')}" for name in PLAN if getattr(arguments, name) not in (None, False)]
     serves = not arguments.summary and arguments.publish is None
     if given and not serves:
-        raise UsageError(f"{', '.join(given)}: options of the page; leave them out with --summary and --publish")
+        raise UsageError(f"only the page takes {', '.join(given)}; leave out with --summary and --publish")
 
 
 def run(arguments: argparse.Namespace) -> CommandResult:

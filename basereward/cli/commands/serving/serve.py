@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MIB",
         type=int,
         default=256,
-        help="largest sum of the files and addresses that a request names, in MiB (default: 256)",
+        help="largest total size of the files and downloads that a request names, in MiB (default: 256)",
     )
 
 
