@@ -198,13 +198,19 @@ def open_judges(given: Iterable[str], options: JudgeOptions) -> list[PairJudge]:
         options: of generative judges, and the devices of reward models.
 
     Raises:
-        DataError: a judge is given twice, or an option is out of range.
+        DataError: a judge is empty or given twice, or an option is out of range.
         BaseRewardError: a judge cannot be opened.
 
     >>> [judge.name for judge in open_judges(["longer", "Qwen2-VL-7B@http://localhost:8000/v1"], JudgeOptions())]
     ['longer', 'Qwen2-VL-7B_at_localhost_8000']
     """
     texts = list(given)
+    if not all(text.strip() for text in texts):
+        # An empty path is the current folder, so that a shell variable that is not set would name a model.
+        raise DataError(
+            "a judge is an empty text; give a run id, the folder of a model, MODEL@URL, "
+            f"or one of {', '.join(RULES)}, and look whether a variable of the shell is not set"
+        )
     repeated = sorted({text for text in texts if texts.count(text) > 1})
     if repeated:
         raise DataError(f"judges are given twice: {', '.join(repeated)}. Their votes would be counted twice.")

@@ -16,7 +16,7 @@ from basereward.cli import main, parse
 from basereward.errors import DataError
 from basereward.evaluation.benchmark import load_benchmark
 from basereward.evaluation.construction.candidates import CandidateOptions
-from basereward.evaluation.construction.judges import JudgeOptions
+from basereward.evaluation.construction.judges import JudgeOptions, open_judges
 from basereward.evaluation.construction.publish import publish
 from basereward.evaluation.construction.select import SelectionRule, select, verdict
 from basereward.evaluation.construction.selected_rows import read_rows
@@ -342,3 +342,10 @@ def test_votes_of_a_judge_on_a_published_benchmark(
     page = Path("page.html").read_text()
     assert "votes_3" in page
     assert "tag: other" in page
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_empty_judge_is_not_the_current_folder(text: str) -> None:
+    """An empty path would be the current folder, and its files the inputs of the selection."""
+    with pytest.raises(DataError, match="a judge is an empty text"):
+        open_judges(["longer", text], JudgeOptions())
