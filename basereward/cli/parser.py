@@ -91,6 +91,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     >>> arguments.profile, arguments.overrides
     ('tiny', ['seeds.init=1', 'optimizer.lr=1e-4'])
     """
+    _check_not_empty(argv)
     parser, command_parsers = build_parser()
     _check_command(argv, parser.option_names())
     # Not `parse_args`, which would refuse the overrides that stand after an option.
@@ -104,6 +105,29 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     check_overrides(getattr(arguments, "overrides", ()))
     COMMANDS[arguments.command].check_arguments(arguments)
     return arguments
+
+
+def _check_not_empty(argv: Sequence[str]) -> None:
+    """
+    Raises:
+        UsageError: an argument is empty. As a path it would be the working folder, which nobody means.
+
+    >>> _check_not_empty(["score", "", "rows.jsonl"])
+    Traceback (most recent call last):
+        ...
+    basereward.errors.UsageError: the argument after 'score' is empty; an unset variable of the shell gives one. Give a
+    value, or leave it out
+    """
+    for before, word in zip(["basereward", *argv], argv, strict=False):
+        option, _, value = word.partition("=")
+        if not word.strip():
+            raise UsageError(_empty(f"the argument after '{before}'"))
+        if option.startswith("--") and "=" in word and not value.strip():
+            raise UsageError(_empty(f"the value of '{option}'"))
+
+
+def _empty(what: str) -> str:
+    return f"{what} is empty; an unset variable of the shell gives one. Give a value, or leave it out"
 
 
 def build_parser() -> tuple[Parser, dict[str, Parser]]:

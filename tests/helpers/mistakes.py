@@ -67,6 +67,8 @@ MISTAKES = {
     ),
     "override without a value": Mistake("train basereward trainer.steps", "trainer.steps", ("trainer.steps=VALUE",)),
     "override with an empty value": Mistake("train basereward optimizer.lr=", "optimizer.lr", ("a number",)),
+    "an empty model": Mistake("score '' rows.jsonl", "'score'", ("empty", "variable of the shell")),
+    "an empty value of an option": Mistake("train basereward --profile=", "--profile", ("empty", "leave it out")),
     "file forgotten": Mistake("score runs/mine/model", "FILE", ("basereward score",)),
     "benchmark forgotten": Mistake("eval runs/mine/model", "--benchmark", ("ls benchmarks",)),
     "kind of list misspelt": Mistake("ls expriments", "expriments", ("did you mean 'experiments'",)),
