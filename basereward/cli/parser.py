@@ -115,8 +115,8 @@ def _check_not_empty(argv: Sequence[str]) -> None:
     >>> _check_not_empty(["score", "", "rows.jsonl"])
     Traceback (most recent call last):
         ...
-    basereward.errors.UsageError: the argument after 'score' is empty; an unset variable of the shell gives one. Give a
-    value, or leave it out
+    basereward.cli.command.UsageError: the argument after 'score' is empty; an unset variable of the shell gives one.
+    Give a value, or leave it out
     """
     for before, word in zip(["basereward", *argv], argv, strict=False):
         option, _, value = word.partition("=")
