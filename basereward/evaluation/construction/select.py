@@ -411,10 +411,7 @@ def _only_process(folder: Path) -> Iterator[None]:
     Raises:
         DataError: another process selects in the folder.
     """
-    lease = acquire(folder / ANSWERS / "lock", wait=False)
-    if lease is None:
-        raise DataError(f"another process selects in '{folder}'; wait until it ends, or give another folder")
-    with lease:
+    with _held(folder / ANSWERS / "lock", f"another process selects in '{folder}'; wait until it ends"):
         yield
 
 
@@ -427,8 +424,19 @@ def _not_served(folder: Path) -> Iterator[None]:
     if not (folder / ANNOTATIONS).is_file():
         yield
         return
-    lease = acquire(folder / ANNOTATIONS, wait=False)
+    with _held(folder / ANNOTATIONS, f"`basereward verify` serves the selection in '{folder}'; end it"):
+        yield
+
+
+@contextmanager
+def _held(file: Path, busy: str) -> Iterator[None]:
+    """Hold the lease of a file.
+
+    Raises:
+        DataError: another process holds it.
+    """
+    lease = acquire(file, wait=False)
     if lease is None:
-        raise DataError(f"`basereward verify` serves the selection in '{folder}'; end it, or give another folder")
+        raise DataError(f"{busy}, or give another folder")
     with lease:
         yield

@@ -18,15 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from basereward.errors import CheckpointError, DamagedCheckpointError, RunError
-from basereward.io.files import apply_umask, atomic_path, json_text, write_atomic
+from basereward.io.files import json_text, write_atomic
 from basereward.io.limits import read_json_object
 from basereward.model.saving.saved_model import copy_exactly
 from basereward.runs.run_folder import RunFolder
-from basereward.training.recording.best_weights import BEST, read_card, read_weights, write_best_weights
+from basereward.training.recording.best_weights import (
+    BEST,
+    read_card,
+    read_weights,
+    write_best_weights,
+    write_tensors,
+)
 
 LAST = "last.ckpt"
 WEIGHTS = "trained.safetensors"
@@ -187,9 +192,7 @@ def save_weights(weights: Mapping[str, Tensor], file: Path) -> None:
     """
     with _explained(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(file) as partial:
-            save_file({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}, partial)
-            apply_umask(partial)
+        write_tensors(file, weights)
 
 
 @contextmanager

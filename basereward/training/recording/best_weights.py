@@ -9,7 +9,8 @@ limited to 100 MB.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,24 @@ def write_best_weights(
     >>> read_card(file), list(read_weights(file)), read_best_scores(file)
     ({'step': 3}, ['weight'], '{}')
     """
-    # safetensors stores no tensor with gaps between its values, and writes only to a path.
-    tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+    tensors = dict(weights)
     if scores is not None:
         tensors[SCORES] = torch.frombuffer(bytearray(scores.encode()), dtype=torch.uint8) if scores else _no_bytes()
+    write_tensors(file, tensors, metadata={CARD: json_text(card)})
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as a file of safetensors, whole or not at all. Errors are those of `write_best_weights`.
+
+    Args:
+        file: replaced; its folder exists.
+        tensors: by name, on any device.
+        metadata: texts by name.
+    """
+    # safetensors stores no tensor with gaps between its values, and writes only to a path.
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(file) as partial:
-        save_file(tensors, partial, metadata={CARD: json_text(card)})
+        save_file(stored, partial, metadata=None if metadata is None else dict(metadata))
         apply_umask(partial)
 
 
@@ -63,10 +76,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     Raises:
         DamagedCheckpointError: the file cannot be read.
     """
-    try:
+    with _damage_explained(file):
         return {name: weight for name, weight in load_file(file).items() if name != SCORES}
-    except (OSError, SafetensorError) as error:
-        raise DamagedCheckpointError(f"the checkpoint '{file}' is damaged: {error}. Start a new run") from error
 
 
 def read_card(file: Path) -> dict[str, Any] | None:
@@ -75,13 +86,10 @@ def read_card(file: Path) -> dict[str, Any] | None:
     Raises:
         DamagedCheckpointError: the file cannot be read.
     """
-    try:
-        with safe_open(file, framework="pt") as weights:
-            text = (weights.metadata() or {}).get(CARD)
+    with _damage_explained(file), safe_open(file, framework="pt") as weights:
+        text = (weights.metadata() or {}).get(CARD)
         card: dict[str, Any] | None = None if text is None else json.loads(text)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise DamagedCheckpointError(f"the checkpoint '{file}' is damaged: {error}. Start a new run") from error
-    return card
+        return card
 
 
 def read_best_scores(file: Path) -> str | None:
@@ -90,11 +98,8 @@ def read_best_scores(file: Path) -> str | None:
     Raises:
         DamagedCheckpointError: the file cannot be read.
     """
-    try:
-        with safe_open(file, framework="pt") as weights:
-            return bytes(weights.get_tensor(SCORES).numpy()).decode() if SCORES in set(weights.keys()) else None
-    except (OSError, SafetensorError, ValueError) as error:
-        raise DamagedCheckpointError(f"the checkpoint '{file}' is damaged: {error}. Start a new run") from error
+    with _damage_explained(file), safe_open(file, framework="pt") as weights:
+        return bytes(weights.get_tensor(SCORES).numpy()).decode() if SCORES in set(weights.keys()) else None
 
 
 def restore_scores(file: Path, target: Path) -> None:
@@ -107,6 +112,18 @@ def restore_scores(file: Path, target: Path) -> None:
     scores = read_best_scores(file) if file.exists() else None
     if scores is not None:
         write_state(target, scores)
+
+
+@contextmanager
+def _damage_explained(file: Path) -> Iterator[None]:
+    """
+    Raises:
+        DamagedCheckpointError: the file cannot be read.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, ValueError) as error:
+        raise DamagedCheckpointError(f"the checkpoint '{file}' is damaged: {error}. Start a new run") from error
 
 
 def _no_bytes() -> Tensor:
